@@ -1,0 +1,274 @@
+"""Typed configuration: ``params.yaml`` as frozen dataclasses.
+
+No field that is a hyper-parameter has a default here: ``params.yaml`` is the one place for its value.
+An unknown, missing or mistyped key raises `ConfigError` naming the file, the key and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A key of the parameter file is unknown, missing or has a wrong value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiConfig:
+    """The built-in world (`albef.data.emoji`): scenes per list, seen through one seed."""
+
+    image_size: int  # pixels per side
+    pretrain: int  # scenes, one image and one caption list each
+    train: int  # scenes of every downstream train list
+    val: int
+    test: int
+    max_objects: int
+    caption_noise: float  # share of pretraining captions replaced or mangled
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListsConfig:
+    """Official JSON lists on disk instead of the built-in world; keys are list names such as ``pretrain``."""
+
+    image_root: str
+    files: dict[str, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    source: Literal["emoji", "lists"]
+    seed: int
+    emoji: EmojiConfig
+    lists: ListsConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig:
+    """The gate (`albef.validation`)."""
+
+    on_bad_record: Literal["refuse", "quarantine"]
+    max_bad_share: float  # quarantine only up to this share of a list, refuse beyond
+    min_image_side: int
+    max_image_side: int
+    max_caption_words: int
+    max_label_share: float  # of the most frequent class in a classification list
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    kind: Literal["wordpiece", "bert"]
+    vocab_size: int  # wordpiece: upper bound of the trained vocabulary
+    source: str | None = None  # bert: local folder or hub name
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    width: int
+    depth: int
+    heads: int
+    stem: Literal["patch", "conv"]
+    drop_path: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    width: int
+    layers: int
+    fusion_layers: int
+    heads: int
+    ffn: int
+    max_positions: int
+    dropout: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of ALBEF (paper section 3.1). The vocabulary size comes from the tokenizer."""
+
+    image_size: int
+    patch_size: int
+    vision: VisionConfig
+    text: TextConfig
+    projection: int
+    queue_size: int
+    momentum: float
+    temperature: float
+    faithful: bool  # keep the official quirks that change numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    lr: float
+    min_lr: float
+    warmup_lr: float
+    warmup_steps: int
+    weight_decay: float
+    beta2: float
+    clip: float  # gradient norm; 0 is off
+    schedule: Literal["step", "epoch"]  # granularity of the cosine; the official code steps once an epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run, whatever the task."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    optim: OptimConfig
+    alpha: float  # weight of the momentum-distillation targets
+    alpha_ramp: bool  # linear from 0 within the first epoch
+    mask_probability: float  # MLM
+    max_words: int  # captions are cut to this many words
+    max_tokens: int
+    augment: Literal["none", "light", "randaugment"]
+    precision: Literal["fp32", "bf16"]
+    compile: bool
+    workers: int
+    log_every: int  # steps
+    checkpoint_every: int  # steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankConfig:
+    """Two-stage retrieval: ITC shortlist of ``shortlist`` candidates, ITM re-rank of those."""
+
+    shortlist: int
+    score: Literal["itm", "itm+itc"]  # official: itm
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    train: TrainConfig
+    evaluate: RerankConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksConfig:
+    retrieval: RetrievalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    opset: int
+    tolerance: float  # largest absolute difference between ONNX Runtime and PyTorch
+    parity_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """The Triton model repository (`albef.export.repository`)."""
+
+    version: int
+    max_batch_size: int
+    queue_delay_us: int
+    instances: int
+    threads: int  # per instance
+    shortlist: int
+    max_k: int
+    max_image_bytes: int
+    max_image_pixels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole of ``params.yaml``."""
+
+    prepare: PrepareConfig
+    validate: ValidateConfig
+    tokenizer: TokenizerConfig
+    model: ModelConfig
+    pretrain: TrainConfig
+    tasks: TasksConfig
+    export: ExportConfig
+    serve: ServeConfig
+
+
+def _expected(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    return getattr(hint, "__name__", str(hint))
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _section(value, hint, where)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal and value in args and type(value) in {type(a) for a in args}:
+        return value
+    if origin is list and isinstance(value, list):
+        return [_convert(v, args[0], f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise ConfigError(f"{where}: expected {_expected(hint)}, got {value!r}")
+
+
+def _section(data: Any, cls: type, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {data!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = [str(k) for k in data if k not in fields]
+    if unknown:
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; known are {', '.join(fields)}")
+    hints = get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _convert(data[name], hints[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{name}: missing key; expected {_expected(hints[name])}")
+    return cls(**values)
+
+
+def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
+    """Build the dataclass ``cls`` from plain data.
+
+    Args:
+        data: Nested mappings, as read from YAML or JSON.
+        where: Prefix of the key path in error messages.
+
+    Raises:
+        ConfigError: If a key is unknown, missing or mistyped.
+    """
+    result: T = _section(data, cls, where)
+    return result
+
+
+def load(path: str | Path = "params.yaml") -> Config:
+    """Read the parameter file.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML or has a wrong key.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = Path(path)
+    try:
+        # ruamel reads 1e-5 as a float, as DVC does; PyYAML reads a string.
+        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the parameter file ({error.strerror})") from error
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    return from_dict(data, Config, str(path))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data of a configuration dataclass, for checkpoints and run logs."""
+    return dataclasses.asdict(config)
