@@ -1,0 +1,1 @@
+"""Records, images, text and the built-in world: everything before the model."""

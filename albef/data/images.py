@@ -1,0 +1,107 @@
+"""Pictures from bytes, safely, and as the model wants them. NumPy and Pillow only: serving uses this very file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+# The statistics of CLIP, as in the official code.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Pillow's own limit; servers pass a lower one.
+MAX_PIXELS = 89_478_485
+
+# Formats with a memory-safe decoder in Pillow. EPS would start Ghostscript, PDF is no picture.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+_MEAN = np.array(MEAN, dtype=np.float32)
+_STD = np.array(STD, dtype=np.float32)
+
+
+class ImageError(ValueError):
+    """Bytes that are no picture, or one that must not be decoded."""
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") -> Image.Image:
+    """Decode the bytes of one picture to RGB.
+
+    The first frame of an animation counts, transparency shows white, 16-bit grey is scaled to 8 bits and the
+    orientation a camera noted is applied.
+
+    Args:
+        max_pixels: Largest width * height; checked in the header, before any pixel is decoded.
+        name: What to call the picture in error messages, usually its path.
+
+    Raises:
+        ImageError: If the bytes are truncated, are in no known format or hold too many pixels.
+    """
+    if not data:
+        raise ImageError(f"{name}: empty, expected the bytes of a picture ({', '.join(_FORMATS)})")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in all")
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image), name)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: far too many pixels, expected at most {max_pixels}") from error
+    except Exception as error:  # decoders of foreign bytes fail in every way there is
+        raise ImageError(f"{name}: not a readable picture ({type(error).__name__}: {error})") from error
+
+
+def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read and decode a file; see `decode`.
+
+    Raises:
+        ImageError: If the file is missing or is no picture; the message names it.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot read the picture ({error.strerror})") from error
+    return decode(data, max_pixels=max_pixels, name=str(path))
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"{name}: 32-bit pixel values, expected 8 or 16 bits a channel")
+        # convert() would clip 16 bits to white.
+        return Image.fromarray((values.astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError(f"{name}: floating-point pixel values, expected 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        canvas.alpha_composite(layer)
+        return canvas.convert("RGB")
+    return image.convert("RGB")
+
+
+def to_pixels(image: Image.Image, size: int) -> NDArray[np.float32]:
+    """Resize to a square (bicubic, as the official evaluation does) and normalise.
+
+    Args:
+        image: An RGB picture.
+        size: Pixels per side.
+
+    Returns:
+        Shape (3, size, size).
+    """
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(((pixels - _MEAN) / _STD).transpose(2, 0, 1))
