@@ -1,0 +1,185 @@
+"""Command line: one subcommand per pipeline stage, and asking the served model. Nothing else lives here."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from albef import config as configuration
+
+# Telemetry of every dependency is off unless the user turned it on.
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from albef.data import prepare
+
+    prepare.run(configuration.load(args.params).prepare, args.raw, args.out)
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from albef.validation import gate
+
+    gate.run(configuration.load(args.params).validate, args.data, args.out)
+
+
+def _tokenizer(args: argparse.Namespace) -> None:
+    from albef.data import tokenizer
+
+    tokenizer.run(configuration.load(args.params).tokenizer, args.lists, args.out)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from albef.training import run
+
+    run.run(
+        configuration.load(args.params),
+        args.task,
+        args.lists,
+        args.images,
+        args.tokenizer,
+        args.out,
+        init=args.init,
+        scratch=args.scratch,
+        tracking_uri=args.tracking_uri,
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from albef.evaluation import run
+
+    config = configuration.load(args.params)
+    run.run(config, args.task, args.model, args.lists, args.images, args.tokenizer, args.out)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from albef.export import onnx
+
+    onnx.run(configuration.load(args.params), args.task, args.model, args.tokenizer, args.out)
+
+
+def _repository(args: argparse.Namespace) -> None:
+    from albef.export import repository
+
+    config = configuration.load(args.params)
+    repository.run(config, args.export, args.lists, args.images, args.tokenizer, args.out)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from albef import report
+
+    report.run(args.artifacts, args.images, args.out)
+
+
+def _import_checkpoint(args: argparse.Namespace) -> None:
+    from albef.model import convert
+
+    convert.import_official(configuration.load(args.params), args.source, args.out)
+
+
+def _export_checkpoint(args: argparse.Namespace) -> None:
+    from albef.model import convert
+
+    convert.export_official(args.model, args.out, args.student_only)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from albef.serving import server
+
+    server.serve(args.repository, http_port=args.http_port, grpc_port=args.grpc_port, metrics_port=args.metrics_port)
+
+
+def _ask(args: argparse.Namespace) -> None:
+    from albef.serving import ask
+
+    ask.retrieval(args.url, args.text, args.image, args.k, not args.no_rerank)
+
+
+def _folders(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(prog="albef", description=__doc__)
+    root.add_argument("-v", "--verbose", action="store_true", help="log more")
+    commands = root.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+
+    def add(name: str, function: object, text: str, *folders: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[common])
+        command.set_defaults(function=function)
+        _folders(command, *folders)
+        return command
+
+    add("prepare", _prepare, "compose the built-in world, or collect JSON lists", "raw", "out")
+    add("validate", _validate, "the data gate: expectations, data docs, clean lists", "data", "out")
+    add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
+    inputs = ("lists", "images", "tokenizer")
+    pretrain = add("pretrain", _train, "pretrain with ITC, ITM, MLM and momentum distillation", *inputs, "out")
+    pretrain.set_defaults(task="pretrain", init=None)
+    finetune = add("finetune", _train, "fine-tune a task from a pretrained model", *inputs, "init", "out")
+    finetune.add_argument("task")
+    for command in (pretrain, finetune):
+        command.add_argument("--scratch", type=Path, default=Path("scratch"), help="folder for checkpoints")
+        command.add_argument("--tracking-uri", help="MLflow store; 'none' tracks nothing")
+    add("evaluate", _evaluate, "metrics and plots of a task on its test split", *inputs, "model", "out").add_argument(
+        "task"
+    )
+    add("export", _export, "ONNX graphs with a parity gate", "tokenizer", "model", "out").add_argument("task")
+    add("repository", _repository, "the Triton model repository with its gallery", *inputs, "export", "out")
+    add("report", _report, "an HTML page of metrics, curves and pictures", "artifacts", "images", "out")
+    official = add("import-checkpoint", _import_checkpoint, "read a checkpoint in the official layout", "out")
+    official.add_argument("source", type=Path)
+    student = add("export-checkpoint", _export_checkpoint, "write a model in the official layout", "model", "out")
+    student.add_argument("--student-only", action="store_true", help="leave out the momentum teacher and the queue")
+    serve = add("serve", _serve, "serve a model repository with a local Triton on loopback", "repository")
+    serve.add_argument("--http-port", type=int, default=8000)
+    serve.add_argument("--grpc-port", type=int, default=8001)
+    serve.add_argument("--metrics-port", type=int, default=8002)
+    ask = commands.add_parser("ask", help="ask the served model").add_subparsers(dest="endpoint", required=True)
+    retrieval = ask.add_parser("retrieval", help="images for a text, or texts for an image")
+    retrieval.set_defaults(function=_ask)
+    query = retrieval.add_mutually_exclusive_group(required=True)
+    query.add_argument("text", nargs="?")
+    query.add_argument("--image", type=Path)
+    retrieval.add_argument("-k", type=int, default=5, help="number of answers")
+    retrieval.add_argument("--no-rerank", action="store_true", help="rank by ITC alone")
+    retrieval.add_argument("--url", default="127.0.0.1:8001", help="gRPC address")
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; a mistake of the user's is one sentence on stderr and exit code 2."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    args = parser().parse_args(argv)
+    level = logging.INFO if args.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        args.function(args)
+    except (ValueError, OSError) as error:
+        if args.verbose:
+            logging.getLogger(__name__).exception("%s failed", args.command)
+        print(f"albef {args.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

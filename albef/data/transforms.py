@@ -1,0 +1,95 @@
+"""Training-time image augmentation. Evaluation and serving use `albef.data.images.to_pixels` alone.
+
+Every draw comes from the generator of its sample, so that a resumed run sees the same pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# A mirrored image contradicts a caption that names a side.
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_FILL = (128, 128, 128)
+
+
+def names_side(caption: str) -> bool:
+    """Whether a caption speaks of left or right."""
+    return _SIDES.search(caption) is not None
+
+
+def random_resized_crop(image: Image.Image, size: int, low: float, rng: np.random.Generator) -> Image.Image:
+    """Crop a random area share in [low, 1] of aspect ratio in [3/4, 4/3], resized to a square (bicubic)."""
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(low, 1.0)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _operations() -> list[Callable[[Image.Image, float], Image.Image]]:
+    """The ten operations of the official RandAugment at magnitude 7 of 10; the sign is +1 or -1."""
+    from timm.data import auto_augment as ops
+
+    enhance, shear, shift, angle = 0.7 * 1.8 + 0.1, 0.7 * 0.3, 0.7 * 10, 0.7 * 30
+    fill: dict[str, Any] = {"fillcolor": _FILL, "resample": Image.Resampling.BILINEAR}
+    return [
+        lambda image, sign: image,
+        lambda image, sign: ops.auto_contrast(image),
+        lambda image, sign: ops.equalize(image),
+        lambda image, sign: ops.brightness(image, enhance),
+        lambda image, sign: ops.sharpness(image, enhance),
+        lambda image, sign: ops.shear_x(image, sign * shear, **fill),
+        lambda image, sign: ops.shear_y(image, sign * shear, **fill),
+        lambda image, sign: ops.translate_x_abs(image, sign * shift, **fill),
+        lambda image, sign: ops.translate_y_abs(image, sign * shift, **fill),
+        lambda image, sign: ops.rotate(image, sign * angle, **fill),
+    ]
+
+
+def rand_augment(image: Image.Image, rng: np.random.Generator, count: int = 2) -> Image.Image:
+    """Apply ``count`` random operations, as the official code does (RandAugment N=2, M=7)."""
+    operations = _operations()
+    for index in rng.integers(len(operations), size=count):
+        image = operations[index](image, 1.0 if rng.random() < 0.5 else -1.0)
+    return image
+
+
+def augment(
+    image: Image.Image, caption: str, size: int, kind: str, crop_scale: float, rng: np.random.Generator
+) -> Image.Image:
+    """Augment an RGB image.
+
+    Args:
+        caption: Its text: one that names a side forbids mirroring.
+        size: Pixels per side of the result.
+        kind: ``none``; ``light`` (small shifts and brightness, for pictures whose layout matters); ``randaugment``
+            (official: random resized crop, mirroring, RandAugment).
+        crop_scale: Smallest area share of the crop (official: 0.2 in pretraining, 0.5 in fine-tuning).
+    """
+    if kind == "none":
+        return image
+    if kind == "light":
+        image = image.resize((size, size), Image.Resampling.BICUBIC) if image.size != (size, size) else image
+        reach = max(size // 16, 1)
+        dx, dy = (int(v) for v in rng.integers(-reach, reach + 1, size=2))
+        # Edge pixels continue the background where the picture moved away.
+        pixels = np.asarray(image)
+        rows = np.clip(np.arange(size) + dy, 0, size - 1)
+        columns = np.clip(np.arange(size) + dx, 0, size - 1)
+        pixels = pixels[rows[:, None], columns[None, :]]
+        scaled = pixels.astype(np.float32) * rng.uniform(0.8, 1.2)
+        return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    image = random_resized_crop(image, size, crop_scale, rng)
+    if rng.random() < 0.5 and not names_side(caption):
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return rand_augment(image, rng)

@@ -1,0 +1,1 @@
+"""Evaluation: metrics of each task, and what the report shows."""

@@ -1,0 +1,180 @@
+"""Retrieval evaluation: ITC shortlist, ITM re-rank, recalls both ways (paper section 5; official ``Retrieval.py``).
+
+I = images, T = texts, P = projection width, k = shortlist. Scores: rows are images, columns texts.
+
+Pairs of both directions are scored once, image by image: an image's keys and values are projected once for all its
+candidates, texts of a batch are of similar length, and the last fusion layer computes the [CLS] alone. The scores
+are those of a plain loop over pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from albef.config import RerankConfig, RetrievalConfig
+from albef.data.images import open_image, to_pixels
+from albef.data.schema import read_list
+from albef.model.albef import ALBEF
+
+if TYPE_CHECKING:
+    from albef.data.tokenizer import Encoder
+
+NOT_SHORTLISTED = -100.0
+"""Score of a pair that neither direction shortlisted, as in the official code."""
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Images, texts, and which text belongs to which image."""
+
+    images: list[Path]
+    names: list[str]
+    texts: list[str]
+    image_of_text: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, path: Path, image_root: Path) -> RetrievalSet:
+        """Read a list with one row per image and one or several captions each."""
+        names, texts, owner = [], [], []
+        for row, record in enumerate(read_list(path)):
+            captions = [record["caption"]] if isinstance(record["caption"], str) else record["caption"]
+            names.append(record["image"])
+            texts += captions
+            owner += [row] * len(captions)
+        return cls([image_root / n for n in names], names, texts, np.array(owner, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """Metrics and the scores ``(I, T)`` they come from; per direction, pairs outside its shortlist hold -100."""
+
+    metrics: dict[str, float]
+    itc: NDArray[np.float32]
+    image_to_text: NDArray[np.float32]
+    text_to_image: NDArray[np.float32]
+
+
+def ranks(scores: NDArray[np.float32], relevant: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Rank (0 is best) of the best relevant column in every row; a tie counts against it."""
+    best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
+    return np.asarray(((scores >= best) & ~relevant).sum(axis=1), dtype=np.int64)
+
+
+def recalls(
+    scores: NDArray[np.float32], image_of_text: NDArray[np.int64], scores_t: NDArray[np.float32] | None = None
+) -> dict[str, float]:
+    """Recall at 1, 5, 10 of texts given images (``tr``) and images given texts (``ir``), in [0, 1], and their mean.
+
+    Args:
+        scores: ``(I, T)`` for ranking texts.
+        image_of_text: Image row of each text.
+        scores_t: ``(I, T)`` for ranking images, where they differ.
+    """
+    relevant = image_of_text[None, :] == np.arange(len(scores))[:, None]
+    by_direction = {
+        "tr": ranks(scores, relevant),
+        "ir": ranks((scores if scores_t is None else scores_t).T, relevant.T),
+    }
+    result = {f"{name}_r{k}": float((rank < k).mean()) for name, rank in by_direction.items() for k in (1, 5, 10)}
+    result["r_mean"] = float(np.mean(list(result.values())))
+    return result
+
+
+@torch.no_grad()
+def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: RetrievalConfig) -> RetrievalResult:
+    """Rank a split both ways; ``itc_*`` metrics are those of the shortlist scores before re-ranking."""
+    training = model.training
+    model.eval()
+    device = model.temperature.device
+    precise = torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
+    with precise:
+        images = _encode_images(model, split.images, config.evaluate.batch_size, device)
+        texts = _encode_texts(model, split.texts, encoder, config, device)
+        similarity = (images.feats.float() @ texts.feats.float().T).cpu()
+        scores = rerank(model, images, texts, similarity, config.evaluate)
+    model.train(training)
+    itc = similarity.numpy()
+    metrics = recalls(scores[0], split.image_of_text, scores[1])
+    metrics |= {f"itc_{name}": value for name, value in recalls(itc, split.image_of_text).items()}
+    return RetrievalResult(metrics, itc, *scores)
+
+
+@dataclass(frozen=True)
+class _Images:
+    embeds: Tensor  # (I, N, W)
+    feats: Tensor  # (I, P)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    embeds: Tensor  # (T, L, W), on the device
+    masks: Tensor  # (T, L)
+    lengths: NDArray[np.int64]
+    feats: Tensor  # (T, P)
+
+
+def _encode_images(model: ALBEF, paths: Sequence[Path], batch: int, device: torch.device) -> _Images:
+    embeds, feats = [], []
+    for start in range(0, len(paths), batch):
+        pixels = [to_pixels(open_image(p), model.config.image_size) for p in paths[start : start + batch]]
+        embed, feat = model.encode_image(torch.from_numpy(np.stack(pixels)).to(device))
+        embeds.append(embed)
+        feats.append(feat)
+    return _Images(torch.cat(embeds), torch.cat(feats))
+
+
+def _encode_texts(
+    model: ALBEF, texts: Sequence[str], encoder: Encoder, config: RetrievalConfig, device: torch.device
+) -> _Texts:
+    train, batch = config.train, config.evaluate.batch_size
+    ids, mask = encoder.encode_batch(list(texts), max_tokens=train.max_tokens, max_words=train.max_words)
+    lengths = mask.sum(axis=1)
+    embeds, feats = [], []
+    for start in range(0, len(texts), batch):
+        rows = slice(start, start + batch)
+        embed, feat = model.encode_text(torch.from_numpy(ids[rows]).to(device), torch.from_numpy(mask[rows]).to(device))
+        embeds.append(embed)
+        feats.append(feat)
+    return _Texts(torch.cat(embeds), torch.from_numpy(mask).to(device), lengths, torch.cat(feats))
+
+
+def rerank(
+    model: ALBEF, images: _Images, texts: _Texts, similarity: Tensor, config: RerankConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Match scores ``(I, T)`` of the pairs that each direction shortlists, texts for images and images for texts."""
+    count_i, count_t = similarity.shape
+    wanted_t = torch.zeros(count_i, count_t, dtype=torch.bool)
+    wanted_t.scatter_(1, similarity.topk(min(config.shortlist, count_t), dim=1).indices, True)
+    wanted_i = torch.zeros(count_i, count_t, dtype=torch.bool)
+    wanted_i.scatter_(0, similarity.topk(min(config.shortlist, count_i), dim=0).indices, True)
+    scores = torch.full((count_i, count_t), NOT_SHORTLISTED)
+    group = max(1, config.batch_size // 4)
+    for start in range(0, count_i, group):
+        rows, columns = (wanted_t | wanted_i)[start : start + group].nonzero(as_tuple=True)
+        keys_values = model.student.fusion.keys_values(images.embeds[start : start + group])
+        order = torch.from_numpy(np.argsort(texts.lengths[columns.numpy()], kind="stable"))
+        rows, columns = rows[order], columns[order]
+        for part in range(0, len(order), config.batch_size * 4):
+            r, c = rows[part : part + config.batch_size * 4], columns[part : part + config.batch_size * 4]
+            length = int(texts.lengths[c.numpy()].max())
+            on_device = c.to(texts.embeds.device)
+            fused = model.student.fusion(
+                texts.embeds[on_device, :length],
+                texts.masks[on_device, :length],
+                keys_values,
+                image_rows=r.to(texts.embeds.device),
+                cls_only=True,
+            )
+            scores[start + r, c] = model.itm_head(fused[:, 0])[:, 1].float().cpu()
+    if config.score == "itm+itc":
+        scores = torch.where(wanted_t | wanted_i, scores + similarity / float(model.temperature), scores)
+    empty = torch.tensor(NOT_SHORTLISTED)
+    return torch.where(wanted_t, scores, empty).numpy(), torch.where(wanted_i, scores, empty).numpy()

@@ -1,0 +1,141 @@
+"""The contract of a task, and the ITC + ITM step that pretraining, retrieval and grounding share.
+
+B = pairs of a batch, L = text tokens, N = image tokens, W = width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from albef.config import Config, TrainConfig
+from albef.model.albef import ALBEF
+from albef.model.bert import KeysValues
+from albef.objectives.itc import itc_loss
+from albef.objectives.itm import draw_negatives, itm_loss
+
+if TYPE_CHECKING:
+    from albef.data.datasets import PairDataset
+    from albef.data.tokenizer import Encoder
+
+Batch = Mapping[str, Tensor]
+"""``image`` (B, 3, H, H), ``input_ids`` and ``attention_mask`` (B, L), ``image_id`` (B,)."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Where a task finds its data."""
+
+    lists: Path
+    images: Path
+    encoder: Encoder
+
+
+class Task(nn.Module, ABC):
+    """A model with its losses, its data and its metric: all that the training loop knows.
+
+    The loop calls ``forward(batch, alpha)``, sums what its keys ending in ``_loss`` hold, and asks `validate` for
+    metrics after each epoch.
+    """
+
+    name: ClassVar[str]
+    mlm: ClassVar[bool]
+    selection: ClassVar[str | None] = None
+    """Validation metric that picks the epoch whose weights are kept; without one the last epoch's are."""
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        super().__init__()
+        self.config = config
+        self.model = ALBEF(config.model, encoder.vocab_size, mlm=self.mlm)
+
+    @classmethod
+    @abstractmethod
+    def train_config(cls, config: Config) -> TrainConfig:
+        """This task's training parameters."""
+
+    @abstractmethod
+    def dataset(self, data: TaskData) -> PairDataset:
+        """The training set."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
+        """Losses (keys ``*_loss``) and other scalars of a training step; updates teacher and queue."""
+
+    def validate(self, data: TaskData) -> dict[str, float]:
+        """Metrics on the validation split; empty where the task has none."""
+        return {}
+
+    @classmethod
+    def search_space(cls) -> dict[str, tuple[str, float, float]]:
+        """What a hyper-parameter search varies: parameter path -> (distribution, low, high)."""
+        return {
+            "optim.lr": ("loguniform", 1e-5, 3e-3),
+            "alpha": ("uniform", 0.0, 0.8),
+        }
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Losses of `align` and the states that further objectives go on from."""
+
+    losses: dict[str, Tensor]
+    image_keys_values: list[KeysValues]
+    image_embeds_m: Tensor
+
+
+def align(
+    model: ALBEF,
+    batch: Batch,
+    alpha: float,
+    ids: Tensor | None = None,
+    negatives: tuple[Tensor, Tensor] | None = None,
+) -> Aligned:
+    """ITC against the queue, then ITM with hard negatives found by ITC; moves the teacher and fills the queue.
+
+    Args:
+        alpha: Weight of momentum distillation in ITC.
+        ids: Image ids ``(B,)``: texts of one image are then positives of each other and never negatives. By default
+            only the pair itself is a positive, as in the official pretraining.
+        negatives: Index ``(B,)`` of each text's negative image and of each image's negative text, instead of a draw.
+    """
+    student, queue = model.student, model.queue
+    image_embeds, image_feat = student.encode_image(batch["image"])
+    text_embeds, text_feat = student.encode_text(batch["input_ids"], batch["attention_mask"])
+    with torch.no_grad():
+        model.update_teacher()
+        image_embeds_m, image_feat_m = model.teacher.encode_image(batch["image"])
+        _, text_feat_m = model.teacher.encode_text(batch["input_ids"], batch["attention_mask"])
+    with torch.autocast(image_feat.device.type, enabled=False):
+        features = [f.float() for f in (image_feat, text_feat, image_feat_m, text_feat_m)]
+        # Copies: the backward pass needs the queue as it was before this batch enters it.
+        image_queue, text_queue = queue.image.clone(), queue.text.clone()
+        itc = itc_loss(*features, image_queue, text_queue, model.temperature, alpha, ids, queue.ids)
+        same = None if ids is None else ids[:, None] == ids[None, :]
+        if negatives is None:
+            image_index, image_valid = draw_negatives(itc.text_to_image, same)
+            text_index, text_valid = draw_negatives(itc.image_to_text, same)
+            valid = torch.cat([image_valid, text_valid])
+        else:
+            (image_index, text_index), valid = negatives, None
+    queue.enqueue(features[2], features[3], ids)
+
+    # One pass over 3B pairs: (image, text), (negative image, text), (image, negative text).
+    own = torch.arange(len(image_index), device=image_index.device)
+    keys_values = student.fusion.keys_values(image_embeds)
+    texts = torch.cat([own, own, text_index])
+    fused = student.fusion(
+        text_embeds[texts],
+        batch["attention_mask"][texts],
+        keys_values,
+        image_rows=torch.cat([own, image_index, own]),
+        cls_only=True,
+    )
+    logits = model.itm_head(fused[:, 0])
+    itm = itm_loss(logits[: len(own)], logits[len(own) :], valid)
+    return Aligned({"itc_loss": itc.loss, "itm_loss": itm}, keys_values, image_embeds_m)

@@ -1,0 +1,83 @@
+"""Pretraining: ITC + ITM + MLM with momentum distillation (paper sections 3.2 and 4).
+
+B = pairs, L = text tokens, W = width, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from albef.config import Config, TrainConfig
+from albef.data.datasets import PairDataset
+from albef.model.albef import Towers
+from albef.model.bert import KeysValues
+from albef.objectives.mlm import IGNORE, mask_tokens, mlm_loss
+from albef.tasks.base import Batch, Task, TaskData, align
+
+if TYPE_CHECKING:
+    from albef.data.tokenizer import Encoder
+
+
+class Pretrain(Task):
+    """Vision-language pretraining on image-caption pairs."""
+
+    name: ClassVar[str] = "pretrain"
+    mlm: ClassVar[bool] = True
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        self.mask_id = encoder.mask_id
+        self.keep_ids = sorted({encoder.pad_id, encoder.cls_id, encoder.sep_id})
+
+    @classmethod
+    def train_config(cls, config: Config) -> TrainConfig:
+        """Section ``pretrain`` of the parameters."""
+        return config.pretrain
+
+    def dataset(self, data: TaskData) -> PairDataset:
+        """Captions of ``pretrain.json``, one of several drawn each epoch."""
+        return PairDataset.from_list(data.lists / "pretrain.json", data.images, self.config.model, self.config.pretrain)
+
+    def forward(
+        self,
+        batch: Batch,
+        alpha: float,
+        negatives: tuple[Tensor, Tensor] | None = None,
+        masked: tuple[Tensor, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a step.
+
+        Args:
+            negatives: As in `align`, instead of a draw.
+            masked: Masked ids and labels, both ``(B, L)``, instead of a draw.
+        """
+        self.model.clamp_temperature()
+        aligned = align(self.model, batch, alpha, negatives=negatives)
+        if masked is None:
+            ids = batch["input_ids"]
+            keep = torch.isin(ids, torch.tensor(self.keep_ids, device=ids.device))
+            masked = mask_tokens(ids, keep, self.mask_id, self.model.vocab_size, self.config.pretrain.mask_probability)
+        masked_ids, labels = masked
+        rows = labels != IGNORE
+        logits = masked_word_logits(
+            self.model.student, masked_ids, batch["attention_mask"], rows, aligned.image_keys_values
+        )
+        logits_m = None
+        if alpha:
+            with torch.no_grad():
+                teacher = self.model.teacher
+                keys_values = teacher.fusion.keys_values(aligned.image_embeds_m)
+                logits_m = masked_word_logits(teacher, masked_ids, batch["attention_mask"], rows, keys_values)
+        with torch.autocast(logits.device.type, enabled=False):
+            return {**aligned.losses, "mlm_loss": mlm_loss(logits, labels[rows], logits_m, alpha)}
+
+
+def masked_word_logits(
+    towers: Towers, masked_ids: Tensor, attention_mask: Tensor, rows: Tensor, keys_values: list[KeysValues]
+) -> Tensor:
+    """Word logits ``(M, V)`` of the ``M`` masked tokens alone, given by the boolean ``rows (B, L)``."""
+    states = towers.fusion(towers.text(masked_ids, attention_mask), attention_mask, keys_values)
+    return towers.word_logits(states[rows])

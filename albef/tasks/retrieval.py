@@ -1,0 +1,42 @@
+"""Image-text retrieval: ITC with shared image ids + ITM (paper section 5); ranks by ITM what ITC shortlists."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from albef.config import Config, TrainConfig
+from albef.data.datasets import PairDataset
+from albef.evaluation.retrieval import RetrievalSet, evaluate
+from albef.tasks.base import Batch, Task, TaskData, align
+
+
+class Retrieval(Task):
+    """Fine-tuning for retrieval, both ways."""
+
+    name: ClassVar[str] = "retrieval"
+    mlm: ClassVar[bool] = False
+    selection: ClassVar[str | None] = "r_mean"
+
+    @classmethod
+    def train_config(cls, config: Config) -> TrainConfig:
+        """Section ``tasks.retrieval.train`` of the parameters."""
+        return config.tasks.retrieval.train
+
+    def dataset(self, data: TaskData) -> PairDataset:
+        """One row per caption, the image's id shared by its captions."""
+        return PairDataset.from_list(
+            data.lists / "retrieval_train.json", data.images, self.config.model, self.config.tasks.retrieval.train
+        )
+
+    def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+        """Losses of a step; ``negatives`` as in `albef.tasks.base.align`."""
+        if not self.config.model.faithful:
+            self.model.clamp_temperature()  # the official fine-tuning leaves it free
+        return align(self.model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses
+
+    def validate(self, data: TaskData) -> dict[str, float]:
+        """Recalls on the validation split after re-ranking, and ITC's own under ``itc_*``."""
+        split = RetrievalSet.read(data.lists / "retrieval_val.json", data.images)
+        return evaluate(self.model, split, data.encoder, self.config.tasks.retrieval).metrics

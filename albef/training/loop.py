@@ -1,0 +1,252 @@
+"""The training loop, the same for every task.
+
+A run is a function of parameters, data and code: killed at any point and started again, it ends with the same
+weights to the bit (on CPU). Nothing here needs a process group.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from albef.data.loaders import train_loader
+from albef.model import checkpoint as model_file
+from albef.objectives.distill import ramped_alpha
+from albef.tasks.base import Task, TaskData
+from albef.training import checkpoint
+from albef.training.optim import build_optimizer, learning_rate
+
+_logger = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class Tracker(Protocol):
+    """Where metrics of a run go."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Record values at a step; must not block or raise."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with the weights."""
+
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+    best: float = -math.inf
+
+
+class _Stop:
+    """Set by SIGTERM: the loop then saves and leaves."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+@contextmanager
+def _on_sigterm() -> Iterator[_Stop]:
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals belong to the main thread
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class Loop:
+    """Trains a task and writes ``model.pth``, ``metrics.json`` and ``history.csv``.
+
+    Args:
+        task: Model and losses.
+        data: Where the task finds its lists.
+        scratch: Folder for checkpoints of exactly this run (see `albef.training.checkpoint.fingerprint`).
+        out: Folder for the results.
+        tracker: Receives metrics.
+        device: Where to train.
+    """
+
+    def __init__(
+        self, task: Task, data: TaskData, scratch: Path, out: Path, tracker: Tracker, device: torch.device
+    ) -> None:
+        self.config = task.train_config(task.config)
+        self.task, self.data, self.tracker, self.device = task.to(device), data, tracker, device
+        self.scratch, self.out = scratch, out
+        self.dataset = task.dataset(data)
+        self.steps_per_epoch = len(self.dataset) // self.config.batch_size
+        self.optimizer = build_optimizer(task, self.config.optim, task.config.model.faithful)
+        self.parameters = [p for p in task.parameters() if p.requires_grad]
+        self.progress = Progress()
+        self.sums: dict[str, Tensor] = {}
+        self.counted = 0
+        if self.config.compile:
+            for module in (task.model.student, task.model.teacher):
+                for part in (module.vision, module.text, module.fusion):
+                    part.compile()
+
+    def run(self) -> dict[str, float]:
+        """Train to the end, from the last checkpoint where there is one; returns the final metrics.
+
+        Raises:
+            TrainingError: If a loss is not finite.
+            SystemExit: After SIGTERM, once the state is saved (code 143).
+        """
+        self._resume()
+        total = self.steps_per_epoch * self.config.epochs
+        bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=None)
+        with _on_sigterm() as stop, bar:
+            for epoch in range(self.progress.step // max(self.steps_per_epoch, 1), self.config.epochs):
+                self._epoch(epoch, bar, stop)
+                self._validate(epoch)
+                self._save()
+        return self._finish()
+
+    def _epoch(self, epoch: int, bar: tqdm[Any], stop: _Stop) -> None:
+        self.task.train()
+        start = self.progress.step - epoch * self.steps_per_epoch
+        since = time.perf_counter()
+        for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start):
+            self._step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
+            bar.update()
+            step = self.progress.step
+            if step % self.config.log_every == 0:
+                row = self._log()
+                rate = self.config.log_every * self.config.batch_size / (time.perf_counter() - since)
+                since = time.perf_counter()
+                self.tracker.log_metrics({**row, "images_per_second": rate}, step)
+                bar.set_postfix(loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
+            last = step % self.steps_per_epoch == 0
+            if stop.requested or (step % self.config.checkpoint_every == 0 and not last):
+                self._save()
+            if stop.requested:
+                _logger.warning("%s: stopped by SIGTERM at step %d; run again to go on", self.task.name, step)
+                raise SystemExit(128 + signal.SIGTERM)
+
+    def _step(self, batch: dict[str, Tensor]) -> None:
+        config, step = self.config, self.progress.step
+        rate = learning_rate(step, self.steps_per_epoch, config.epochs, config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        alpha = ramped_alpha(config.alpha, step, self.steps_per_epoch, config.alpha_ramp)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            outputs = self.task(batch, alpha)
+        losses = {name: value for name, value in outputs.items() if name.endswith("_loss")}
+        loss = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.optim.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, config.optim.clip)
+        self.optimizer.step()
+        for name, value in {**outputs, "loss": loss}.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counted += 1
+        self.progress.step += 1
+
+    def _log(self) -> dict[str, float]:
+        """Mean losses since the last call; the only wait for the device."""
+        step = self.progress.step
+        means = {name: float(value) / self.counted for name, value in self.sums.items()}
+        self.sums, self.counted = {}, 0
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{self.task.name}: {name} is {value} near step {step}; lower optim.lr or check data"
+                )
+        row = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "lr": learning_rate(step - 1, self.steps_per_epoch, self.config.epochs, self.config.optim),
+            "temperature": float(self.task.model.temperature),
+            **means,
+        }
+        self.progress.history.append(row)
+        return row
+
+    def _validate(self, epoch: int) -> None:
+        self.task.eval()
+        metrics = self.task.validate(self.data)
+        self.progress.validation.append(metrics)
+        if metrics:
+            self.tracker.log_metrics({f"val_{k}": v for k, v in metrics.items()}, self.progress.step)
+        selection = self.task.selection
+        if selection is None:
+            return
+        if metrics[selection] > self.progress.best:
+            self.progress.best = metrics[selection]
+            checkpoint.save(self.scratch / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
+        _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
+
+    def _save(self) -> None:
+        state = {
+            "step": self.progress.step,
+            "progress": vars(self.progress),
+            "sums": self.sums,
+            "counted": self.counted,
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": checkpoint.random_state(),
+        }
+        checkpoint.save(self.scratch / "checkpoint.pt", state)
+
+    def _resume(self) -> None:
+        state = checkpoint.load(self.scratch / "checkpoint.pt")
+        if state is None:
+            torch.manual_seed(self.config.seed)
+            return
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.counted = state["counted"]
+        checkpoint.restore_random(state["random"])
+        _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
+
+    def _finish(self) -> dict[str, float]:
+        best = checkpoint.load(self.scratch / "best.pt")
+        if best is not None:
+            self.task.load_state_dict(best["model"])
+        last = self.progress.history[-1] if self.progress.history else {}
+        metrics = {name: value for name, value in last.items() if name.endswith("loss")}
+        if any(self.progress.validation):
+            chosen = max(self.progress.validation, key=lambda m: m[self.task.selection]) if self.task.selection else {}
+            metrics |= {f"val_{name}": value for name, value in chosen.items()}
+        model_file.save(self.task.model, self.out / "model.pth", self.task.name)
+        checkpoint.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))
+        checkpoint.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return metrics
+
+
+def _as_csv(rows: list[dict[str, float]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else ["step"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
