@@ -1,0 +1,1 @@
+"""Prefect flows: views of the DVC pipeline."""
