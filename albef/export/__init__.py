@@ -1,0 +1,1 @@
+"""Export: ONNX graphs with proof of parity, and the Triton model repository."""

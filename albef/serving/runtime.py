@@ -1,0 +1,268 @@
+"""The local Triton runtime: NVIDIA's own server binary, without Docker, below ``.runtime/``.
+
+Run as ``python -m albef.serving.runtime``. The server comes from the wheel of nvidia-pytriton (its Python
+dependencies are left out: they pin an old numpy for the whole environment). Its Python backend starts one stub process
+per model instance; the stub needs an environment of its own, with numpy 1, and a shared libpython. Our backend in
+``infra/triton/backends/onnxruntime`` stands in for the C++ one, which no wheel carries.
+
+Building is idempotent: a marker holds a hash of every input, and the folder is built aside and renamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+INFRA = CHECKOUT / "infra" / "triton"
+DEFAULT = CHECKOUT / ".runtime"
+PYTHONS = ((3, 12), (3, 11))
+"""Versions with both a stub in the wheel and a wheel of numpy 1; the first is fetched where none is at hand."""
+_BUILT = "triton"
+_MARKER = "inputs"
+_PROBE = """
+import json, sys, sysconfig
+get = sysconfig.get_config_var
+print(json.dumps({"version": list(sys.version_info[:3]), "executable": sys._base_executable, "prefix": sys.base_prefix,
+                  "libdir": get("LIBDIR") or "", "multiarch": get("MULTIARCH") or "", "libpl": get("LIBPL") or ""}))
+"""
+
+
+class RuntimeSetupError(ValueError):
+    """The local Triton runtime cannot be built or is not there."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that can run the stub; ``library`` is the path of its shared libpython."""
+
+    executable: str
+    version: tuple[int, int, int]
+    library: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A built runtime, in the folder ``root``."""
+
+    root: Path
+
+    @property
+    def package(self) -> Path:
+        """Folder the wheel was unpacked to."""
+        return self.root / "wheel"
+
+    @property
+    def server(self) -> Path:
+        """The tritonserver binary."""
+        return self.package / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+
+    @property
+    def backends(self) -> Path:
+        """Folder of the backends."""
+        return self.package / "pytriton" / "tritonserver" / "backends"
+
+    def environment(self) -> dict[str, str]:
+        """Variables the server runs under.
+
+        The embedded interpreter finds the stub's environment by ``python3`` on PATH and by nothing else. ``lib``
+        holds its libpython alone: the loader could take another Python's, and a whole lib folder could shadow more.
+        """
+        env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+        env["PATH"] = f"{self.root / 'stub' / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
+        env["LD_LIBRARY_PATH"] = os.pathsep.join([str(self.root / "lib"), str(self.package / "nvidia_pytriton.libs")])
+        # A stub is one worker of many; ONNX Runtime's threads are set per model.
+        env.update(ORT_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+        return env
+
+
+def find_uv(given: str | None = None) -> str:
+    """Path of uv: as given, else beside this Python, else on PATH.
+
+    Raises:
+        RuntimeSetupError: If there is none.
+    """
+    for place in (given, str(Path(sys.executable).parent / "uv"), "uv"):
+        found = shutil.which(place) if place else None
+        if found:
+            return found
+        if place and place == given:
+            raise RuntimeSetupError(f"--uv {given}: no such program")
+    raise RuntimeSetupError("uv is not installed: run `pip install uv`, or name it with --uv")
+
+
+def inspect(executable: str) -> Interpreter | None:
+    """What the stub needs to know of a Python; None if it cannot run the stub or has no shared libpython."""
+    try:
+        done = subprocess.run([executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=60)
+        found = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, json.JSONDecodeError):
+        return None
+    major, minor, micro = found["version"]
+    if (major, minor) not in PYTHONS:
+        return None
+    folders = [found["libdir"], f"{found['libdir']}/{found['multiarch']}", f"{found['prefix']}/lib", found["libpl"]]
+    for folder in folders:
+        library = Path(folder) / f"libpython{major}.{minor}.so.1.0"
+        if folder and library.is_file():
+            return Interpreter(found["executable"], (major, minor, micro), str(library))
+    return None
+
+
+def find_python(uv: str | None = None) -> Interpreter:
+    """A Python for the stub: this one if it will do, else one that uv knows of, else one that uv fetches.
+
+    Raises:
+        RuntimeSetupError: If there is none; the message says what to install.
+    """
+    wanted = [f"{major}.{minor}" for major, minor in PYTHONS]
+
+    def known(uv: str) -> Iterator[str]:
+        for version in wanted:
+            for preference in ("--no-managed-python", "--managed-python"):
+                done = subprocess.run(
+                    [uv, "python", "find", "--no-project", "--system", "--no-python-downloads", preference, version],
+                    capture_output=True,
+                    text=True,
+                )
+                if done.returncode == 0:
+                    yield done.stdout.strip()
+
+    own = inspect(sys.executable)
+    if own:
+        return own
+    uv = find_uv(uv)
+    for attempt in range(2):
+        for executable in known(uv):
+            interpreter = inspect(executable)
+            if interpreter:
+                return interpreter
+        if attempt == 0 and subprocess.run([uv, "python", "install", wanted[0]], stdout=sys.stderr).returncode:
+            break
+    raise RuntimeSetupError(
+        f"the Triton runtime needs Python {' or '.join(reversed(wanted))} with a shared libpython "
+        f"(libpython{wanted[0]}.so.1.0 or libpython{wanted[1]}.so.1.0), and this machine has none: this Python is "
+        f"{sys.version.split()[0]} at {sys.executable}. On Debian install libpython3.11, with pyenv set "
+        f"PYTHON_CONFIGURE_OPTS=--enable-shared, or run `uv python install {wanted[0]}` where the network allows it"
+    )
+
+
+def _files(infra: Path) -> list[Path]:
+    return [infra / "requirements.txt", infra / "server.txt", *sorted((infra / "backends").rglob("*.py"))]
+
+
+def inputs_hash(infra: Path, interpreter: Interpreter) -> str:
+    """Hash of all that a runtime is built from.
+
+    Raises:
+        RuntimeSetupError: If the recipe's files are missing.
+    """
+    digest = hashlib.sha256(json.dumps(asdict(interpreter), sort_keys=True).encode())
+    for path in [*_files(infra), Path(__file__)]:
+        try:
+            digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+        except OSError as error:
+            raise RuntimeSetupError(f"{path}: cannot read the runtime's recipe ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeSetupError(f"`{' '.join(command)}` failed with status {done.returncode}:\n{done.stdout.strip()}")
+
+
+def _build(target: Path, infra: Path, interpreter: Interpreter, uv: str) -> None:
+    stub, wheel = target / "stub", target / "wheel"
+    install = [uv, "pip", "install", "--quiet", "--only-binary", ":all:", "--link-mode", "copy"]
+    _run([uv, "venv", "--quiet", "--no-project", "--python", interpreter.executable, str(stub)])
+    _run([*install, "--python", str(stub / "bin" / "python"), "-r", str(infra / "requirements.txt")])
+    # --python only says for which version; the wheel is py3-none.
+    python = ["--python", str(stub / "bin" / "python")]
+    _run([*install, *python, "--no-deps", "--target", str(wheel), "-r", str(infra / "server.txt")])
+    server = wheel / "pytriton" / "tritonserver"
+    version = f"{interpreter.version[0]}.{interpreter.version[1]}"
+    source = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not source.is_file():
+        raise RuntimeSetupError(f"{infra / 'server.txt'}: the wheel has no stub for Python {version}")
+    program = server / "backends" / "python" / source.name
+    shutil.copyfile(source, program)
+    program.chmod(0o755)
+    (server / "bin" / "tritonserver").chmod(0o755)
+    shutil.copytree(infra / "backends", server / "backends", dirs_exist_ok=True)
+    (target / "lib").mkdir()
+    (target / "lib" / Path(interpreter.library).name).symlink_to(interpreter.library)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def load(root: Path = DEFAULT) -> Runtime:
+    """The runtime built below ``root``.
+
+    Raises:
+        RuntimeSetupError: If there is none.
+    """
+    if not (root / _BUILT / _MARKER).is_file():
+        raise RuntimeSetupError(f"{root}: no Triton runtime here; build it with `python -m albef.serving.runtime`")
+    return Runtime((root / _BUILT).resolve())
+
+
+def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> Runtime:
+    """Build the runtime below ``root`` unless the one there has the same inputs. Safe to call from several processes.
+
+    Raises:
+        RuntimeSetupError: If uv, a usable Python or a package is missing.
+    """
+    with _locked(root / "lock"):
+        built = root / _BUILT
+        interpreter = find_python(uv)
+        expected = inputs_hash(infra, interpreter)
+        marker = built / _MARKER
+        if marker.is_file() and marker.read_text(encoding="utf-8").strip() == expected:
+            return load(root)
+        aside = Path(tempfile.mkdtemp(dir=root, prefix="building-"))
+        try:
+            _build(aside / _BUILT, infra, interpreter, find_uv(uv))
+            (aside / _BUILT / _MARKER).write_text(expected + "\n", encoding="utf-8")
+            if built.exists():
+                built.rename(aside / "old")
+            (aside / _BUILT).rename(built)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return load(root)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the runtime; the command behind ``make runtime``."""
+    parser = argparse.ArgumentParser(prog="python -m albef.serving.runtime", description="Build the Triton runtime.")
+    parser.add_argument("--root", type=Path, default=DEFAULT)
+    parser.add_argument("--uv", default=os.environ.get("UV"))
+    args = parser.parse_args(arguments)
+    try:
+        runtime = ensure(args.root, uv=args.uv)
+    except RuntimeSetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(runtime.root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""A Python-based Triton backend named ``onnxruntime``: the C++ one's stand-in where there is no container.
+
+It reads the same ``config.pbtxt`` and ``<version>/model.onnx`` and makes the same checks at load (C++:
+onnxruntime_backend/src/onnxruntime.cc, onnxruntime_utils.cc): a repository that loads here loads there. CPU only.
+Not mimicked: sequence state, batch inputs, execution accelerators.
+"""
+
+import json
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+TYPES = {
+    "tensor(bool)": "TYPE_BOOL",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(uint16)": "TYPE_UINT16",
+    "tensor(uint32)": "TYPE_UINT32",
+    "tensor(uint64)": "TYPE_UINT64",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(int16)": "TYPE_INT16",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(string)": "TYPE_STRING",
+}
+LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+DEFAULT_MAX_BATCH_SIZE = 4  # Triton's own, for models whose configuration names none
+
+
+class BadRequestError(ValueError):
+    """The caller's fault: answered with INVALID_ARGUMENT."""
+
+
+def model_path(config):
+    """Path of the graph; a folder is what Triton makes of a graph with external data."""
+    path = os.path.join(pb_utils.get_model_dir(), config.get("default_model_filename") or "model.onnx")
+    return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
+
+
+def open_session(config, optimise=True):
+    """Open the graph under the options of the configuration."""
+    options = ort.SessionOptions()
+    parameters = config.get("parameters") or {}
+
+    def number(key):
+        text = (parameters.get(key) or {}).get("string_value") or "0"
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(
+                f"parameter {key!r} of model {config.get('name')!r}: expected a number, got {text!r}"
+            ) from None
+
+    options.intra_op_num_threads = max(number("intra_op_thread_count"), 0)
+    options.inter_op_num_threads = max(number("inter_op_thread_count"), 0)
+    if number("execution_mode") == 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    level = int(((config.get("optimization") or {}).get("graph") or {}).get("level") or 0)
+    options.graph_optimization_level = LEVELS.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Waiting threads must not take the cores from other models of the same machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model_path(config), options, providers=["CPUExecutionProvider"])
+
+
+def graph_dims(info):
+    """Dimensions of a graph's tensor; -1 where they are free."""
+    return [size if isinstance(size, int) and size >= 0 else -1 for size in info.shape]
+
+
+def config_dims(tensor):
+    """Dimensions a configuration states, after its reshape if it has one."""
+    shape = (tensor.get("reshape") or {}).get("shape") if tensor.get("reshape") is not None else tensor["dims"]
+    return [int(size) for size in shape or []]
+
+
+def check_tensor(model, info, tensor, batched, exact):
+    """Refuse a tensor whose configuration does not fit the graph, as the C++ backend does.
+
+    Args:
+        exact: Outputs must state the graph's dimensions; an input may fix one that the graph leaves free.
+
+    Raises:
+        ValueError: If type, batch dimension or shape differ.
+    """
+    where = f"model '{model}', tensor '{tensor['name']}'"
+    if TYPES.get(info.type) != tensor["data_type"]:
+        raise ValueError(
+            f"{where}: the model expects {info.type} but the configuration specifies {tensor['data_type']}"
+        )
+    graph, stated = graph_dims(info), config_dims(tensor)
+    if batched:
+        if not graph or graph[0] != -1:
+            raise ValueError(
+                f"{where}: to support batching the first dimension must be -1, the model has shape {graph}"
+            )
+        stated = [-1, *stated]
+    fits = len(graph) == len(stated) and all(
+        have == want or (have == -1 and not exact) for have, want in zip(graph, stated, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{where}: the model has shape {graph} but the configuration specifies {stated}")
+
+
+def check_config(config, session):
+    """Check every tensor of a configuration against the graph.
+
+    Raises:
+        ValueError: If one is missing, unknown or does not fit.
+    """
+    name, batched = config["name"], int(config.get("max_batch_size") or 0) > 0
+    inputs = {info.name: info for info in session.get_inputs()}
+    outputs = {info.name: info for info in session.get_outputs()}
+    optional = {info.name for info in session.get_overridable_initializers()}
+    for tensor in config["input"]:
+        if tensor["name"] in optional and tensor.get("optional"):
+            continue
+        if tensor["name"] not in inputs:
+            raise ValueError(f"model '{name}': unexpected input '{tensor['name']}', the model has {sorted(inputs)}")
+        check_tensor(name, inputs[tensor["name"]], tensor, batched, exact=False)
+    missing = sorted(set(inputs) - {tensor["name"] for tensor in config["input"]})
+    if missing:
+        raise ValueError(f"model '{name}': the configuration lacks the inputs {missing}")
+    for tensor in config["output"]:
+        if tensor["name"] not in outputs:
+            raise ValueError(f"model '{name}': unexpected output '{tensor['name']}', the model has {sorted(outputs)}")
+        check_tensor(name, outputs[tensor["name"]], tensor, batched, exact=True)
+
+
+def to_graph(tensor):
+    """The array of a request's tensor; strings come as bytes and go to ONNX Runtime as text.
+
+    Raises:
+        BadRequestError: If a string is not UTF-8.
+    """
+    array = tensor.as_numpy()
+    if array.dtype != np.object_:
+        return array
+    try:
+        flat = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in array.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise BadRequestError(f"input '{tensor.name()}': not UTF-8 text ({error})") from error
+    return np.array(flat, dtype=np.object_).reshape(array.shape)
+
+
+def from_graph(array):
+    """The array of an answer: contiguous, strings as bytes."""
+    if array.dtype.kind in "OU":
+        flat = [item if isinstance(item, bytes) else str(item).encode("utf-8") for item in array.reshape(-1)]
+        return np.array(flat, dtype=np.object_).reshape(array.shape)
+    return np.ascontiguousarray(array)
+
+
+def failure(error):
+    """An answer that reports ``error``. Always a new object: sharing one between answers crashes the server."""
+    code = pb_utils.TritonError.INVALID_ARG if isinstance(error, BadRequestError) else pb_utils.TritonError.INTERNAL
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+
+
+class TritonPythonModel:
+    """One instance of one model."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config):
+        """Fill in what the configuration leaves out: batch size, inputs, outputs, dynamic batching."""
+        config = auto_complete_model_config.as_dict()
+        session = open_session(config, optimise=False)
+        infos = [*session.get_inputs(), *session.get_outputs()]
+        size = int(config.get("max_batch_size") or 0)
+        can_batch = all(graph_dims(info)[:1] == [-1] for info in infos)
+        if not can_batch and size:
+            raise ValueError(f"model '{config.get('name')}' does not support batching, but max_batch_size is {size}")
+        # A configuration that states its tensors decides for itself whether they have a batch dimension.
+        if can_batch and not size and not config.get("input") and not config.get("output"):
+            size = DEFAULT_MAX_BATCH_SIZE
+        auto_complete_model_config.set_max_batch_size(size)
+        if size > 1 and not config.get("sequence_batching") and not config.get("dynamic_batching"):
+            auto_complete_model_config.set_dynamic_batching()
+        for key, add, graph in (
+            ("input", auto_complete_model_config.add_input, session.get_inputs()),
+            ("output", auto_complete_model_config.add_output, session.get_outputs()),
+        ):
+            if not config.get(key):
+                for info in graph:
+                    dims = graph_dims(info)[1 if size else 0 :]
+                    add({"name": info.name, "data_type": TYPES[info.type], "dims": dims})
+        return auto_complete_model_config
+
+    def initialize(self, args):
+        """Open the graph and check the configuration against it."""
+        config = json.loads(args["model_config"])
+        self.session = open_session(config)
+        check_config(config, self.session)
+        self.batched = int(config.get("max_batch_size") or 0) > 0
+        self.inputs = [(tensor["name"], bool(tensor.get("optional"))) for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.reshapes = {t["name"]: config_dims(t) for t in config["input"] if t.get("reshape") is not None}
+        self.stated = {t["name"]: list(map(int, t["dims"])) for t in config["output"] if t.get("reshape") is not None}
+
+    def feed(self, request):
+        """The graph's inputs of one request."""
+        feed = {}
+        for name, optional in self.inputs:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None:
+                if optional:
+                    continue
+                raise BadRequestError(f"input '{name}' is missing")
+            array = to_graph(tensor)
+            if name in self.reshapes:
+                array = array.reshape([*array.shape[: 1 if self.batched else 0], *self.reshapes[name]])
+            feed[name] = array
+        return feed
+
+    def groups(self, feeds):
+        """Indices of the requests that may run together: those whose inputs agree in all but the batch dimension."""
+        together = {}
+        for index, feed in enumerate(feeds):
+            if feed is not None:
+                shapes = tuple((name, array.shape[1:], array.dtype.str) for name, array in feed.items())
+                together.setdefault(shapes if self.batched and feed else index, []).append(index)
+        return list(together.values())
+
+    def run(self, feeds, requests):
+        """Answers to requests that run as one batch."""
+        names = feeds[0].keys()
+        joined = (
+            feeds[0] if len(feeds) == 1 else {name: np.concatenate([feed[name] for feed in feeds]) for name in names}
+        )
+        results = dict(zip(self.outputs, self.session.run(self.outputs, joined), strict=True))
+        rows = [len(next(iter(feed.values()))) if self.batched else 0 for feed in feeds]
+        for name, array in results.items():
+            if self.batched and (array.ndim == 0 or len(array) != sum(rows)):
+                raise ValueError(f"output '{name}': expected {sum(rows)} rows, the graph gave shape {array.shape}")
+        responses, first = [], 0
+        for request, count in zip(requests, rows, strict=True):
+            wanted, tensors = request.requested_output_names(), []
+            for name, array in results.items():
+                if name in wanted:
+                    part = array[first : first + count] if self.batched else array
+                    if name in self.stated:
+                        part = part.reshape([*part.shape[: 1 if self.batched else 0], *self.stated[name]])
+                    tensors.append(pb_utils.Tensor(name, from_graph(part)))
+            responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
+            first += count
+        return responses
+
+    def execute(self, requests):
+        """Answer a batch of requests; one that fails does not take its neighbours with it."""
+        responses, feeds = [None] * len(requests), []
+        for index, request in enumerate(requests):
+            try:
+                feeds.append(self.feed(request))
+            except Exception as error:
+                feeds.append(None)
+                responses[index] = failure(error)
+        queue = self.groups(feeds)
+        while queue:
+            group = queue.pop()
+            try:
+                answers = self.run([feeds[i] for i in group], [requests[i] for i in group])
+            except Exception as error:
+                if len(group) > 1:  # find the culprit
+                    queue.extend([i] for i in group)
+                    continue
+                answers = [failure(error)]
+            for index, answer in zip(group, answers, strict=True):
+                responses[index] = answer
+        return responses
+
+    def finalize(self):
+        """Let go of the graph."""
+        del self.session
