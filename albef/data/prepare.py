@@ -1,0 +1,40 @@
+"""The `prepare` stage: raw data in, official lists and pictures out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from albef.config import PrepareConfig
+from albef.data.emoji import world as worlds
+from albef.data.files import new_folder, write_text
+
+
+def run(config: PrepareConfig, raw: Path, out: Path) -> None:
+    """Write the data set.
+
+    Args:
+        raw: The raw data: the folder of sprites for the built-in world.
+        out: Folder to write; an old one is replaced once the new one is whole.
+
+    Raises:
+        LexiconError: If the sprites are broken or too few.
+    """
+    with new_folder(out) as aside:
+        _emoji(config, raw, aside)
+
+
+def _emoji(config: PrepareConfig, raw: Path, out: Path) -> None:
+    world = worlds.create(config.emoji, raw, config.seed)
+    manifest = {
+        "source": "emoji",
+        "seed": config.seed,
+        "image_root": ".",
+        "lists": worlds.write_lists(worlds.lists(world, config.emoji), out),
+        "images": {
+            split: {"count": len(world.scenes[split]), "sha256": digest}
+            for split, digest in worlds.write_images(world, out, config.emoji.image_size).items()
+        },
+    }
+    write_text(out / "scenes.json", worlds.scene_records(world))
+    write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")

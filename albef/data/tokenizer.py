@@ -1,0 +1,225 @@
+"""The tokenizer: WordPiece trained on the training lists, or a BERT vocabulary. Ids are read from it, never assumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+
+from albef.config import TokenizerConfig
+from albef.data.files import new_folder
+from albef.data.schema import read_list
+from albef.data.text import clean, pre_caption
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+FILE = "tokenizer.json"
+
+_TEXT_KEYS = ("caption", "question", "answer", "sentence", "text")
+
+
+class TokenizerError(ValueError):
+    """A tokenizer file or source that cannot serve ALBEF."""
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train WordPiece. The result depends on the multiset of ``texts`` alone, not on their order.
+
+    Args:
+        vocab_size: Upper bound of the vocabulary, special tokens included.
+
+    Raises:
+        TokenizerError: If there is no text or the bound does not hold every character.
+    """
+    tokenizer = _bare(models.WordPiece(unk_token=UNK))
+    counts = Counter(text for text in map(clean, texts) if text)
+    if not counts:
+        raise TokenizerError("tokenizer: no text in the training lists, expected at least one caption")
+    letters = Counter[str]()
+    for text, count in counts.items():
+        for letter in text.replace(" ", ""):
+            letters[letter] += count
+    # Rare signs of a web crawl stay unknown: they would fill the vocabulary.
+    alphabet = sorted(sorted(letters, key=lambda c: (-letters[c], c))[: max(vocab_size // 4, 1)])
+    # The trainer numbers "##x" pieces in the order of a hash map and breaks ties by number. Pieces named beforehand
+    # have fixed numbers, so that equal texts give equal files.
+    tails = [f"##{letter}" for letter in alphabet]
+    if len(SPECIAL) + 2 * len(alphabet) > vocab_size:
+        raise TokenizerError(
+            f"tokenizer.vocab_size: {vocab_size} is too small, expected at least {len(SPECIAL) + 2 * len(alphabet)}"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL, *tails],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((t for t, n in sorted(counts.items()) for _ in range(n)), trainer)
+    pieces = sorted(set(tokenizer.get_vocab()) - set(SPECIAL))
+    vocab = {token: i for i, token in enumerate((*SPECIAL, *pieces))}
+    return _finish(_bare(models.WordPiece(vocab=vocab, unk_token=UNK)))
+
+
+def from_bert(source: str) -> Tokenizer:
+    """The vocabulary of a BERT-like model, from a local folder or by hub name.
+
+    Raises:
+        TokenizerError: If it cannot be loaded or lacks a special token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        backend = AutoTokenizer.from_pretrained(source).backend_tokenizer
+    except Exception as error:  # missing folder, no network, no fast tokenizer: each with an error of its own
+        raise TokenizerError(f"tokenizer.source: cannot load a fast tokenizer from {source!r} ({error})") from error
+    return _finish(Tokenizer.from_str(backend.to_str()))
+
+
+def load(path: str | Path) -> Tokenizer:
+    """Read a tokenizer file, or ``tokenizer.json`` of a folder.
+
+    Raises:
+        TokenizerError: If the file is missing, is no tokenizer or lacks a special token.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise TokenizerError(f"{path}: no such file, expected a tokenizer written by `albef tokenizer`")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(f"{path}: not a tokenizer file ({error})") from error
+    _require_special(tokenizer, str(path))
+    return tokenizer
+
+
+def _bare(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _finish(tokenizer: Tokenizer) -> Tokenizer:
+    """ALBEF's encoding: [CLS] before the tokens and no [SEP] behind; never cut or padded by itself."""
+    _require_special(tokenizer, "tokenizer")
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{CLS} $A", pair=f"{CLS} $A $B", special_tokens=[(CLS, tokenizer.token_to_id(CLS))]
+    )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _require_special(tokenizer: Tokenizer, where: str) -> None:
+    missing = [t for t in SPECIAL if tokenizer.token_to_id(t) is None]
+    if missing:
+        raise TokenizerError(f"{where}: the vocabulary lacks {', '.join(missing)}, expected {' '.join(SPECIAL)}")
+
+
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise TokenizerError(f"tokenizer: the vocabulary lacks {token}")
+    return int(number)
+
+
+class Encoder:
+    """Cleans and encodes batches of texts.
+
+    Args:
+        tokenizer: As `load` returns it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.pad, self.unk, self.cls, self.sep, self.mask = (_id(tokenizer, t) for t in SPECIAL)
+        self.vocab_size = int(tokenizer.get_vocab_size())
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Encoder:
+        """See `load` for the errors."""
+        return cls(load(path))
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: int | None = None,
+        max_words: int | None = None,
+        end: bool = False,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Token ids and mask of a batch, padded to its longest text.
+
+        Args:
+            max_tokens: Longest row, [CLS] and the end token included.
+            max_words: Clean the texts as ALBEF does and keep this many words; None takes them as they are.
+            end: Close every text with [SEP], as answers are for the decoder.
+
+        Returns:
+            Ids and mask, each of shape (B, L).
+        """
+        if max_words is not None:
+            texts = [pre_caption(t, max_words) for t in texts]
+        encoded = [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+        if max_tokens is not None:
+            room = max_tokens - end
+            encoded = [row[:room] for row in encoded]
+        if end:
+            encoded = [[*row, self.sep] for row in encoded]
+        length = max((len(row) for row in encoded), default=0)
+        ids = np.full((len(encoded), length), self.pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(encoded):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+
+def texts_of(record: Any) -> list[str]:
+    """Every text of a record, whatever its list."""
+    found: list[str] = []
+    for key in _TEXT_KEYS:
+        value = record.get(key)
+        found.extend([value] if isinstance(value, str) else value or [])
+    return found
+
+
+def run(config: TokenizerConfig, lists: Path, out: Path) -> None:
+    """The `tokenizer` stage: write ``tokenizer.json``.
+
+    Args:
+        lists: Folder of the validated lists; only pretraining and train lists are read, never val or test.
+
+    Raises:
+        TokenizerError: If there is nothing to train on or the source does not load.
+    """
+    if config.kind == "bert":
+        if config.source is None:
+            raise TokenizerError("tokenizer.source: missing, expected a local folder or hub name for the kind 'bert'")
+        tokenizer = from_bert(config.source)
+    else:
+        paths = sorted(p for p in lists.glob("*.json") if p.stem == "pretrain" or p.stem.endswith("_train"))
+        if not paths:
+            raise TokenizerError(f"{lists}: no pretrain.json or *_train.json, expected the lists of `albef validate`")
+        texts = (
+            text
+            for path in tqdm(paths, desc="tokenizer", unit="list", disable=None)
+            for record in read_list(path)
+            for text in texts_of(record)
+        )
+        tokenizer = train(texts, config.vocab_size)
+    with new_folder(out) as aside:
+        tokenizer.save(str(aside / FILE))
+        summary = {"kind": config.kind, "vocab_size": tokenizer.get_vocab_size(), "special": list(SPECIAL)}
+        (aside / "summary.json").write_text(json.dumps(summary, indent=2) + os.linesep, encoding="utf-8")
