@@ -17,7 +17,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_PIXELS = 89_478_485
 
 # Formats with a memory-safe decoder in Pillow. EPS would start Ghostscript, PDF is no picture.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 _MEAN = np.array(MEAN, dtype=np.float32)
 _STD = np.array(STD, dtype=np.float32)
