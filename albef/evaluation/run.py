@@ -38,7 +38,7 @@ def _retrieval(config: Config, model: Path, lists: Path, images: Path, tokenizer
     net, _ = checkpoint.load(model / "model.pth")
     net.to("cuda" if torch.cuda.is_available() else "cpu")
     split = RetrievalSet.read(lists / "retrieval_test.json", images)
-    result = evaluate(net, split, Encoder.load(tokenizer), config.tasks.retrieval)
+    result = evaluate(net, split, Encoder.from_file(tokenizer / "tokenizer.json"), config.tasks.retrieval)
     (out / "metrics.json").write_text(json.dumps(result.metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     rows = ["direction,stage,k,recall"]
     for name, value in result.metrics.items():

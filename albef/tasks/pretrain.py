@@ -29,8 +29,8 @@ class Pretrain(Task):
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        self.mask_id = encoder.mask_id
-        self.keep_ids = sorted({encoder.pad_id, encoder.cls_id, encoder.sep_id})
+        self.mask_id = encoder.mask
+        self.keep_ids = sorted({encoder.pad, encoder.cls, encoder.sep})
 
     @classmethod
     def train_config(cls, config: Config) -> TrainConfig:

@@ -49,7 +49,7 @@ def run(
         tracking_uri: MLflow store; "none" logs nowhere, None leaves it to the environment.
     """
     torch.set_float32_matmul_precision("high")
-    encoder = Encoder.load(tokenizer)
+    encoder = Encoder.from_file(tokenizer / "tokenizer.json")
     torch.manual_seed(task_seed := tasks.get(task_name).train_config(config).seed)
     task = tasks.get(task_name)(config, encoder)
     inputs = [tokenizer / "tokenizer.json", *sorted(lists.glob(f"{task_name}*.json"))]

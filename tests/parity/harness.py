@@ -73,7 +73,7 @@ def load_case(path: Path) -> Case:
     config = dataclasses.replace(config, model=model)
     tokens = SimpleNamespace(
         vocab_size=state[next(k for k in state if k.endswith("word_embeddings.weight"))].shape[0],
-        pad_id=0, cls_id=101, sep_id=102, mask_id=103,
+        pad=0, cls=101, sep=102, mask=103,
     )  # fmt: skip
     task = get(name)(config, tokens)  # type: ignore[arg-type]
     report = load_official(task.model, state, str(weights))

@@ -1,0 +1,65 @@
+"""Schedule and parameter groups against the official ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from albef.config import OptimConfig
+from albef.training.optim import build_optimizer, learning_rate
+from albef.model.albef import ALBEF
+from tests.worlds import tiny_config
+
+OFFICIAL = OptimConfig(
+    lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000, weight_decay=0.02, beta2=0.999, clip=0.0, schedule="epoch"
+)
+
+
+def test_official_epoch_rates() -> None:
+    """The pretraining configuration's epoch rates: 1e-4, 9.98e-5 ... 5.5e-5 at 15 ... 1.02e-5 at 29."""
+    rate = {e: learning_rate(e * 10_000 + 5_000, 10_000, 30, OFFICIAL) for e in (0, 1, 15, 29)}
+    assert rate[0] == pytest.approx(1e-4)
+    assert rate[1] == pytest.approx(9.98e-5, rel=1e-3)
+    assert rate[15] == pytest.approx(5.5e-5, rel=1e-3)
+    assert rate[29] == pytest.approx(1.02e-5, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "lr", "expected"),
+    [
+        (5, 1e-5, [1e-5, 9.14e-6, 6.89e-6, 4.11e-6, 1.86e-6]),
+        (8, 2e-5, [2e-5, 1.93e-5, 1.72e-5, 1.41e-5, 1.05e-5, 6.86e-6, 3.78e-6, 1.72e-6]),
+    ],
+)
+def test_official_finetune_rates(epochs: int, lr: float, expected: list[float]) -> None:
+    config = dataclasses.replace(OFFICIAL, lr=lr, min_lr=1e-6, warmup_steps=100)
+    assert [learning_rate(e * 500 + 200, 500, epochs, config) for e in range(epochs)] == pytest.approx(expected, rel=3e-3)
+
+
+def test_official_warmup_moves_every_hundred_steps_one_late() -> None:
+    assert learning_rate(0, 10_000, 30, OFFICIAL) == learning_rate(100, 10_000, 30, OFFICIAL) == pytest.approx(1e-5)
+    assert learning_rate(101, 10_000, 30, OFFICIAL) == pytest.approx(1e-5 + 9e-5 * 100 / 2000)
+    # An epoch shorter than the warm-up jumps to the cosine.
+    assert learning_rate(50, 50, 30, OFFICIAL) == pytest.approx(9.98e-5, rel=1e-3)
+
+
+def test_step_schedule_is_continuous_and_ends_at_min_lr() -> None:
+    config = dataclasses.replace(OFFICIAL, schedule="step", warmup_steps=10)
+    rates = [learning_rate(s, 50, 2, config) for s in range(100)]
+    assert rates[10] == pytest.approx(config.lr)
+    assert max(abs(a - b) for a, b in zip(rates[10:], rates[11:], strict=False)) < 0.02 * config.lr
+    assert rates[-1] == pytest.approx(config.min_lr, rel=0.01)
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_weight_decay_groups(faithful: bool) -> None:
+    """Officially the temperature, [CLS] and positions are decayed, vectors and biases are not."""
+    model = ALBEF(tiny_config().model, 64)
+    names = {id(p): n for n, p in model.named_parameters()}
+    decayed, plain = ({names[id(p)] for p in g["params"]} for g in build_optimizer(model, OFFICIAL, faithful).param_groups)
+    special = {"temperature", "student.vision.vit.cls_token", "student.vision.vit.pos_embed"}
+    assert special <= (decayed if faithful else plain)
+    assert "student.text.layers.0.attention.qkv.bias" in plain
+    assert "student.text.layers.0.attention.qkv.weight" in decayed
+    assert not any(n.startswith("teacher.") for n in decayed | plain)
