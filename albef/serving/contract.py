@@ -130,4 +130,6 @@ or cosine similarities where ``rerank`` is false.
 
 HASH_KEY = "albef.model_hash"
 TOKENIZER_KEY = "albef.tokenizer_hash"
+TEMPERATURE_KEY = "albef.temperature"
+TASK_KEY = "albef.task"
 """Keys of the ONNX metadata that tie a graph to its model and its tokenizer."""
