@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from albef.config import TrainConfig
 from albef.data.datasets import PairDataset, PairSample
@@ -65,7 +66,7 @@ def train_loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """Batches of one epoch, from batch ``start`` on."""
     return DataLoader(
-        dataset,
+        cast(Dataset[Any], dataset),
         batch_sampler=EpochSampler(len(dataset), train.batch_size, train.seed, epoch, start),
         collate_fn=PairCollate(encoder, train),
         num_workers=train.workers,

@@ -43,7 +43,9 @@ class RetrievalSet:
     @classmethod
     def read(cls, path: Path, image_root: Path) -> RetrievalSet:
         """Read a list with one row per image and one or several captions each."""
-        names, texts, owner = [], [], []
+        names: list[str] = []
+        texts: list[str] = []
+        owner: list[int] = []
         for row, record in enumerate(read_list(path)):
             captions = [record["caption"]] if isinstance(record["caption"], str) else record["caption"]
             names.append(record["image"])
@@ -175,6 +177,6 @@ def rerank(
             )
             scores[start + r, c] = model.itm_head(fused[:, 0])[:, 1].float().cpu()
     if config.score == "itm+itc":
-        scores = torch.where(wanted_t | wanted_i, scores + similarity / float(model.temperature), scores)
+        scores = torch.where(wanted_t | wanted_i, scores + similarity / model.temperature.item(), scores)
     empty = torch.tensor(NOT_SHORTLISTED)
     return torch.where(wanted_t, scores, empty).numpy(), torch.where(wanted_i, scores, empty).numpy()

@@ -64,8 +64,10 @@ class SelfAttention(nn.Module):
             states = states[:, :1]
         else:
             query, key, value = self.qkv(states).chunk(3, dim=-1)
-        heads = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value)]
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
         mixed = F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return cast(Tensor, self.norm(mixed + states))
 

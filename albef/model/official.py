@@ -220,7 +220,8 @@ def read_weights(path: str | Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the checkpoint ({error.strerror or error})") from error
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        raise CheckpointError(f"{path}: not a weights-only checkpoint ({str(error).splitlines()[0]})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: not a weights-only checkpoint ({reason})") from error
 
 
 def infer_config(state: Mapping[str, Tensor], vision_heads: int, text_heads: int, **settings: Any) -> ModelConfig:

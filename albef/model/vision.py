@@ -82,7 +82,7 @@ class VisionEncoder(nn.Module):
 
 
 def resize_positions(positions: Tensor, tokens: int) -> Tensor:
-    """Interpolate position embeddings ``(1, n, W)`` to ``(1, tokens, W)``, keeping [CLS] (bicubic over the square grid).
+    """Interpolate position embeddings ``(1, n, W)`` to ``(1, tokens, W)``: bicubic, [CLS] kept.
 
     Raises:
         ValueError: If either grid of patches is not a square.

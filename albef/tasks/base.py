@@ -112,10 +112,22 @@ def align(
         image_embeds_m, image_feat_m = model.teacher.encode_image(batch["image"])
         _, text_feat_m = model.teacher.encode_text(batch["input_ids"], batch["attention_mask"])
     with torch.autocast(image_feat.device.type, enabled=False):
-        features = [f.float() for f in (image_feat, text_feat, image_feat_m, text_feat_m)]
+        image_feat, text_feat = image_feat.float(), text_feat.float()
+        image_feat_m, text_feat_m = image_feat_m.float(), text_feat_m.float()
         # Copies: the backward pass needs the queue as it was before this batch enters it.
         image_queue, text_queue = queue.image.clone(), queue.text.clone()
-        itc = itc_loss(*features, image_queue, text_queue, model.temperature, alpha, ids, queue.ids)
+        itc = itc_loss(
+            image_feat,
+            text_feat,
+            image_feat_m,
+            text_feat_m,
+            image_queue,
+            text_queue,
+            model.temperature,
+            alpha,
+            ids,
+            queue.ids,
+        )
         same = None if ids is None else ids[:, None] == ids[None, :]
         if negatives is None:
             image_index, image_valid = draw_negatives(itc.text_to_image, same)
@@ -123,7 +135,7 @@ def align(
             valid = torch.cat([image_valid, text_valid])
         else:
             (image_index, text_index), valid = negatives, None
-    queue.enqueue(features[2], features[3], ids)
+    queue.enqueue(image_feat_m, text_feat_m, ids)
 
     # One pass over 3B pairs: (image, text), (negative image, text), (image, negative text).
     own = torch.arange(len(image_index), device=image_index.device)

@@ -141,6 +141,7 @@ class Loop:
                 since = time.perf_counter()
                 self.tracker.log_metrics({**row, "images_per_second": rate}, step)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
+                _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
             last = step % self.steps_per_epoch == 0
             if stop.requested or (step % self.config.checkpoint_every == 0 and not last):
                 self._save()
@@ -159,7 +160,7 @@ class Loop:
         losses = {name: value for name, value in outputs.items() if name.endswith("_loss")}
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if config.optim.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, config.optim.clip)
         self.optimizer.step()
@@ -183,7 +184,7 @@ class Loop:
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "lr": learning_rate(step - 1, self.steps_per_epoch, self.config.epochs, self.config.optim),
-            "temperature": float(self.task.model.temperature),
+            "temperature": self.task.model.temperature.item(),
             **means,
         }
         self.progress.history.append(row)
@@ -235,7 +236,9 @@ class Loop:
         last = self.progress.history[-1] if self.progress.history else {}
         metrics = {name: value for name, value in last.items() if name.endswith("loss")}
         if any(self.progress.validation):
-            chosen = max(self.progress.validation, key=lambda m: m[self.task.selection]) if self.task.selection else {}
+            selection = self.task.selection
+            rows = self.progress.validation
+            chosen = rows[-1] if selection is None else max(rows, key=lambda row: row[selection])
             metrics |= {f"val_{name}": value for name, value in chosen.items()}
         model_file.save(self.task.model, self.out / "model.pth", self.task.name)
         checkpoint.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))

@@ -18,7 +18,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> t
     The official rule decays all else, among it the temperature, the [CLS] token and the position embeddings; only
     ``faithful`` keeps that.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

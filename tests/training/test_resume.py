@@ -92,7 +92,9 @@ def test_finetune_starts_from_pretraining_and_learns(world: Path, undisturbed: P
 @pytest.mark.slow
 def test_another_parameter_does_not_resume(world: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
-    process = subprocess.Popen(_command(world, tmp_path / "out", scratch, "pretrain"), stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        _command(world, tmp_path / "out", scratch, "pretrain"), stderr=subprocess.DEVNULL, text=True
+    )
     _wait_for(scratch / "run" / "checkpoint.pt", process, 1)
     process.kill()
     process.wait()
