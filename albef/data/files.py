@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +23,17 @@ def write_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
+
+
+def write_list(path: Path, records: Any) -> dict[str, Any]:
+    """Write a list (or another JSON value) atomically.
+
+    Returns:
+        Its ``rows`` and the ``sha256`` of the file.
+    """
+    text = rows(records) if isinstance(records, list) else json.dumps(records, ensure_ascii=False) + "\n"
+    write_text(path, text)
+    return {"rows": len(records), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from albef.config import PrepareConfig
+from albef.data.emoji import lists as emoji_lists
 from albef.data.emoji import world as worlds
-from albef.data.files import new_folder, write_text
+from albef.data.files import new_folder, write_list, write_text
 
 
 def run(config: PrepareConfig, raw: Path, out: Path) -> None:
@@ -30,7 +31,10 @@ def _emoji(config: PrepareConfig, raw: Path, out: Path) -> None:
         "source": "emoji",
         "seed": config.seed,
         "image_root": ".",
-        "lists": worlds.write_lists(worlds.lists(world, config.emoji), out),
+        "lists": {
+            name: write_list(out / f"{name}.json", records)
+            for name, records in emoji_lists.make(world, config.emoji).items()
+        },
         "images": {
             split: {"count": len(world.scenes[split]), "sha256": digest}
             for split, digest in worlds.write_images(world, out, config.emoji.image_size).items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -13,19 +12,13 @@ from tqdm import tqdm
 
 from albef.config import EmojiConfig
 from albef.data.emoji import lexicon as lexicons
-from albef.data.emoji.captions import Captioner
 from albef.data.emoji.lexicon import Lexicon
 from albef.data.emoji.render import Painter
 from albef.data.emoji.scenes import Scene, draw
-from albef.data.files import rows, write_text
+from albef.data.files import rows
 
 Rows = list[Any]
 SPLITS = ("pretrain", "train", "val", "test")
-
-_PARTIAL = 0.25  # share of pretraining captions that leave something out
-_PARTIAL_TRAIN = 0.1
-_SYNONYMS = 0.1
-_TRAIN_CAPTIONS = 2  # rows an image in retrieval_train
 
 
 @dataclass(frozen=True)
@@ -64,51 +57,6 @@ def create(config: EmojiConfig, folder: Path, seed: int) -> World:
     )
 
 
-def pretrain(world: World, noise: float) -> Rows:
-    """One record an image with one to three captions, a share ``noise`` of them wrong."""
-    rng = world.rng("pretrain", "captions")
-    spoiler = world.rng("pretrain", "noise")
-    captioner = Captioner(world.lexicon, _SYNONYMS)
-    texts = [
-        [captioner.any(scene, rng, _PARTIAL) for _ in range(rng.randint(1, 3))] for scene in world.scenes["pretrain"]
-    ]
-    others = [captions[0] for captions in texts]
-    result = []
-    for image, captions in zip(world.images("pretrain"), texts, strict=True):
-        # Two draws a caption whatever happens: another share of noise leaves the other captions as they are.
-        heard = []
-        for caption in captions:
-            own = Random(spoiler.getrandbits(64))
-            heard.append(captioner.noisy(caption, others, own) if spoiler.random() < noise else caption)
-        result.append({"image": image, "caption": heard})
-    return result
-
-
-def retrieval(world: World, split: str) -> Rows:
-    """Train: one row a caption. Val and test: one row an image, its only caption describing all of it."""
-    rng = world.rng("retrieval", split)
-    pairs = zip(world.images(split), world.scenes[split], strict=True)
-    if split != "train":
-        captioner = Captioner(world.lexicon)
-        return [{"image": image, "caption": [captioner.full(scene, rng)]} for image, scene in pairs]
-    captioner = Captioner(world.lexicon, _SYNONYMS)
-    return [
-        {"image": image, "caption": captioner.any(scene, rng, _PARTIAL_TRAIN), "image_id": number}
-        for number, (image, scene) in enumerate(pairs)
-        for _ in range(_TRAIN_CAPTIONS)
-    ]
-
-
-def lists(world: World, config: EmojiConfig) -> dict[str, Rows]:
-    """Every list of the world by name."""
-    result: dict[str, Rows] = {"pretrain": pretrain(world, config.caption_noise)}
-    makers: dict[str, Callable[[World, str], Rows]] = {"retrieval": retrieval}
-    for name, maker in makers.items():
-        for split in SPLITS[1:]:
-            result[f"{name}_{split}"] = maker(world, split)
-    return result
-
-
 def write_images(world: World, out: Path, side: int) -> dict[str, str]:
     """Paint every scene below ``out``.
 
@@ -138,21 +86,3 @@ def scene_records(world: World) -> str:
         records = [s.record(i) for i, s in zip(world.images(split), world.scenes[split], strict=True)]
         parts.append(f'"{split}": {rows(records).rstrip()}')
     return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def write_lists(named: dict[str, Rows], out: Path) -> dict[str, dict[str, Any]]:
-    """Write the lists.
-
-    Returns:
-        Row count and SHA-256 by list name.
-    """
-    entries: dict[str, dict[str, Any]] = {}
-    for name, records in named.items():
-        text = rows(records)
-        write_text(out / f"{name}.json", text)
-        entries[name] = {"rows": _size(records), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    return entries
-
-
-def _size(records: Sequence[Any]) -> int:
-    return len(records)
