@@ -1,0 +1,227 @@
+"""A Prefect view of the DVC pipeline: DVC owns the graph, the cache and the lock file, Prefect runs and shows it.
+
+Every stage of ``dvc.yaml`` becomes a task that runs ``dvc repro --single-item STAGE`` after its upstream stages.
+Nothing about the graph is written down a second time, and Prefect's own cache stays off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, wait
+from prefect.runtime import flow_run
+
+ROOT = Path(__file__).resolve().parents[1]
+BAD_INPUT = 2  # exit code of an `albef` stage that refuses its data or parameters
+GRACE_SECONDS = 20.0  # a training stage saves its state when told to stop
+_EXITED = re.compile(r"exited with (-?\d+)")
+_QUIET = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+class StageError(RuntimeError):
+    """A stage failed.
+
+    Args:
+        stage: Its name in ``dvc.yaml``.
+        code: Exit code of the stage's command, or None where DVC itself failed.
+        tail: The last lines it printed.
+    """
+
+    def __init__(self, stage: str, code: int | None, tail: str) -> None:
+        why = "dvc failed" if code is None else f"its command ended with {code}"
+        super().__init__(f"stage {stage}: {why}:\n{tail}")
+        self.code = code
+
+
+def _environment() -> dict[str, str]:
+    """The stages' commands are those of the environment that runs this flow, whatever PATH a worker has."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**_QUIET, **os.environ, "PATH": path}
+
+
+def dvc(*args: str) -> str:
+    """Output of a DVC command.
+
+    Raises:
+        RuntimeError: If it fails, with what it said.
+    """
+    command = [sys.executable, "-m", "dvc", *args]
+    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"dvc {' '.join(args)} failed:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def stages(target: str | None = None) -> dict[str, set[str]]:
+    """Stages that ``target`` needs (all without one), each after its upstream stages, with those stages."""
+    dot = dvc("dag", "--dot", *([target] if target else []))
+    graph: dict[str, set[str]] = {name: set() for name in re.findall(r'^"([^"]+)";', dot, re.MULTILINE)}
+    for upstream, stage in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
+        graph[stage].add(upstream)
+    return {stage: graph[stage] for stage in TopologicalSorter(graph).static_order()}
+
+
+class _Running:
+    """The process groups of running stages. Cancelling a flow would leave them alive."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[str]] = set()
+        self.stopping = False
+
+    def start(self, command: list[str]) -> subprocess.Popen[str]:
+        with self._lock:
+            if self.stopping:
+                raise RuntimeError("the flow is being stopped")
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self._processes.add(process)
+        return process
+
+    def stop(self, process: subprocess.Popen[str]) -> None:
+        """End a process and all it started: politely, then not. Does nothing where all have ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            deadline = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGKILL)
+        with self._lock:
+            self._processes.discard(process)
+
+    def stop_all(self) -> None:
+        with self._lock:
+            self.stopping = True
+            processes = list(self._processes)
+        threads = [threading.Thread(target=self.stop, args=(p,)) for p in processes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+_running = _Running()
+
+
+def _worth_another_try(task: Any, run: Any, state: Any) -> bool:
+    """Bad data or parameters stay bad; a killed process, a lock or a network may not."""
+    if _running.stopping:
+        return False
+    try:
+        state.result()
+    except StageError as error:
+        return error.code != BAD_INPUT
+    except Exception:
+        return True
+    return False
+
+
+@task(
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_another_try,
+)
+def repro(stage: str) -> None:
+    """Bring one stage up to date; its output goes to the task's log line by line.
+
+    Raises:
+        StageError: If it fails.
+    """
+    logger = get_run_logger()
+    process = _running.start([sys.executable, "-m", "dvc", "repro", "--single-item", stage])
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines = [*lines[-29:], line.rstrip()]
+            if lines[-1]:
+                logger.info("%s", lines[-1])
+        failed = process.wait()
+    finally:
+        _running.stop(process)
+    if failed:
+        tail = "\n".join(lines)
+        codes = _EXITED.findall(tail)
+        raise StageError(stage, int(codes[-1]) if codes else None, tail)
+
+
+def run(target: str | None = None, push: bool = False) -> list[str]:
+    """Bring ``target`` and everything it needs up to date, or the whole pipeline; to be called inside a flow.
+
+    The tags of the flow run pass to its tasks, so that a concurrency limit on ``gpu`` holds them back.
+
+    Args:
+        target: A stage of ``dvc.yaml``.
+        push: Afterwards upload results and run cache to the DVC remote.
+
+    Raises:
+        StageError: If a stage fails; stages that do not depend on it still ran.
+    """
+    _running.stopping = False
+    graph = stages(target)
+    tasks: dict[str, PrefectFuture[None]] = {}
+    try:
+        for stage, upstream in graph.items():
+            tags = [stage.partition("@")[0], *(flow_run.tags or [])]
+            wait_for = [tasks[name] for name in upstream]
+            tasks[stage] = repro.with_options(tags=tags).submit(stage, wait_for=wait_for)
+        wait(list(tasks.values()))
+    except BaseException:
+        _running.stop_all()
+        raise
+    failed = [future for future in tasks.values() if future.state.is_failed() or future.state.is_crashed()]
+    for future in failed:
+        future.result()
+    if push:
+        dvc("push", "--run-cache", *graph)
+    return list(graph)
+
+
+def publish(names: list[str]) -> None:
+    """Show metrics, data docs and report of the stages ``names`` in Prefect."""
+    shown = json.loads(dvc("metrics", "show", "--json"))
+    files = shown.get("", {}).get("data", {})
+    wanted = {name.replace("@", "/") for name in names}
+    rows = [
+        {"stage": stage, "metric": metric, "value": round(value, 4)}
+        for path, content in files.items()
+        for stage in wanted
+        if f"/{stage}/" in path
+        for metric, value in content.get("data", {}).items()
+        if isinstance(value, int | float)
+    ]
+    if rows:
+        create_table_artifact(key="metrics", table=sorted(rows, key=lambda row: (row["stage"], row["metric"])))
+    pages = {"validate": "artifacts/validated/docs/index.html", "report": "artifacts/report/index.html"}
+    for stage, page in pages.items():
+        if stage in names and (ROOT / page).is_file():
+            key = "data-docs" if stage == "validate" else stage
+            create_link_artifact(key=key, link=(ROOT / page).as_uri(), description=f"Written by stage {stage}")

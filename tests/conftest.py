@@ -1,0 +1,34 @@
+"""What every test shares: quiet dependencies, and the order in which tests run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from albef.cli import _QUIET as QUIET
+
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+_ORDER = ("slow", "server", "pipeline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a mistake shows in seconds."""
+
+    def cost(item: pytest.Item) -> int:
+        return max((1 + _ORDER.index(m) for m in _ORDER if item.get_closest_marker(m)), default=0)
+
+    items.sort(key=cost)
+
+
+@pytest.fixture(scope="session")
+def prefect_harness() -> Iterator[None]:
+    """A Prefect database and API of their own, once for all tests of flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
