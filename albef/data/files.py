@@ -36,6 +36,25 @@ def write_list(path: Path, records: Any) -> dict[str, Any]:
     return {"rows": len(records), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
+def image_root(data: Path) -> Path:
+    """The folder that image paths of the lists start from: ``data`` itself, unless its manifest names another one.
+
+    Args:
+        data: What `albef prepare` wrote; a folder without a manifest is its own root.
+
+    Raises:
+        ValueError: If the manifest is broken.
+    """
+    path = data / "manifest.json"
+    if not path.is_file():
+        return data
+    try:
+        root = json.loads(path.read_text(encoding="utf-8")).get("image_root", ".")
+        return data if root == "." else data / root
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}, image_root: expected a path in a JSON object ({error})") from error
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder built aside that takes the place of ``path`` once the block ends without an exception."""

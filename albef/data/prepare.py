@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef.config import PrepareConfig
+from albef.config import ConfigError, PrepareConfig
+from albef.data import official
 from albef.data.emoji import lists as emoji_lists
 from albef.data.emoji import world as worlds
 from albef.data.files import new_folder, write_list, write_text
@@ -15,14 +16,21 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
     """Write the data set.
 
     Args:
-        raw: The raw data: the folder of sprites for the built-in world.
+        raw: The raw data: the folder of sprites for the built-in world, or of official lists and their pictures.
         out: Folder to write; an old one is replaced once the new one is whole.
 
     Raises:
         LexiconError: If the sprites are broken or too few.
+        SchemaError: If an official list is missing or no JSON list.
+        ConfigError: If the source is ``lists`` and none are configured.
     """
+    if config.source == "lists" and config.lists is None:
+        raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
     with new_folder(out) as aside:
-        _emoji(config, raw, aside)
+        if config.lists is not None and config.source == "lists":
+            official.convert(config.lists, raw, aside, out)
+        else:
+            _emoji(config, raw, aside)
 
 
 def _emoji(config: PrepareConfig, raw: Path, out: Path) -> None:
