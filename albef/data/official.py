@@ -57,7 +57,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
             raise SchemaError(f"prepare.lists.files.{name}: not the name of a list; known are {known}")
         if not files:
             raise SchemaError(f"prepare.lists.files.{name}: no file, expected at least one")
-        records = _boxes(raw, files) if name == "grounding_boxes" else _joined(name, raw, files)
+        records: Any = _boxes(raw, files) if name == "grounding_boxes" else _joined(name, raw, files)
         entries[name] = write_list(out / f"{name}.json", records)
         if name in LISTS:
             images.update(path for r in records if not problems(r, LISTS[name]) for path in images_of(r))
