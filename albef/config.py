@@ -167,12 +167,14 @@ class ServeConfig:
     """The Triton model repository (`albef.export.repository`)."""
 
     version: int
-    max_batch_size: int
+    max_batch_size: int  # rows of a graph's batch
+    max_queries: int  # rows of an endpoint's batch
     queue_delay_us: int
     instances: int
     threads: int  # per instance
-    shortlist: int
+    shortlist: int  # ITC candidates that are re-ranked
     max_k: int
+    gallery: Literal["float32", "float16"]  # precision of the stored embeddings
     max_image_bytes: int
     max_image_pixels: int
 

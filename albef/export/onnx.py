@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
@@ -21,6 +20,7 @@ from albef.data.files import new_folder
 from albef.export import cases as parity_cases
 from albef.export import parity
 from albef.export.graphs import TASKS, model_hash
+from albef.export.session import check_signature, file_hash, open_session
 from albef.model import checkpoint
 from albef.model.albef import ALBEF
 from albef.serving import contract
@@ -89,11 +89,6 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
     return proto
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def metadata(model: ALBEF, task: str, tokenizer: Path) -> dict[str, str]:
     """What every graph says of where it comes from."""
     return {
@@ -110,12 +105,14 @@ def gate(
     """Compare the graphs in ``folder`` with the model; fused inputs come from the encoders, as in serving.
 
     Raises:
+        GraphError: If a graph has another signature than the contract says.
         ParityError: If a graph differs by more than ``tolerance``.
     """
     inputs = parity_cases.build(model, tokenizer, samples)
     report = {}
     for name, (module, spec) in TASKS[task](model).items():
-        session = parity.open_session(folder / f"{name}.onnx")
+        session = open_session(folder / f"{name}.onnx")
+        check_signature(session, spec)
         found = parity.compare(session, module, spec, inputs)
         parity.check(spec.name, found, tolerance)
         report[name] = {output: asdict(result) for output, result in found.items()}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from torch import nn
 from albef.serving.contract import ModelSpec
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from onnxruntime import InferenceSession
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -51,25 +49,8 @@ class Parity:
         self.max_rel = max(self.max_rel, float(difference.max()) / scale)
 
 
-def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Open a graph on the CPU.
-
-    Raises:
-        ParityError: If ONNX Runtime cannot load it.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ParityError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
-
-
 def compare(
-    session: onnxruntime.InferenceSession, module: nn.Module, spec: ModelSpec, cases: Sequence[Arrays]
+    session: InferenceSession, module: nn.Module, spec: ModelSpec, cases: Sequence[Arrays]
 ) -> dict[str, Parity]:
     """Run every case through both and measure each output.
 

@@ -128,6 +128,38 @@ All rows of a request are of one kind and share ``k`` and ``rerank``. ``scores``
 or cosine similarities where ``rerank`` is false.
 """
 
+SETTINGS_FILE = "settings.json"
+GALLERY_FOLDER = "gallery"
+TOKENIZER_FOLDER = "tokenizer"
+"""What lies beside an endpoint's ``model.py``."""
+
+
+@dataclass(frozen=True)
+class RetrievalSettings:
+    """What the retrieval endpoint is told when the repository is written.
+
+    Args:
+        task: Whose graphs answer.
+        image_size: Pixels per side.
+        max_words: Texts are cut to this many words, then to ``max_tokens`` tokens, as in training.
+        batch_size: Rows of one call of a graph.
+        shortlist: ITC candidates that are re-ranked, at the least.
+        score: ``itm`` or ``itm+itc``, which adds the similarity divided by ``temperature``.
+    """
+
+    task: str
+    image_size: int
+    max_words: int
+    max_tokens: int
+    batch_size: int
+    shortlist: int
+    max_k: int
+    max_image_bytes: int
+    max_image_pixels: int
+    score: str
+    temperature: float
+
+
 HASH_KEY = "albef.model_hash"
 TOKENIZER_KEY = "albef.tokenizer_hash"
 TEMPERATURE_KEY = "albef.temperature"

@@ -1,0 +1,60 @@
+"""Reading the metadata of an ONNX file without loading it: an endpoint checks its graphs before it serves."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+_METADATA_FIELD = 14  # ModelProto.metadata_props
+_LENGTH_DELIMITED, _VARINT, _FIXED64, _FIXED32 = 2, 0, 1, 5
+
+
+def _varint(file: BinaryIO) -> int | None:
+    value = shift = 0
+    while True:
+        byte = file.read(1)
+        if not byte:
+            return None
+        value |= (byte[0] & 0x7F) << shift
+        if not byte[0] & 0x80:
+            return value
+        shift += 7
+
+
+def _entry(data: bytes) -> tuple[str, str]:
+    file, fields = io.BytesIO(data), {1: "", 2: ""}
+    while (tag := _varint(file)) is not None:
+        fields[tag >> 3] = file.read(_varint(file) or 0).decode("utf-8")
+    return fields[1], fields[2]
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of an ONNX model, read field by field with the weights skipped.
+
+    Raises:
+        ValueError: If the file is missing or is no ONNX model.
+    """
+    found = {}
+    size = path.stat().st_size if path.is_file() else 0
+    if not size:
+        raise ValueError(f"{path}: no such ONNX model")
+    with path.open("rb") as file:
+        while (tag := _varint(file)) is not None:
+            field, wire = tag >> 3, tag & 7
+            if wire == _VARINT:
+                _varint(file)
+            elif wire == _LENGTH_DELIMITED:
+                length = _varint(file)
+                if length is None or file.tell() + length > size:
+                    raise ValueError(f"{path}: not an ONNX model, or cut off")
+                if field == _METADATA_FIELD:
+                    key, value = _entry(file.read(length))
+                    found[key] = value
+                else:
+                    file.seek(length, 1)
+            elif wire in (_FIXED64, _FIXED32):
+                file.seek(8 if wire == _FIXED64 else 4, 1)
+            else:
+                raise ValueError(f"{path}: not an ONNX model (field {field} of wire type {wire})")
+    return found
