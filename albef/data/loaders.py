@@ -50,6 +50,7 @@ class PairCollate:
         self.encoder, self.train = encoder, train
 
     def __call__(self, samples: Sequence[PairSample]) -> dict[str, Tensor]:
+        """Tensors ``image``, ``input_ids``, ``attention_mask`` and ``image_id`` of a batch."""
         ids, mask = self.encoder.encode_batch(
             [s["caption"] for s in samples], max_tokens=self.train.max_tokens, max_words=self.train.max_words
         )

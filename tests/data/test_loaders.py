@@ -1,0 +1,87 @@
+"""Training samples: a function of (seed, epoch, row); mirrored only where the caption allows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from albef.data import transforms
+from albef.data.datasets import PairDataset
+from albef.data.images import ImageError
+from albef.data.loaders import EpochSampler, train_loader
+from albef.data.tokenizer import Encoder
+from tests.worlds import colour_world, tiny_config
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return colour_world(tmp_path_factory.mktemp("loaders") / "world", images=16)
+
+
+def test_sampler_skips_what_a_resumed_run_has_seen() -> None:
+    whole = list(EpochSampler(21, 4, seed=3, epoch=2))
+    assert len(whole) == 5
+    assert len({row for batch in whole for _, row in batch}) == 20
+    assert list(EpochSampler(21, 4, seed=3, epoch=2, start=3)) == whole[3:]
+    assert list(EpochSampler(21, 4, seed=3, epoch=1)) != whole
+    with pytest.raises(ValueError, match="batch_size"):
+        EpochSampler(3, 4, seed=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_do_not_depend_on_workers_or_start(world: Path, workers: int) -> None:
+    train = tiny_config(workers=workers, batch_size=4, augment="light").pretrain
+    dataset = PairDataset.from_list(world / "lists" / "pretrain.json", world, tiny_config().model, train)
+    encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
+    plain = dataclasses.replace(train, workers=0)
+    expected = list(train_loader(dataset, encoder, plain, epoch=1))[2:]
+    actual = list(train_loader(dataset, encoder, train, epoch=1, start=2))
+    assert len(actual) == 2
+    for left, right in zip(expected, actual, strict=True):
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    other = next(iter(train_loader(dataset, encoder, plain, epoch=2, start=2)))
+    assert not torch.equal(other["image"], expected[0]["image"])
+
+
+def test_image_ids_are_shared_by_the_captions_of_an_image(world: Path) -> None:
+    records = [
+        {"image": "images/0.png", "caption": "a", "image_id": "coco_7"},
+        {"image": "images/1.png", "caption": "b", "image_id": "coco_9"},
+        {"image": "images/0.png", "caption": "c", "image_id": "coco_7"},
+    ]
+    dataset = PairDataset(records, world, 32, tiny_config().pretrain, 0.5)
+    assert dataset.image_ids == [0, 1, 0]
+
+
+def test_a_missing_image_is_named(world: Path) -> None:
+    dataset = PairDataset([{"image": "images/none.png", "caption": "a"}], world, 32, tiny_config().pretrain, 0.5)
+    with pytest.raises(ImageError, match=r"none\.png"):
+        dataset[0, 0]
+
+
+@pytest.mark.parametrize(("caption", "mirrored"), [("a dog left of a cat", False), ("a dog and a cat", True)])
+def test_captions_that_name_a_side_are_never_mirrored(caption: str, mirrored: bool) -> None:
+    """A picture with one dark half tells whether it was turned over."""
+    image = Image.new("RGB", (64, 64), "white")
+    image.paste("black", (0, 0, 32, 64))
+    turned = set()
+    for seed in range(60):
+        # Cropping is all but off, so that only mirroring and RandAugment move anything.
+        out = transforms.augment(image, caption, 64, "randaugment", 0.999, np.random.default_rng(seed))
+        pixels = np.asarray(out.convert("L"), dtype=float)
+        turned.add(bool(pixels[24:40, 8:24].mean() > pixels[24:40, 40:56].mean()))
+    assert (True in turned) == mirrored
+
+
+@pytest.mark.parametrize("kind", ["none", "light", "randaugment"])
+def test_augmentation_is_reproducible_and_keeps_size(kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    first, second = (transforms.augment(image, "a cat", 32, kind, 0.5, np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(np.asarray(first), np.asarray(second))
+    assert first.size == (image.size if kind == "none" else (32, 32))
