@@ -192,7 +192,7 @@ def run(target: str | None = None, push: bool = False) -> list[str]:
         for stage, upstream in graph.items():
             tags = [stage.partition("@")[0], *(flow_run.tags or [])]
             wait_for = [tasks[name] for name in upstream]
-            tasks[stage] = repro.with_options(tags=tags).submit(stage, wait_for=wait_for)
+            tasks[stage] = repro.with_options(tags=tags).submit(stage, wait_for=wait_for, return_state=False)
         wait(list(tasks.values()))
     except BaseException:
         _running.stop_all()

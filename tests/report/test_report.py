@@ -1,0 +1,155 @@
+"""The report, from files as the stages write them."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from albef import report
+from albef.report.source import ReportError
+
+CAPTION = 'a dog left of <b>a "red" apple</b>'
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """What the pipeline leaves, small."""
+    root = tmp_path / "artifacts"
+    names = [f"images/test/{i:06}.png" for i in range(6)]
+    for number, name in enumerate(names):
+        path = root / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 40 * number, np.uint8)).save(path)
+    files: dict[str, object] = {
+        "validated/lists/pretrain.json": [{"image": n, "caption": [CAPTION, "another"]} for n in names],
+        "validated/lists/retrieval_test.json": [{"image": n, "caption": [CAPTION]} for n in names],
+        "pretrain/metrics.json": {"loss": 1.5, "itc_loss": 0.5},
+        "finetune/retrieval/metrics.json": {"val_r_mean": 0.75},
+        "evaluate/retrieval/metrics.json": {"ir_r1": 0.625, "itc_ir_r1": 0.5, "tr_r1": 0.25, "r_mean": 0.5},
+        "evaluate/retrieval/examples.json": {
+            "text_to_image": [
+                {"query": CAPTION, "target": names[1], "ranked": [{"image": n, "score": 1.0} for n in names[:5]]}
+            ],
+            "image_to_text": [
+                {"query": names[0], "target": [CAPTION], "ranked": [{"caption": CAPTION, "score": 0.5}]},
+            ],
+        },
+        "export/retrieval/parity.json": {
+            "tolerance": 1e-4,
+            "graphs": {"vision": {"image_feat": {"max_abs": 3e-7, "max_rel": 1e-6}}},
+        },
+    }
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    for run in ("pretrain", "finetune/retrieval"):
+        (root / run / "history.csv").write_text("step,lr,loss,itc_loss\n1,0.1,3.0,2.0\n2,0.1,2.0,1.0\n")
+    return root
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.images += [str(value) for name, value in attrs if tag == "img" and name == "src"]
+
+
+def write(artifacts: Path) -> str:
+    report.run(artifacts, artifacts / "data", artifacts / "report")
+    return (artifacts / "report" / "index.html").read_text()
+
+
+def test_the_page_shows_metrics_and_its_pictures_exist(artifacts: Path) -> None:
+    text = write(artifacts)
+    page = _Page(text)
+    assert "62.5" in text  # recall in per cent
+    assert "3e-07" in text
+    assert "pretrain" in text
+    assert len(page.images) == 5
+    for name in page.images:
+        with Image.open(artifacts / "report" / name) as picture:
+            assert min(picture.size) > 100
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 2  # something is drawn
+
+
+def test_the_right_image_is_framed(artifacts: Path) -> None:
+    def green() -> int:
+        write(artifacts)
+        with Image.open(artifacts / "report" / "text_to_image.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        return int((np.abs(pixels - [0x1A, 0x7F, 0x37]).sum(axis=2) < 8).sum())
+
+    framed = green()
+    assert framed > 200
+    path = artifacts / "evaluate/retrieval/examples.json"
+    path.write_text(
+        path.read_text().replace('"target": "images/test/000001.png"', '"target": "images/test/000005.png"')
+    )
+    assert green() == 0  # not among the best five
+
+
+def test_the_same_run_gives_the_same_report(artifacts: Path) -> None:
+    def content() -> dict[str, bytes]:
+        write(artifacts)
+        return {path.name: path.read_bytes() for path in sorted((artifacts / "report").iterdir())}
+
+    assert content() == content()
+
+
+def test_names_are_escaped(artifacts: Path) -> None:
+    (artifacts / "evaluate" / "<script>").mkdir()
+    for stage in ("evaluate", "finetune"):
+        folder = artifacts / stage / "<script>"
+        folder.mkdir(exist_ok=True)
+        (folder / "metrics.json").write_text('{"accuracy": 0.5}')
+        (folder / "history.csv").write_text("step,loss\n1,1\n")
+    assert "script" not in _Page(write(artifacts)).tags
+
+
+def test_a_run_without_losses_yet_is_shown(artifacts: Path) -> None:
+    (artifacts / "pretrain/history.csv").write_text("step\n")
+    assert "losses.png" in write(artifacts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("evaluate/retrieval/examples.json", "{}", "not the examples of a retrieval evaluation"),
+        ("evaluate/retrieval/examples.json", "[", "not valid JSON"),
+        ("evaluate/retrieval/metrics.json", '{"ir_r1": "high"}', "expected a mapping of names to numbers"),
+        ("pretrain/history.csv", "step,loss\n1,low\n", "expected numbers under a header"),
+        ("pretrain/history.csv", "epoch,loss\n1,2\n", "expected a column 'step'"),
+        ("export/retrieval/parity.json", '{"graphs": {"vision": []}}', "not the report of a parity gate"),
+        ("finetune/retrieval/history.csv", None, "run the stage that writes it"),
+        ("data/images/test/000000.png", "no picture", "cannot be shown"),
+    ],
+)
+def test_a_bad_file_is_named_and_an_old_report_stays(
+    artifacts: Path, name: str, content: str | None, message: str
+) -> None:
+    write(artifacts)
+    path = artifacts / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ReportError, match=message) as caught:
+        write(artifacts)
+    assert path.name in str(caught.value)
+    assert (artifacts / "report" / "index.html").is_file()
+    assert [p.name for p in artifacts.iterdir() if p.name.startswith(".")] == []
+
+
+def test_nothing_evaluated_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="run an evaluate stage first"):
+        report.run(tmp_path, tmp_path, tmp_path / "report")
