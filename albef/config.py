@@ -111,6 +111,7 @@ class OptimConfig:
     weight_decay: float
     beta2: float
     clip: float  # gradient norm; 0 is off
+    temperature_lr_scale: float  # learning rate of the temperature as a share of lr (official: 1)
     schedule: Literal["step", "epoch"]  # granularity of the cosine; the official code steps once an epoch
 
 

@@ -153,7 +153,7 @@ class Loop:
         config, step = self.config, self.progress.step
         rate = learning_rate(step, self.steps_per_epoch, config.epochs, config.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_scale"]
         alpha = ramped_alpha(config.alpha, step, self.steps_per_epoch, config.alpha_ramp)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             outputs = self.task(batch, alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,18 +17,31 @@ def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> t
     """AdamW over the trainable parameters; biases and other vectors are not decayed.
 
     The official rule decays all else, among it the temperature, the [CLS] token and the position embeddings; only
-    ``faithful`` keeps that.
+    ``faithful`` keeps that. The temperature moves at its own share of the learning rate: a rate that suits a small
+    model's weights would throw a scalar of 0.07 about. The group key ``lr_scale`` holds the share.
     """
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    temperature: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
+        if name.endswith("temperature"):
+            temperature.append(parameter)
+            continue
         spared = parameter.ndim == 1 or name.endswith(".bias")
         if not faithful:
-            spared = spared or parameter.ndim == 0 or name.endswith((".cls_token", ".pos_embed"))
+            spared = spared or name.endswith((".cls_token", ".pos_embed"))
         (plain if spared else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay, "lr_scale": 1.0},
+        {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
+        {
+            "params": temperature,
+            "weight_decay": config.weight_decay if faithful else 0.0,
+            "lr_scale": config.temperature_lr_scale,
+        },
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
 
 

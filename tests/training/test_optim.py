@@ -13,7 +13,7 @@ from albef.training.optim import build_optimizer, learning_rate
 from tests.worlds import tiny_config
 
 OFFICIAL = OptimConfig(
-    lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000, weight_decay=0.02, beta2=0.999, clip=0.0, schedule="epoch"
+    lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000, weight_decay=0.02, beta2=0.999, clip=0.0, temperature_lr_scale=1.0, schedule="epoch"
 )
 
 
@@ -60,11 +60,11 @@ def test_weight_decay_groups(faithful: bool) -> None:
     """Officially the temperature, [CLS] and positions are decayed, vectors and biases are not."""
     model = ALBEF(tiny_config().model, 64)
     names = {id(p): n for n, p in model.named_parameters()}
-    decayed, plain = (
-        {names[id(p)] for p in g["params"]} for g in build_optimizer(model, OFFICIAL, faithful).param_groups
-    )
-    special = {"temperature", "student.vision.vit.cls_token", "student.vision.vit.pos_embed"}
-    assert special <= (decayed if faithful else plain)
+    groups = build_optimizer(model, OFFICIAL, faithful).param_groups
+    decayed, plain, own = ({names[id(p)] for p in group["params"]} for group in groups)
+    assert own == {"temperature"}
+    assert groups[2]["weight_decay"] == (OFFICIAL.weight_decay if faithful else 0.0)
+    assert {"student.vision.vit.cls_token", "student.vision.vit.pos_embed"} <= (decayed if faithful else plain)
     assert "student.text.layers.0.attention.qkv.bias" in plain
     assert "student.text.layers.0.attention.qkv.weight" in decayed
     assert not any(n.startswith("teacher.") for n in decayed | plain)
