@@ -48,7 +48,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
             if width * height > max_pixels:
                 raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in all")
             image.load()
-            return _rgb(ImageOps.exif_transpose(image), name)
+            return _rgb(_upright(image), name)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -68,6 +68,14 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     except OSError as error:
         raise ImageError(f"{path}: cannot read the picture ({error.strerror})") from error
     return decode(data, max_pixels=max_pixels, name=str(path))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera noted; pictures with broken notes are common, and stay as they are."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
