@@ -124,7 +124,7 @@ class TrainConfig:
     batch_size: int
     optim: OptimConfig
     alpha: float  # weight of the momentum-distillation targets
-    alpha_ramp: bool  # linear from 0 within the first epoch
+    alpha_ramp_epochs: float  # epochs in which alpha rises linearly from 0 (official: 1, or 0 for none)
     mask_probability: float  # MLM
     max_words: int  # captions are cut to this many words
     max_tokens: int

@@ -19,6 +19,9 @@ def mix(hard: Tensor, logits: Tensor, teacher_logits: Tensor | None, alpha: floa
     return (1 - alpha) * hard + alpha * soft_cross_entropy(logits, teacher_logits.detach())
 
 
-def ramped_alpha(alpha: float, step: int, steps_per_epoch: int, ramp: bool) -> float:
-    """Weight at a step: with ``ramp`` linear from 0 within the first epoch (official code), then constant."""
-    return alpha * min(1.0, step / max(steps_per_epoch, 1)) if ramp else alpha
+def ramped_alpha(alpha: float, step: int, ramp_steps: float) -> float:
+    """Weight at a step: linear from 0 over ``ramp_steps`` (official: those of the first epoch), then constant.
+
+    A short run of a small model wants a longer ramp: a teacher that knows nothing yet teaches that.
+    """
+    return alpha * min(1.0, step / ramp_steps) if ramp_steps else alpha

@@ -154,7 +154,7 @@ class Loop:
         rate = learning_rate(step, self.steps_per_epoch, config.epochs, config.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        alpha = ramped_alpha(config.alpha, step, self.steps_per_epoch, config.alpha_ramp)
+        alpha = ramped_alpha(config.alpha, step, config.alpha_ramp_epochs * self.steps_per_epoch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             outputs = self.task(batch, alpha)
         losses = {name: value for name, value in outputs.items() if name.endswith("_loss")}

@@ -49,6 +49,6 @@ def test_nothing_masked_is_zero_not_nan() -> None:
     assert loss.item() == 0
 
 
-def test_alpha_ramps_within_the_first_epoch() -> None:
-    assert [ramped_alpha(0.4, s, 10, True) for s in (0, 5, 10, 25)] == pytest.approx([0, 0.2, 0.4, 0.4])
-    assert ramped_alpha(0.4, 0, 10, False) == 0.4
+def test_alpha_ramps_then_stays() -> None:
+    assert [ramped_alpha(0.4, s, 10) for s in (0, 5, 10, 25)] == pytest.approx([0, 0.2, 0.4, 0.4])
+    assert ramped_alpha(0.4, 0, 0) == 0.4
