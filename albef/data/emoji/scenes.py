@@ -34,7 +34,7 @@ _ALONE = {"small": 0.28, "normal": 0.47, "large": 0.72}
 _AMONG = {"small": 0.22, "normal": 0.34, "large": 0.46}
 _HELD_OUT = 0.1  # of all compositions, for test; as many for val
 _TWINS = 0.15  # share of evaluation pairs followed by the same two things the other way round
-_ATTEMPTS = 20_000
+_ATTEMPTS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def draw(split: str, number: int, *, lexicon: Lexicon, side: int, max_objects: i
     while len(scenes) < number:
         scene = next(candidates)
         attempts += 1
-        if attempts > _ATTEMPTS + 100 * number:
+        if attempts > _ATTEMPTS + 20 * number:
             raise LexiconError(f"{split}: {len(lexicon)} sprites do not give {number} scenes that differ in their text")
         names, others = scene.names, seen[scene.background]
         if any(names <= other or other <= names for other in others):
