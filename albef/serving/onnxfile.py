@@ -10,16 +10,23 @@ _METADATA_FIELD = 14  # ModelProto.metadata_props
 _LENGTH_DELIMITED, _VARINT, _FIXED64, _FIXED32 = 2, 0, 1, 5
 
 
+class _CutOffError(ValueError):
+    """The file ends within a field."""
+
+
 def _varint(file: BinaryIO) -> int | None:
-    value = shift = 0
-    while True:
+    """The next number; None at the end of the file."""
+    value = 0
+    for shift in range(0, 70, 7):
         byte = file.read(1)
         if not byte:
+            if shift:
+                raise _CutOffError
             return None
         value |= (byte[0] & 0x7F) << shift
         if not byte[0] & 0x80:
             return value
-        shift += 7
+    raise _CutOffError
 
 
 def _entry(data: bytes) -> tuple[str, str]:
@@ -35,26 +42,32 @@ def metadata(path: Path) -> dict[str, str]:
     Raises:
         ValueError: If the file is missing or is no ONNX model.
     """
-    found = {}
+    found: dict[str, str] = {}
     size = path.stat().st_size if path.is_file() else 0
     if not size:
         raise ValueError(f"{path}: no such ONNX model")
     with path.open("rb") as file:
-        while (tag := _varint(file)) is not None:
-            field, wire = tag >> 3, tag & 7
-            if wire == _VARINT:
-                _varint(file)
-            elif wire == _LENGTH_DELIMITED:
-                length = _varint(file)
-                if length is None or file.tell() + length > size:
-                    raise ValueError(f"{path}: not an ONNX model, or cut off")
-                if field == _METADATA_FIELD:
-                    key, value = _entry(file.read(length))
-                    found[key] = value
-                else:
-                    file.seek(length, 1)
-            elif wire in (_FIXED64, _FIXED32):
-                file.seek(8 if wire == _FIXED64 else 4, 1)
-            else:
-                raise ValueError(f"{path}: not an ONNX model (field {field} of wire type {wire})")
+        try:
+            _scan(file, size, found)
+        except ValueError as error:
+            raise ValueError(f"{path}: not an ONNX model, or cut off") from error
     return found
+
+
+def _scan(file: BinaryIO, size: int, found: dict[str, str]) -> None:
+    while (tag := _varint(file)) is not None:
+        field, wire = tag >> 3, tag & 7
+        if wire == _VARINT:
+            if _varint(file) is None:
+                raise _CutOffError
+            continue
+        length = {_FIXED64: 8, _FIXED32: 4}.get(wire)
+        if wire == _LENGTH_DELIMITED:
+            length = _varint(file)
+        if length is None or file.tell() + length > size:
+            raise _CutOffError
+        if field == _METADATA_FIELD and wire == _LENGTH_DELIMITED:
+            key, value = _entry(file.read(length))
+            found[key] = value
+        else:
+            file.seek(length, 1)

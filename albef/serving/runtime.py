@@ -31,6 +31,8 @@ PYTHONS = ((3, 12), (3, 11))
 """Versions with both a stub in the wheel and a wheel of numpy 1; the first is fetched where none is at hand."""
 _BUILT = "triton"
 _MARKER = "inputs"
+_RECIPE = 1
+"""To be raised when `_build` makes something else of the same inputs."""
 _PROBE = """
 import json, sys, sysconfig
 get = sysconfig.get_config_var
@@ -88,17 +90,18 @@ class Runtime:
 
 
 def find_uv(given: str | None = None) -> str:
-    """Path of uv: as given, else beside this Python, else on PATH.
+    """Path of uv: as given, or by the variable UV, else beside this Python, else on PATH.
 
     Raises:
         RuntimeSetupError: If there is none.
     """
+    given = given or os.environ.get("UV") or None
     for place in (given, str(Path(sys.executable).parent / "uv"), "uv"):
         found = shutil.which(place) if place else None
         if found:
             return found
         if place and place == given:
-            raise RuntimeSetupError(f"--uv {given}: no such program")
+            raise RuntimeSetupError(f"UV={given}: no such program")
     raise RuntimeSetupError("uv is not installed: run `pip install uv`, or name it with --uv")
 
 
@@ -158,18 +161,14 @@ def find_python(uv: str | None = None) -> Interpreter:
     )
 
 
-def _files(infra: Path) -> list[Path]:
-    return [infra / "requirements.txt", infra / "server.txt", *sorted((infra / "backends").rglob("*.py"))]
-
-
 def inputs_hash(infra: Path, interpreter: Interpreter) -> str:
-    """Hash of all that a runtime is built from.
+    """Hash of all that a runtime is built from, but for our backends, which are kept up to date one by one.
 
     Raises:
         RuntimeSetupError: If the recipe's files are missing.
     """
-    digest = hashlib.sha256(json.dumps(asdict(interpreter), sort_keys=True).encode())
-    for path in [*_files(infra), Path(__file__)]:
+    digest = hashlib.sha256(json.dumps([_RECIPE, asdict(interpreter)], sort_keys=True).encode())
+    for path in (infra / "requirements.txt", infra / "server.txt"):
         try:
             digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
         except OSError as error:
@@ -200,9 +199,19 @@ def _build(target: Path, infra: Path, interpreter: Interpreter, uv: str) -> None
     shutil.copyfile(source, program)
     program.chmod(0o755)
     (server / "bin" / "tritonserver").chmod(0o755)
-    shutil.copytree(infra / "backends", server / "backends", dirs_exist_ok=True)
     (target / "lib").mkdir()
     (target / "lib" / Path(interpreter.library).name).symlink_to(interpreter.library)
+
+
+def _copy_backends(infra: Path, runtime: Runtime) -> None:
+    """Bring our backends up to date, each file atomically: models may be loading."""
+    for path in sorted((infra / "backends").rglob("*.py")):
+        target = runtime.backends / path.relative_to(infra / "backends")
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            target.parent.mkdir(exist_ok=True)
+            aside = target.with_suffix(".new")
+            shutil.copyfile(path, aside)
+            os.replace(aside, target)
 
 
 @contextmanager
@@ -236,10 +245,13 @@ def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> 
         expected = inputs_hash(infra, interpreter)
         marker = built / _MARKER
         if marker.is_file() and marker.read_text(encoding="utf-8").strip() == expected:
-            return load(root)
+            runtime = load(root)
+            _copy_backends(infra, runtime)
+            return runtime
         aside = Path(tempfile.mkdtemp(dir=root, prefix="building-"))
         try:
             _build(aside / _BUILT, infra, interpreter, find_uv(uv))
+            _copy_backends(infra, Runtime(aside / _BUILT))
             (aside / _BUILT / _MARKER).write_text(expected + "\n", encoding="utf-8")
             if built.exists():
                 built.rename(aside / "old")
@@ -253,11 +265,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Build the runtime; the command behind ``make runtime``."""
     parser = argparse.ArgumentParser(prog="python -m albef.serving.runtime", description="Build the Triton runtime.")
     parser.add_argument("--root", type=Path, default=DEFAULT)
-    parser.add_argument("--uv", default=os.environ.get("UV"))
+    parser.add_argument("--uv", help="the uv to use; by default that of the variable UV, or the one on PATH")
     args = parser.parse_args(arguments)
     try:
         runtime = ensure(args.root, uv=args.uv)
-    except RuntimeSetupError as error:
+    except (RuntimeSetupError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(runtime.root)

@@ -64,6 +64,7 @@ class TritonServer:
         http_port: 0 takes a free one, as do the other ports.
         log: File for the server's log; by default one that is removed with the server.
         explicit: Whether models are loaded and unloaded on request, as a release does. All are loaded at the start.
+        auto_complete: Whether a model's configuration may leave things out. Ours do not, and load faster without.
         start_timeout: Seconds until the first answer.
         stop_timeout: Seconds for requests under way when stopping.
 
@@ -82,13 +83,14 @@ class TritonServer:
         metrics_port: int = 0,
         log: Path | None = None,
         explicit: bool = False,
+        auto_complete: bool = False,
         start_timeout: float = 120.0,
         stop_timeout: float = 20.0,
     ) -> None:
         self.repository = repository.resolve()
         self.runtime = runtime or ensure()
         self.ports = (http_port, grpc_port, metrics_port)
-        self.explicit = explicit
+        self.explicit, self.auto_complete = explicit, auto_complete
         self.start_timeout, self.stop_timeout = start_timeout, stop_timeout
         self.log = log
         self._wanted_ports = self.ports
@@ -135,7 +137,8 @@ class TritonServer:
         shared = ["--backend-config=python,shm-region-prefix-name=" + self._shared]
         control = ["--model-control-mode=explicit", "--load-model=*"] if self.explicit else []
         given = [f"--{name}={value}" for name, value in options.items()]
-        return [str(self.runtime.server), *given, *shared, *control, "--disable-auto-complete-config"]
+        complete = [] if self.auto_complete else ["--disable-auto-complete-config"]
+        return [str(self.runtime.server), *given, *shared, *control, *complete]
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start the server and wait for its first answer.

@@ -75,8 +75,8 @@ def open_session(config, optimise=True):
 
 
 def graph_dims(info):
-    """Dimensions of a graph's tensor; -1 where they are free."""
-    return [size if isinstance(size, int) and size >= 0 else -1 for size in info.shape]
+    """Dimensions of a graph's tensor; -1 where they are free. A single number has shape [1], as configurations do."""
+    return [size if isinstance(size, int) and size >= 0 else -1 for size in info.shape] or [1]
 
 
 def config_dims(tensor):
@@ -206,7 +206,9 @@ class TritonPythonModel:
         self.inputs = [(tensor["name"], bool(tensor.get("optional"))) for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.reshapes = {t["name"]: config_dims(t) for t in config["input"] if t.get("reshape") is not None}
+        self.reshapes.update({info.name: [] for info in self.session.get_inputs() if not info.shape})
         self.stated = {t["name"]: list(map(int, t["dims"])) for t in config["output"] if t.get("reshape") is not None}
+        self.stated.update({info.name: [1] for info in self.session.get_outputs() if not info.shape})
 
     def feed(self, request):
         """The graph's inputs of one request."""

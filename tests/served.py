@@ -1,0 +1,73 @@
+"""A model that is exported, written as a repository and served: built once for all the tests that ask it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from albef.config import Config
+from albef.data import tokenizer
+from albef.export import onnx, repository
+from albef.model import checkpoint
+from albef.model.albef import ALBEF
+from tests.worlds import colour_world, tiny_config
+
+
+@dataclass(frozen=True)
+class Served:
+    """Folders of an exported model with random weights."""
+
+    config: Config
+    folder: Path
+
+    @property
+    def exported(self) -> Path:
+        return self.folder / "export"
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "repository"
+
+
+def served_config() -> Config:
+    """A tiny model whose serving limits tests can reach."""
+    config = tiny_config()
+    limits = {"shortlist": 6, "max_k": 40, "max_batch_size": 8, "max_queries": 8}
+    serve = dataclasses.replace(config.serve, max_image_bytes=20_000, max_image_pixels=90_000, **limits)
+    export = dataclasses.replace(config.export, parity_samples=3)
+    return dataclasses.replace(config, serve=serve, export=export)
+
+
+def random_model(folder: Path, config: Config, seed: int = 0) -> ALBEF:
+    """A model of the world in ``folder``, with weights large enough that answers differ."""
+    torch.manual_seed(seed)
+    vocabulary = tokenizer.load(folder / "tokenizer").get_vocab_size()
+    model = ALBEF(config.model, vocabulary, mlm=False).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim > 1 and not name.startswith("teacher."):
+                value.mul_(3.0)
+    return model
+
+
+@functools.cache
+def served() -> Served:
+    """Build it; the folder goes with the process's temporary files."""
+    folder = Path(_temporary().name)
+    config = served_config()
+    colour_world(folder)
+    checkpoint.save(random_model(folder, config), folder / "model" / "model.pth", "retrieval")
+    onnx.run(config, "retrieval", folder / "model", folder / "tokenizer", folder / "export" / "retrieval")
+    result = Served(config, folder)
+    repository.run(config, result.exported, folder / "lists", folder, folder / "tokenizer", result.repository)
+    return result
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="albef-served-")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from albef.serving import ask
+from albef.serving.client import Client, Match, ServerTimeoutError, ServerUnavailableError, ServingError
+from albef.serving.server import free_ports
+
+
+def test_no_server():
+    (port,) = free_ports(1)
+    with Client(f"127.0.0.1:{port}", timeout=5) as client:
+        assert not client.ready()
+        with pytest.raises(ServerUnavailableError, match=f"127.0.0.1:{port}"):
+            client.retrieve(text="red")
+
+
+def test_silent_server_times_out():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        accepting = threading.Thread(target=silent.accept, daemon=True)
+        accepting.start()
+        with (
+            Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.5) as client,
+            pytest.raises(ServingError) as caught,
+        ):
+            client.retrieve(text="red")
+        assert isinstance(caught.value, ServerTimeoutError | ServerUnavailableError)
+        accepting.join(5)
+
+
+def test_errors_are_what_the_command_line_catches():
+    # It prints ValueError and OSError as one sentence.
+    assert issubclass(ServingError, OSError)
+
+
+def test_proxy_of_the_environment_is_ignored(monkeypatch):
+    (port, proxy) = free_ports(2)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
+    with Client(f"127.0.0.1:{port}", timeout=5) as client, pytest.raises(ServerUnavailableError) as caught:
+        client.retrieve(text="red")
+    assert str(proxy) not in str(caught.value)
+
+
+def test_table_aligns():
+    lines = ask.table([Match("a.png", 12.34567), Match("b.png", -0.5)]).splitlines()
+    assert lines == [
+        "rank      score  answer",
+        "   1    12.3457  a.png",
+        "   2    -0.5000  b.png",
+    ]

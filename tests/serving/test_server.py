@@ -1,0 +1,441 @@
+"""The whole way, against a real server: what it answers, what it refuses, how it comes and goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from albef.data import tokenizer
+from albef.data.images import open_image, to_pixels
+from albef.export import repository
+from albef.export.session import open_session
+from albef.serving import contract
+from albef.serving.client import Client, InvalidRequestError, ServerUnavailableError
+from albef.serving.server import ServerError, TritonServer, free_ports
+from tests.served import Served
+from tests.worlds import ROOT
+
+pytestmark = pytest.mark.server
+
+
+class Reference:
+    """The ranking, computed with the exported graphs in this process and without the gallery's code."""
+
+    def __init__(self, model: Served) -> None:
+        self.run = {
+            name: open_session(model.exported / "retrieval" / f"{name}.onnx").run
+            for name in (contract.VISION, contract.TEXT, contract.FUSION)
+        }
+        rows = json.loads((model.folder / "lists" / "retrieval_test.json").read_text())
+        self.size = model.config.model.image_size
+        self.shortlist = model.config.serve.shortlist
+        self.encoder = tokenizer.Encoder(tokenizer.load(model.folder / "tokenizer"))
+        self.images = [row["image"] for row in rows]
+        self.captions = [caption for row in rows for caption in row["caption"]]
+        self.encoded_images = [self.image(model.folder / name) for name in self.images]
+        self.encoded_captions = [self.text(caption) for caption in self.captions]
+
+    def image(self, path: Path):
+        pixels = to_pixels(open_image(path), self.size)[None]
+        return self.run[contract.VISION](None, {contract.PIXEL_VALUES: pixels})
+
+    def text(self, text: str):
+        ids, mask = self.encoder.encode_batch([text], max_tokens=30, max_words=30)
+        feeds = {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask}
+        return [*self.run[contract.TEXT](None, feeds), mask]
+
+    def rank(self, query, k: int, rerank: bool):
+        of_text = len(query) == 3
+        others = self.encoded_images if of_text else self.encoded_captions
+        similarity = np.array([float((query[1] @ other[1].T).item()) for other in others])
+        order = np.argsort(-similarity, kind="stable")
+        scores = dict(enumerate(similarity))
+        if rerank:
+            order = order[: max(k, self.shortlist)]
+            for row in order:
+                image, text = (others[row], query) if of_text else (query, others[row])
+                feeds = dict(
+                    zip(
+                        (contract.IMAGE_EMBEDS, contract.TEXT_EMBEDS, contract.ATTENTION_MASK),
+                        (image[0], text[0], text[2]),
+                        strict=True,
+                    )
+                )
+                scores[row] = float(self.run[contract.FUSION](None, feeds)[0][0, contract.MATCH])
+            order = np.array(sorted(order, key=lambda row: -scores[row]))
+        names = self.images if of_text else self.captions
+        return [(names[row], scores[row]) for row in order[:k]]
+
+
+@pytest.fixture(scope="module")
+def reference(model) -> Reference:
+    return Reference(model)
+
+
+def same(matches, expected):
+    assert [match.id for match in matches] == [name for name, _ in expected]
+    np.testing.assert_allclose([m.score for m in matches], [s for _, s in expected], atol=1e-4)
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+@pytest.mark.parametrize("k", [1, 5, 11, 40])
+@pytest.mark.parametrize("text", ["red above blue", "A picture: of GREEN, above-white!", "zebra"])
+def test_text_finds_images(client, reference, text, k, rerank):
+    matches = client.retrieve(text=text, k=k, rerank=rerank)
+    assert len(matches) == min(k, len(reference.images))
+    same(matches, reference.rank(reference.text(text), k, rerank))
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize("number", [3, 60])
+def test_image_finds_captions(client, reference, model, number, k, rerank):
+    path = model.folder / "images" / f"{number}.png"
+    expected = reference.rank(reference.image(path), k, rerank)
+    same(client.retrieve(image=path, k=k, rerank=rerank), expected)
+    same(client.retrieve(image=path.read_bytes(), k=k, rerank=rerank), expected)
+
+
+def test_reranking_changes_the_order(client):
+    answers = [client.retrieve(text="red above blue", k=40, rerank=rerank) for rerank in (True, False)]
+    assert [m.id for m in answers[0]] != [m.id for m in answers[1]]
+
+
+def test_long_text_is_cut_as_in_training(client, reference):
+    text = "red above blue " * 40
+    same(client.retrieve(text=text, k=4), reference.rank(reference.text(text), 4, True))
+
+
+def test_several_texts_in_one_request(client, model):
+    texts = ["red above blue", "green above white and a good deal more", "black"]
+    many = client.retrieve_many(texts, k=4)
+    for text, matches in zip(texts, many, strict=True):
+        same(matches, [(m.id, m.score) for m in client.retrieve(text=text, k=4)])
+    with pytest.raises(InvalidRequestError, match="8"):
+        client.retrieve_many(["red"] * (model.config.serve.max_queries + 1))
+
+
+def png(size=(8, 8)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("question", "complaint"),
+    [
+        ({"text": ""}, "'text' is empty"),
+        ({"text": " .,!?"}, "'text' is empty"),
+        ({"text": "a" * 20_000}, "20000 bytes, expected at most 10000"),
+        ({"text": "red", "k": 0}, "'k' is 0, expected 1 to 40"),
+        ({"text": "red", "k": -5}, "'k' is -5"),
+        ({"text": "red", "k": 41}, "'k' is 41"),
+        ({"image": b""}, "'image'"),
+        ({"image": b"no picture"}, "'image'"),
+        ({"image": png()[:-30]}, "'image'"),
+        ({"image": png((400, 400))}, "'image': 400 x 400 pixels"),
+        ({"image": png() + bytes(20_001)}, "bytes, expected at most 20000"),
+    ],
+)
+def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint):
+    with pytest.raises(InvalidRequestError, match=complaint):
+        client.retrieve(**question)
+    assert client.retrieve(text="red", k=1)
+
+
+def raw(client, **arrays):
+    return client._infer(contract.RETRIEVAL, arrays)
+
+
+def strings(*values: bytes):
+    return np.array(values, dtype=np.object_).reshape(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"k": np.ones((1, 1), np.int32)}, "exactly one of 'text' and 'image'; this request has neither"),
+        ({"text": strings(b"red"), "image": strings(png())}, "this request has both"),
+        ({"text": strings(b"\xff\xfe")}, "'text' is not UTF-8"),
+        ({"text": strings(b"red", b"blue"), "k": np.array([[1], [2]], np.int32)}, "'k' must be the same"),
+        ({"text": strings(b"red", b"blue"), "rerank": np.array([[True], [False]])}, "'rerank' must be the same"),
+        ({"text": strings(b"red", b"")}, "'text' is empty"),
+        ({"text": strings(b"red"), "k": np.ones((1, 2), np.int32)}, "unexpected shape"),
+        ({"text": strings(b"red", b"blue"), "k": np.ones((1, 1), np.int32)}, "batch"),
+    ],
+)
+def test_wrong_requests_are_refused(client, arrays, complaint):
+    with pytest.raises(InvalidRequestError, match=complaint):
+        raw(client, **arrays)
+
+
+def test_defaults_of_the_endpoint(client):
+    result = raw(client, text=strings(b"red above blue"))
+    expected = client.retrieve(text="red above blue", k=contract.DEFAULT_K, rerank=contract.DEFAULT_RERANK)
+    assert [key.decode() for key in result.as_numpy("ids")[0]] == [m.id for m in expected]
+
+
+def test_client_wants_one_question(client):
+    for wrong in ({}, {"text": "a", "image": b"b"}):
+        with pytest.raises(InvalidRequestError, match="exactly one"):
+            client.retrieve(**wrong)
+    with pytest.raises(InvalidRequestError, match=r"absent\.png: cannot read"):
+        client.retrieve(image=Path("absent.png"))
+    with pytest.raises(InvalidRequestError, match="32-bit"):
+        client.retrieve(text="a", k=2**40)
+
+
+def test_neighbours_of_a_wrong_question_keep_their_answers(client, reference):
+    expected = reference.rank(reference.text("red above blue"), 3, True)
+
+    def ask(number: int):
+        if number % 3:
+            return client.retrieve(text="red above blue", k=3)
+        try:
+            return client.retrieve(image=b"no picture") if number % 2 else client.retrieve(text="!")
+        except InvalidRequestError as error:
+            return error
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(96)))
+    for number, answer in enumerate(answers):
+        if number % 3:
+            same(answer, expected)
+        else:
+            assert isinstance(answer, InvalidRequestError)
+
+
+def test_concurrent_clients_get_their_own_answers(server, reference):
+    texts = [f"{a} above {b}" for a in ("red", "green", "blue") for b in ("white", "black", "a red and a blue one")]
+    expected = {text: reference.rank(reference.text(text), 5, True) for text in texts}
+
+    def ask(number: int):
+        with Client(server.grpc_url) as own:
+            for text in texts[number:] + texts[:number]:
+                same(own.retrieve(text=text, k=5), expected[text])
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))
+
+
+def test_http_gives_the_same_answer(server, client):
+    from tritonclient import http
+
+    text = http.InferInput("text", [1, 1], "BYTES")
+    text.set_data_from_numpy(strings(b"red above blue"))
+    with http.InferenceServerClient(server.http_url) as other:
+        result = other.infer("retrieval", [text])
+    ids = [key.decode() for key in result.as_numpy("ids")[0]]
+    assert ids == [m.id for m in client.retrieve(text="red above blue")]
+
+
+def metric(server, name: str, model: str = "retrieval") -> float:
+    connection = HTTPConnection(server.metrics_url, timeout=10)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f'{name}{{model="{model}",'))
+
+
+def test_metrics_count_questions(server, client):
+    before = metric(server, "nv_inference_request_success")
+    client.retrieve(text="red")
+    assert metric(server, "nv_inference_request_success") == before + 1
+
+
+def test_questions_and_pairs_share_batches(server, client):
+    names = [("retrieval", "nv_inference_exec_count"), ("retrieval_fusion", "nv_inference_exec_count")]
+    before = [metric(server, name, model) for model, name in names]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: client.retrieve(text="red above blue", k=2), range(64)))
+    endpoint, fusion = (metric(server, name, model) - old for (model, name), old in zip(names, before, strict=True))
+    assert endpoint < 64
+    assert fusion <= 64  # six pairs a question, in one call
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses that a process listens on."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        target = os.readlink(descriptor)
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].split(":")[0])
+    return found
+
+
+def test_listens_on_loopback_alone(server):
+    # 127.0.0.1, and the same as gRPC's IPv6 socket has it, in the byte order of x86
+    assert listening(server.pid) == {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def family(group: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+def gone(group: int, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while family(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not family(group)
+
+
+def segments() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("albef_*")}
+
+
+def test_crashed_server_leaves_nothing_behind(model, runtime):
+    before = segments()
+    server = TritonServer(model.repository, runtime=runtime)
+    server.start()
+    pid = server.pid
+    assert len(family(pid)) == 5  # the server and four stubs
+    assert segments() > before
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while server.alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with Client(server.grpc_url, timeout=5) as client, pytest.raises(ServerUnavailableError):
+        client.retrieve(text="red")
+    assert server.stop() == -signal.SIGKILL
+    assert gone(pid)
+    assert segments() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_command_stops_cleanly(model, tmp_path, number):
+    before = segments()
+    http, grpc, metrics = map(str, free_ports(3))
+    command = [sys.executable, "-m", "albef.cli", "serve", "--repository", str(model.repository)]
+    ports = ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
+    # The checkout as working directory: the endpoint must import what lies beside it, not this.
+    with subprocess.Popen([*command, *ports], cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert f"127.0.0.1:{grpc}" in serving.stdout.readline()
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "albef.cli",
+                    "ask",
+                    "retrieval",
+                    "red above blue",
+                    "-k",
+                    "2",
+                    "--url",
+                    f"127.0.0.1:{grpc}",
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert done.stdout.count("images/") == 2
+            children = Path(f"/proc/{serving.pid}/task/{serving.pid}/children").read_text().split()
+            serving.send_signal(number)
+            assert serving.wait(30) == 0
+        finally:
+            serving.kill()
+    assert children
+    assert all(gone(int(child)) for child in children)
+    assert segments() == before
+
+
+def test_taken_port_is_named(model, runtime):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServerError, match=f"{port}: the port is taken"):
+            TritonServer(model.repository, runtime=runtime, grpc_port=port).start()
+
+
+def test_folder_without_models_is_refused(tmp_path, runtime):
+    with pytest.raises(ServerError, match="no model repository"):
+        TritonServer(tmp_path, runtime=runtime).start()
+
+
+def refused(repository: Path, runtime) -> str:
+    server = TritonServer(repository, runtime=runtime)
+    with pytest.raises(ServerError) as caught:
+        server.start()
+    assert server.pid is None
+    return str(caught.value)
+
+
+def test_parts_of_another_model_are_refused(model, runtime, tmp_path):
+    repository = tmp_path / "elsewhere"
+    shutil.copytree(model.repository, repository)
+    manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
+    text = manifest.read_text()
+    data = json.loads(text)
+    manifest.write_text(json.dumps({**data, "model_hash": "f" * 64}))
+    assert "the gallery was encoded by ffffffffffff" in refused(repository, runtime)
+    manifest.write_text(text)
+    words = repository / "retrieval" / "1" / "tokenizer" / "tokenizer.json"
+    words.write_text(words.read_text() + " ")
+    assert "the tokenizer is not the one the gallery was encoded with" in refused(repository, runtime)
+
+
+def test_moved_repository_answers_alike(model, runtime, tmp_path, client):
+    repository = tmp_path / "moved" / "models"
+    shutil.copytree(model.repository, repository)
+    with TritonServer(repository, runtime=runtime, log=tmp_path / "server.log") as server:
+        with Client(server.grpc_url) as other:
+            same(other.retrieve(text="red"), [(m.id, m.score) for m in client.retrieve(text="red")])
+        pid = server.pid
+        assert server.stop() == 0
+        assert gone(pid)
+    assert "successfully unloaded" in (tmp_path / "server.log").read_text()
+
+
+def test_other_scores_versions_and_precisions(model, runtime, tmp_path, reference):
+    config = model.config
+    retrieval = config.tasks.retrieval
+    retrieval = dataclasses.replace(retrieval, evaluate=dataclasses.replace(retrieval.evaluate, score="itm+itc"))
+    config = dataclasses.replace(
+        config,
+        tasks=dataclasses.replace(config.tasks, retrieval=retrieval),
+        serve=dataclasses.replace(config.serve, version=7, instances=2, gallery="float16"),
+    )
+    folder = model.folder
+    repository.run(config, model.exported, folder / "lists", folder, folder / "tokenizer", tmp_path / "repository")
+    query = reference.text("red above blue")
+    similarity = dict(reference.rank(query, 40, False))
+    matched = dict(reference.rank(query, 40, True))
+    expected = {name: score + similarity[name] / config.model.temperature for name, score in matched.items()}
+    with TritonServer(tmp_path / "repository", runtime=runtime) as server, Client(server.grpc_url) as client:
+        found = client.retrieve(text="red above blue", k=40)
+        assert client._client.is_model_ready("retrieval", "7")
+    assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
+    assert {m.id for m in found} == set(expected)
+    for match in found:
+        assert match.score == pytest.approx(expected[match.id], abs=0.05)
