@@ -83,10 +83,19 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     proto.graph.name = spec.name
     proto.producer_name = "albef"
+    _forget_sources(proto)
     for key, value in sorted(metadata.items()):
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
     return proto
+
+
+def _forget_sources(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they name files of this machine, and no runtime reads them."""
+    for graph in (proto.graph, *proto.functions):
+        for part in (graph, *graph.node, *graph.value_info):
+            del part.metadata_props[:]
+            part.doc_string = ""
 
 
 def metadata(model: ALBEF, task: str, tokenizer: Path) -> dict[str, str]:

@@ -98,8 +98,7 @@ def write_gallery(
     size = config.serve.max_batch_size
     words = config.tasks.retrieval.train
     names = list(dict.fromkeys(row["image"] for row in rows))
-    texts = [text for row in rows for text in ([row["caption"]] if isinstance(row["caption"], str) else row["caption"])]
-    captions = list(dict.fromkeys(texts))
+    captions = list(dict.fromkeys(text for row in rows for text in row["caption"]))
     pixels = sessions[contract.VISION].get_inputs()[0].shape[2]
 
     def encode_images() -> Iterator[tuple[Floats, Floats]]:
