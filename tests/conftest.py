@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from albef.cli import _QUIET as QUIET
+from tests.pipeline.tree import Tree, create
 
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
@@ -32,3 +33,22 @@ def prefect_harness() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def _pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tree, str]:
+
+    tree = create(tmp_path_factory.mktemp("pipeline"))
+    return tree, tree.dvc("repro")
+
+
+@pytest.fixture(scope="session")
+def tree(_pipeline: tuple[Tree, str]) -> Tree:
+    """A copy of the sources in which the whole pipeline ran on a tiny scale; leave it as it was."""
+    return _pipeline[0]
+
+
+@pytest.fixture(scope="session")
+def first_run(_pipeline: tuple[Tree, str]) -> str:
+    """What that first run printed."""
+    return _pipeline[1]

@@ -1,0 +1,172 @@
+"""The whole pipeline, from a fresh copy of the tree to a model repository and a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline.test_graph import NAMES, stages
+from tests.pipeline.tree import Tree, ran, skipped
+
+pytestmark = pytest.mark.pipeline
+
+
+@contextmanager
+def changed(tree: Tree, key: str, value: Any) -> Iterator[None]:
+    """The tree with another value of one parameter."""
+    old = tree.set_param(key, value)
+    try:
+        yield
+    finally:
+        tree.set_param(key, old)
+
+
+def stale(tree: Tree) -> set[str]:
+    """Stages that DVC would run again, as far as it knows before running them."""
+    from dvc.repo import Repo
+
+    with Repo(str(tree.root)) as repo:
+        return {name.rpartition("dvc.yaml:")[2] for name in repo.status()}
+
+
+def declared(name: str) -> set[str]:
+    """Keys of ``params.yaml`` that a stage depends on."""
+    return {key for dep in stages()[name].deps if hasattr(dep, "params") for key in dep.params}
+
+
+def test_every_stage_ran_once_in_order(tree: Tree, first_run: str) -> None:
+    order = ran(first_run)
+    assert sorted(order) == sorted(NAMES)
+    for earlier, later in [("prepare", "validate"), ("validate", "pretrain"), ("pretrain", "finetune@retrieval")]:
+        assert order.index(earlier) < order.index(later)
+    lock = YAML(typ="safe").load(tree.root / "dvc.lock")
+    assert set(lock["stages"]) == set(NAMES)
+
+
+def test_results_are_there(tree: Tree) -> None:
+    root = tree.root / "artifacts"
+    metrics = json.loads((root / "evaluate/retrieval/metrics.json").read_text())
+    assert 0 <= metrics["ir_r1"] <= metrics["ir_r5"] <= metrics["ir_r10"] <= 1
+    parity = json.loads((root / "export/retrieval/parity.json").read_text())
+    assert parity["max_abs"] <= parity["tolerance"] == tree.params()["export"]["tolerance"]
+    assert (root / "repository/retrieval/config.pbtxt").is_file()
+    assert (root / "validated/docs/index.html").is_file()
+    page = (root / "report/index.html").read_text()
+    for name in ("losses", "recall", "text_to_image", "image_to_text", "scenes"):
+        assert f"{name}.png" in page
+        assert (root / f"report/{name}.png").stat().st_size > 1000
+
+
+def test_code_in_the_model_repository_is_a_dependency_of_it(tree: Tree) -> None:
+    files = [path for pattern in ("infra/triton/models", "albef") for path in tree.root.glob(f"{pattern}/**/*.py")]
+    sources = {path.read_bytes(): path.relative_to(tree.root) for path in files}
+    deps = {Path(dep.def_path) for dep in stages()["repository"].deps}
+    copied = [path for path in (tree.root / "artifacts/repository").rglob("*.py") if path.stat().st_size > 200]
+    assert len(copied) > 3
+    for path in copied:
+        source = sources[path.read_bytes()]
+        listed = any(source.is_relative_to(dep) for dep in deps) or source == Path("albef/config.py")
+        assert listed, f"{source} is copied into the repository, but no dependency of it"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "report"])
+def test_a_stage_declares_the_parameters_it_reads(tree: Tree, name: str) -> None:
+    read = set(json.loads((tree.record / f"{name}.json").read_text()))
+    keys = declared(name)
+    if name.startswith(("pretrain", "finetune")):
+        # Only names the folder of checkpoints; the tokenizer itself is a dependency.
+        read = {key for key in read if not key.startswith("tokenizer.")}
+    hidden = sorted(key for key in read if not any(f"{key}.".startswith(f"{known}.") for known in keys))
+    assert not hidden, f"{name} reads {hidden}: add them to its params in dvc.yaml"
+    idle = sorted(known for known in keys if not any(f"{key}.".startswith(f"{known}.") for key in read))
+    assert not idle, f"{name} never reads {idle}"
+
+
+def test_nothing_runs_twice(tree: Tree) -> None:
+    again = tree.dvc("repro")
+    assert ran(again) == []
+    assert set(NAMES) <= set(skipped(again))
+    assert stale(tree) == set()
+
+
+def test_metrics_and_plots_show_what_the_stages_wrote(tree: Tree) -> None:
+    shown = json.loads(tree.dvc("metrics", "show", "--json").strip().splitlines()[-1])
+    assert shown[""]["data"]["artifacts/evaluate/retrieval/metrics.json"]["data"]["r_mean"] >= 0
+    page = tree.dvc("plots", "show", "--out", str(tree.record / "plots")).strip().splitlines()[-1]
+    text = Path(page.removeprefix("file://")).read_text()
+    for title in ("pretraining losses", "retrieval losses", "retrieval recall"):
+        assert title in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("prepare.seed", 8, {"prepare"}),
+        ("validate.max_caption_words", 59, {"validate"}),
+        ("tokenizer.vocab_size", 399, {"tokenizer"}),
+        ("pretrain.optim.lr", 2e-3, {"pretrain"}),
+        ("model.temperature", 0.08, {"pretrain", "finetune@retrieval"}),
+        ("tasks.retrieval.evaluate.shortlist", 4, {"finetune@retrieval", "evaluate@retrieval"}),
+        ("tasks.retrieval.evaluate.score", "itm+itc", {"finetune@retrieval", "evaluate@retrieval", "repository"}),
+        ("export.parity_samples", 3, {"export@retrieval"}),
+        ("serve.max_k", 19, {"repository"}),
+    ],
+)
+def test_a_parameter_reaches_the_stages_that_read_it(tree: Tree, key: str, value: Any, expected: set[str]) -> None:
+    with changed(tree, key, value):
+        assert stale(tree) == expected
+
+
+def test_a_changed_parameter_reruns_what_depends_on_it_and_no_more(tree: Tree) -> None:
+    before = (tree.root / "artifacts/pretrain/model.pth").stat()
+    with changed(tree, "tasks.retrieval.evaluate.shortlist", 4):
+        first, *others = ran(tree.dvc("repro"))
+        assert first == "finetune@retrieval"  # it chooses its best epoch by the same measure
+        assert "evaluate@retrieval" in others
+        assert not set(others) & {"prepare", "validate", "tokenizer", "pretrain"}
+        assert (tree.root / "artifacts/pretrain/model.pth").stat() == before
+        assert json.loads((tree.record / "evaluate@retrieval.json").read_text())
+    # Back to the old value: the run cache has it, nothing is computed.
+    assert ran(tree.dvc("repro")) == []
+
+
+def own_data(tree: Tree, tmp_path: Path) -> tuple[Tree, Path]:
+    """A copy of the tree whose raw data are lists and pictures of the user's own, as the documentation tells."""
+    own = tmp_path / "own"
+    shutil.copytree(tree.root / "artifacts/data", own, copy_function=shutil.copyfile)
+    copy = Tree(tmp_path / "tree", tree.record)
+    left = {"artifacts", "data", "scratch"}
+    shutil.copytree(tree.root, copy.root, ignore=lambda folder, _: left if folder == str(tree.root) else set())
+    names = [path.stem for path in own.glob("*.json") if path.stem not in ("manifest", "scenes")]
+    copy.set_param("prepare.source", "lists")
+    copy.set_param("prepare.lists", {"image_root": ".", "files": {name: [f"{name}.json"] for name in names}})
+    copy.dvc("import-url", "--force", str(own), "data")
+    return copy, own
+
+
+def test_own_lists_pass_and_a_broken_record_stops_the_pipeline(tree: Tree, tmp_path: Path) -> None:
+    copy, own = own_data(tree, tmp_path)
+    # The same records as the built-in ones: what follows the lists comes from the run cache.
+    assert ran(copy.dvc("repro", "tokenizer")) == ["prepare", "validate"]
+    assert (copy.root / "artifacts/tokenizer/tokenizer.json").is_file()
+    kept = json.loads((copy.root / "artifacts/validated/lists/pretrain.json").read_text())
+    assert kept == json.loads((own / "pretrain.json").read_text())
+
+    rows = json.loads((own / "pretrain.json").read_text())
+    rows[3]["image"] = "images/pretrain/absent.png"
+    (own / "pretrain.json").write_text(json.dumps(rows))
+    output = copy.dvc("repro", ok=False)
+    assert ran(output)[-1] == "validate"
+    assert "pretrain" in output
+    assert "row 3" in output
+    assert "absent.png" in output
+    assert not (copy.root / "artifacts/validated/lists").exists()
+    report = json.loads((copy.root / "artifacts/validated/report.json").read_text())
+    assert report["success"] is False
