@@ -14,7 +14,20 @@ from typing import Any
 
 def rows(records: Iterable[Any]) -> str:
     """A JSON list with one record a line: small, and still readable in a diff."""
-    return "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in records) + "\n]\n"
+    return "[\n" + ",\n".join(map(_dump, records)) + "\n]\n"
+
+
+def _dump(record: Any) -> str:
+    text = json.dumps(record, ensure_ascii=False)
+    # Half a surrogate pair, which JSON can escape, is no text that can be written as it is.
+    return text if _writable(text) else json.dumps(record)
+
+
+def _writable(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

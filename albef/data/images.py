@@ -65,8 +65,8 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     """
     try:
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot read the picture ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
+        raise ImageError(f"{path!s}: cannot read the picture ({error})") from error
     return decode(data, max_pixels=max_pixels, name=str(path))
 
 

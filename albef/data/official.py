@@ -61,7 +61,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
         entries[name] = write_list(out / f"{name}.json", records)
         if name in LISTS:
             images.update(path for r in records if not problems(r, LISTS[name]) for path in images_of(r))
-    recorded = str(root) if root.is_absolute() else os.path.relpath(root, final)
+    recorded = config.image_root if Path(config.image_root).is_absolute() else os.path.relpath(root, final)
     manifest = {"source": "lists", "image_root": recorded, "lists": entries, "images": _sizes(images, root)}
     write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 

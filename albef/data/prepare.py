@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef.config import ConfigError, PrepareConfig
+from albef.config import ConfigError, EmojiConfig, PrepareConfig
 from albef.data import official
 from albef.data.emoji import lists as emoji_lists
 from albef.data.emoji import world as worlds
@@ -22,7 +22,7 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
     Raises:
         LexiconError: If the sprites are broken or too few.
         SchemaError: If an official list is missing or no JSON list.
-        ConfigError: If the source is ``lists`` and none are configured.
+        ConfigError: If a value is out of range, or the source is ``lists`` and none are configured.
     """
     if config.source == "lists" and config.lists is None:
         raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
@@ -33,7 +33,18 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
             _emoji(config, raw, aside)
 
 
+def _check(config: EmojiConfig) -> None:
+    low = {"image_size": 32, "pretrain": 1, "train": 1, "val": 1, "test": 1, "max_objects": 2, "caption_noise": 0}
+    high = {"max_objects": 4, "caption_noise": 1}  # layouts are drawn for up to four things
+    for key, least in low.items():
+        value, most = getattr(config, key), high.get(key)
+        if value < least or (most is not None and value > most):
+            wanted = f"at least {least}" if most is None else f"{least} to {most}"
+            raise ConfigError(f"prepare.emoji.{key}: expected {wanted}, got {value}")
+
+
 def _emoji(config: PrepareConfig, raw: Path, out: Path) -> None:
+    _check(config.emoji)
     world = worlds.create(config.emoji, raw, config.seed)
     manifest = {
         "source": "emoji",

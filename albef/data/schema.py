@@ -7,12 +7,16 @@ that no loader reads are kept. What they take silently for something else (a JSO
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 VE_LABELS = ("contradiction", "neutral", "entailment")  # official class indices 0, 1, 2
 NLVR_LABELS = ("False", "True")  # texts, not JSON booleans
+
+# JSON can escape half a surrogate pair; no tokenizer and no file name takes it.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 Record = dict[str, Any]
 Check = Callable[[Any], bool]
@@ -86,7 +90,7 @@ class GroundingRecord(TypedDict):
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and not _HALF_CHARACTER.search(value)
 
 
 def _texts(value: Any) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from albef.data.images import ImageError, decode
+from albef.data.images import ImageError, open_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,7 @@ def inspect(paths: Iterable[str], root: Path) -> dict[str, Picture]:
 
 def _look(path: Path) -> Picture:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        return Picture(0, 0, b"", f"{path}: cannot read the picture ({error.strerror})")
-    try:
-        image = decode(data, name=str(path))
+        image = open_image(path)
     except ImageError as error:
         return Picture(0, 0, b"", str(error))
     # The digest of pixels, not of the file: the same picture under another compression leaks as well.

@@ -36,7 +36,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
 
 
 def test_lists_read_back(tmp_path: Path) -> None:
-    records = [{"image": "ä.png", "caption": "one\ntwo"}, {"image": "b.png", "caption": ["x"]}]
+    records = [{"image": "ä.png", "caption": "one\ntwo"}, {"image": "b.png", "caption": ["half \ud83d"]}]
     entry = write_list(tmp_path / "list.json", records)
     assert json.loads((tmp_path / "list.json").read_text(encoding="utf-8")) == records
     assert entry["rows"] == 2

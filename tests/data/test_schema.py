@@ -59,6 +59,7 @@ def test_reads_official_records(kind: str, tmp_path: Path) -> None:
         ("retrieval_train", {"image_id": 1.5}, "image_id: expected an integer or a text"),
         ("pretrain", {"caption": []}, "caption: expected a text or a list"),
         ("pretrain", {"caption": ["a", " "]}, "none empty"),
+        ("pretrain", {"caption": "half \ud83d"}, "caption: expected a text or a list"),
         ("pretrain", {"image": ""}, "image: expected the path of a picture"),
         ("vqa_train", {"dataset": "coco"}, "dataset: expected 'vqa' or 'vg'"),
         ("grounding", {"ref_id": None}, "ref_id: expected"),
