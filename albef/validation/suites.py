@@ -52,9 +52,10 @@ class Inspector:
     def __init__(self, config: ValidateConfig, docs: Path) -> None:
         # Before the import: the library starts its telemetry client with it.
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-        logging.getLogger("great_expectations").setLevel(logging.WARNING)
         import great_expectations as gx
 
+        # This module sets its own level on import, and tells of a temporary folder that it does not keep.
+        logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
         self.gx, self.config = gx, config
         self.context = gx.get_context(mode="ephemeral")
         self.context.variables.progress_bars = {"globally": False}

@@ -82,4 +82,7 @@ def test_retrieval_rows(world: World) -> None:
     assert all(len(paths) == 1 for paths in images.values())
     captions = [c for r in test for c in r["caption"]]
     assert len(set(captions)) == len(captions) == len(world.scenes["test"])
-    assert not set(captions) & {r["caption"] for r in train}
+    # What is left out of a picture of several things may make it sound like one of a thing alone; no more than that.
+    several = {r["caption"][0] for r, s in zip(test, world.scenes["test"], strict=True) if len(s.groups) > 1}
+    assert len(several) > 100
+    assert not several & {r["caption"] for r in train}
