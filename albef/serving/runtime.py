@@ -248,6 +248,8 @@ def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> 
             runtime = load(root)
             _copy_backends(infra, runtime)
             return runtime
+        for left in root.glob("building-*"):  # of a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(dir=root, prefix="building-"))
         try:
             _build(aside / _BUILT, infra, interpreter, find_uv(uv))

@@ -131,6 +131,7 @@ def inode(root: Path) -> int:
 @pytest.mark.slow
 def test_build_is_idempotent_and_follows_its_inputs(tmp_path, infra):
     root = tmp_path / "runtime"
+    (root / "building-killed").mkdir(parents=True)
     with ThreadPoolExecutor(2) as pool:  # two at once build once
         first, second = pool.map(lambda _: ensure(root, infra), range(2))
     assert first == second

@@ -1,17 +1,11 @@
-"""The whole way, against a real server: what it answers, what it refuses, how it comes and goes."""
+"""The whole way, against a real server: what it answers and what it refuses."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
@@ -19,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 from albef.data import tokenizer
 from albef.data.images import open_image, to_pixels
 from albef.export import repository
 from albef.export.session import open_session
 from albef.serving import contract
-from albef.serving.client import Client, InvalidRequestError, ServerUnavailableError
-from albef.serving.server import ServerError, TritonServer, free_ports
+from albef.serving.client import AsyncClient, Client, InvalidRequestError, _request
+from albef.serving.server import TritonServer
 from tests.served import Served
-from tests.worlds import ROOT
 
 pytestmark = pytest.mark.server
 
@@ -159,7 +153,7 @@ def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint
 
 
 def raw(client, **arrays):
-    return client._infer(contract.RETRIEVAL, arrays)
+    return client.triton.infer(**_request(contract.RETRIEVAL, arrays), client_timeout=30)
 
 
 def strings(*values: bytes):
@@ -180,8 +174,9 @@ def strings(*values: bytes):
     ],
 )
 def test_wrong_requests_are_refused(client, arrays, complaint):
-    with pytest.raises(InvalidRequestError, match=complaint):
+    with pytest.raises(InferenceServerException, match=complaint) as caught:
         raw(client, **arrays)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_defaults_of_the_endpoint(client):
@@ -233,6 +228,21 @@ def test_concurrent_clients_get_their_own_answers(server, reference):
         list(pool.map(ask, range(6)))
 
 
+def test_asyncio_client_gives_the_same_answers(server, client, model):
+    path = model.folder / "images" / "3.png"
+
+    async def ask():
+        async with AsyncClient(server.grpc_url) as other:
+            with pytest.raises(InvalidRequestError, match="'k' is 0"):
+                await other.retrieve(text="red", k=0)
+            return await asyncio.gather(*(other.retrieve(text="red") for _ in range(8)), other.retrieve(image=path))
+
+    *texts, captions = asyncio.run(ask())
+    for matches in texts:
+        same(matches, [(m.id, m.score) for m in client.retrieve(text="red")])
+    assert [m.id for m in captions] == [m.id for m in client.retrieve(image=path)]
+
+
 def test_http_gives_the_same_answer(server, client):
     from tritonclient import http
 
@@ -268,155 +278,6 @@ def test_questions_and_pairs_share_batches(server, client):
     assert fusion <= 64  # six pairs a question, in one call
 
 
-def listening(pid: int) -> set[str]:
-    """Addresses that a process listens on."""
-    inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                found.add(fields[1].split(":")[0])
-    return found
-
-
-def test_listens_on_loopback_alone(server):
-    # 127.0.0.1, and the same as gRPC's IPv6 socket has it, in the byte order of x86
-    assert listening(server.pid) == {"0100007F", "0000000000000000FFFF00000100007F"}
-
-
-def family(group: int) -> list[int]:
-    """Living processes of a process group."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(pgrp) == group and state not in "ZX":
-            found.append(int(path.parent.name))
-    return found
-
-
-def gone(group: int, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while family(group) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not family(group)
-
-
-def segments() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("albef_*")}
-
-
-def test_crashed_server_leaves_nothing_behind(model, runtime):
-    before = segments()
-    server = TritonServer(model.repository, runtime=runtime)
-    server.start()
-    pid = server.pid
-    assert len(family(pid)) == 5  # the server and four stubs
-    assert segments() > before
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while server.alive() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    with Client(server.grpc_url, timeout=5) as client, pytest.raises(ServerUnavailableError):
-        client.retrieve(text="red")
-    assert server.stop() == -signal.SIGKILL
-    assert gone(pid)
-    assert segments() == before
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_command_stops_cleanly(model, tmp_path, number):
-    before = segments()
-    http, grpc, metrics = map(str, free_ports(3))
-    command = [sys.executable, "-m", "albef.cli", "serve", "--repository", str(model.repository)]
-    ports = ["--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics]
-    # The checkout as working directory: the endpoint must import what lies beside it, not this.
-    with subprocess.Popen([*command, *ports], cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
-        try:
-            assert f"127.0.0.1:{grpc}" in serving.stdout.readline()
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "albef.cli",
-                    "ask",
-                    "retrieval",
-                    "red above blue",
-                    "-k",
-                    "2",
-                    "--url",
-                    f"127.0.0.1:{grpc}",
-                ],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            assert done.stdout.count("images/") == 2
-            children = Path(f"/proc/{serving.pid}/task/{serving.pid}/children").read_text().split()
-            serving.send_signal(number)
-            assert serving.wait(30) == 0
-        finally:
-            serving.kill()
-    assert children
-    assert all(gone(int(child)) for child in children)
-    assert segments() == before
-
-
-def test_taken_port_is_named(model, runtime):
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(ServerError, match=f"{port}: the port is taken"):
-            TritonServer(model.repository, runtime=runtime, grpc_port=port).start()
-
-
-def test_folder_without_models_is_refused(tmp_path, runtime):
-    with pytest.raises(ServerError, match="no model repository"):
-        TritonServer(tmp_path, runtime=runtime).start()
-
-
-def refused(repository: Path, runtime) -> str:
-    server = TritonServer(repository, runtime=runtime)
-    with pytest.raises(ServerError) as caught:
-        server.start()
-    assert server.pid is None
-    return str(caught.value)
-
-
-def test_parts_of_another_model_are_refused(model, runtime, tmp_path):
-    repository = tmp_path / "elsewhere"
-    shutil.copytree(model.repository, repository)
-    manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
-    text = manifest.read_text()
-    data = json.loads(text)
-    manifest.write_text(json.dumps({**data, "model_hash": "f" * 64}))
-    assert "the gallery was encoded by ffffffffffff" in refused(repository, runtime)
-    manifest.write_text(text)
-    words = repository / "retrieval" / "1" / "tokenizer" / "tokenizer.json"
-    words.write_text(words.read_text() + " ")
-    assert "the tokenizer is not the one the gallery was encoded with" in refused(repository, runtime)
-
-
-def test_moved_repository_answers_alike(model, runtime, tmp_path, client):
-    repository = tmp_path / "moved" / "models"
-    shutil.copytree(model.repository, repository)
-    with TritonServer(repository, runtime=runtime, log=tmp_path / "server.log") as server:
-        with Client(server.grpc_url) as other:
-            same(other.retrieve(text="red"), [(m.id, m.score) for m in client.retrieve(text="red")])
-        pid = server.pid
-        assert server.stop() == 0
-        assert gone(pid)
-    assert "successfully unloaded" in (tmp_path / "server.log").read_text()
-
-
 def test_other_scores_versions_and_precisions(model, runtime, tmp_path, reference):
     config = model.config
     retrieval = config.tasks.retrieval
@@ -434,7 +295,7 @@ def test_other_scores_versions_and_precisions(model, runtime, tmp_path, referenc
     expected = {name: score + similarity[name] / config.model.temperature for name, score in matched.items()}
     with TritonServer(tmp_path / "repository", runtime=runtime) as server, Client(server.grpc_url) as client:
         found = client.retrieve(text="red above blue", k=40)
-        assert client._client.is_model_ready("retrieval", "7")
+        assert client.triton.is_model_ready("retrieval", "7")
     assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
     assert {m.id for m in found} == set(expected)
     for match in found:
