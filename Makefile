@@ -76,8 +76,8 @@ ui: setup ## Prefect and MLflow in the browser, on this machine alone, until Ctr
 deploy: setup ## work pools and the deployments pretrain/local and pretrain/gpu, on the running Prefect server
 	@infra/deploy.sh
 
-clean: ## remove everything the pipeline made; the environment and the DVC cache stay
-	rm -rf artifacts scratch mlruns mlflow.db build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove results and caches of tools; the environment, the DVC cache and the tracking database stay
+	rm -rf artifacts scratch build dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-distclean: clean ## clean, and remove the environment, the server's runtime and the DVC cache
-	rm -rf .venv .runtime .dvc/cache .dvc/tmp albef.egg-info data
+distclean: clean ## clean, and remove the environment and the server's runtime
+	rm -rf $(VENV) .runtime albef.egg-info

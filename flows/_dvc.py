@@ -184,7 +184,10 @@ def run(target: str | None = None, push: bool = False) -> list[str]:
 
     Raises:
         StageError: If a stage fails; stages that do not depend on it still ran.
+        RuntimeError: If there is no DVC remote to push to; nothing ran then.
     """
+    if push and not dvc("remote", "list").strip():
+        raise RuntimeError("push=True, but no DVC remote is configured; add one: dvc remote add --default NAME URL")
     _running.stopping = False
     graph = stages(target)
     tasks: dict[str, PrefectFuture[None]] = {}

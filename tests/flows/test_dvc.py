@@ -121,6 +121,12 @@ def test_everything_runs_is_shown_and_leaves_dvc_clean(toy: Path, tmp_path_facto
     assert any(path.is_file() and path.read_text() == "1\n" for path in remote.rglob("*"))
 
 
+def test_pushing_to_nowhere_is_said_before_anything_runs(toy: Path) -> None:
+    with pytest.raises(RuntimeError, match="no DVC remote is configured"):
+        toy_flow("raw", push=True)
+    assert not (toy / "out").exists()
+
+
 def test_a_stage_that_was_killed_is_tried_again(toy: Path) -> None:
     (toy / "train.sh").write_text("echo x >> tries; [ $(wc -l < tries) -ge 3 ] || kill -9 $$; cp out/raw $1\n")
     toy_flow("train@a")

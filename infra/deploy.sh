@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Creates the work pools and deploys the flows to the Prefect server at PREFECT_API_URL. Safe to run again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PREFECT_API_URL="${PREFECT_API_URL:-http://127.0.0.1:4200/api}"
+if ! python - <<'PY'
+import os, sys, urllib.request
+try:
+    urllib.request.urlopen(os.environ["PREFECT_API_URL"] + "/health", timeout=5).read()
+except OSError:
+    sys.exit(1)
+PY
+then
+  echo "No Prefect server answers at $PREFECT_API_URL; start one with: make ui" >&2
+  exit 1
+fi
+prefect --no-prompt work-pool create local --type process --overwrite
+# One run at a time on a GPU machine. On a machine without one nothing serves this pool, and its runs wait.
+prefect --no-prompt work-pool create gpu --type process --overwrite
+prefect --no-prompt work-pool set-concurrency-limit gpu 1
+prefect --no-prompt deploy --prefect-file infra/prefect.yaml --all
+cat <<TEXT
+Deployed. Start a worker in this folder, and in another terminal a run:
+  PREFECT_API_URL=$PREFECT_API_URL .venv/bin/prefect worker start --pool local
+  PREFECT_API_URL=$PREFECT_API_URL .venv/bin/prefect deployment run pretrain/local
+TEXT
