@@ -63,7 +63,7 @@ def test_refuses_formats_that_start_other_programs(tmp_path: Path) -> None:
 
 
 def test_scales_sixteen_bits() -> None:
-    values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    values = np.array([[0, 257 * 100 + 7, 65535]], dtype=np.uint16)
     assert np.asarray(decode(encoded(Image.fromarray(values))))[0, :, 0].tolist() == [0, 100, 255]
 
 

@@ -89,6 +89,19 @@ def test_a_hypothesis_alone_tells_nothing(world: World) -> None:
     assert hits < chance + 3 * spread, hits / len(test)
 
 
+def test_no_word_leans_to_a_label(world: World) -> None:
+    uses: dict[str, Counter[str]] = {}
+    for split in ("train", "val", "test"):
+        for row in entailment(world, split, CONFIG):
+            for word in set(row["sentence"].split()):
+                uses.setdefault(word, Counter())[row["label"]] += 1
+    leaning = {}
+    for word, labels in uses.items():
+        spread = math.sqrt(labels.total() * 2 / 9)
+        leaning[word] = max(abs(labels[label] - labels.total() / 3) for label in LABELS) / spread
+    assert {w for w, z in leaning.items() if z > 4} == set()
+
+
 def test_the_baseline_finds_what_there_is_to_find(world: World) -> None:
     """The check above can fail: a list whose neutral rows name other things gives itself away."""
     given_away = {"neutral": " today"}
