@@ -30,7 +30,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 \
 	&& echo "$$python" && break; done)
 
-.PHONY: help setup runtime git demo test lint ui deploy clean distclean
+.PHONY: help setup runtime git demo test lint ui deploy pictures clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/uv
 	@touch $@
 
 runtime: | $(INSTALLED)
-	@UV="$(CURDIR)/$(VENV)/bin/uv" infra/triton/setup.sh
+	@PYTHON="$(VENV)/bin/python" UV="$(CURDIR)/$(VENV)/bin/uv" infra/triton/setup.sh >/dev/null
 
 git:
 	@command -v git >/dev/null || { echo "git is needed: DVC keeps its state beside a git repository" >&2; exit 1; }
@@ -75,6 +75,10 @@ ui: setup ## Prefect and MLflow in the browser, on this machine alone, until Ctr
 
 deploy: setup ## work pools and the deployments pretrain/local and pretrain/gpu, on the running Prefect server
 	@infra/deploy.sh
+
+pictures: ## copy the report's pictures into docs/, after a run worth showing
+	mkdir -p docs/pictures
+	cp -f artifacts/report/text_to_image.png artifacts/report/recall.png artifacts/report/losses.png artifacts/report/scenes.png docs/pictures/
 
 clean: ## remove results and caches of tools; the environment, the DVC cache and the tracking database stay
 	rm -rf artifacts scratch build dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis
