@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import _dvc
 
 
-@flow(name="pipeline", task_runner=ThreadPoolTaskRunner[Any](max_workers=2))
+@flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def pipeline(target: str | None = None, push: bool = False) -> None:
     """Bring the pipeline up to date.
 

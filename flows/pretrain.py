@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import _dvc
 
 
-@flow(name="pretrain", task_runner=ThreadPoolTaskRunner[Any](max_workers=2))
+@flow(name="pretrain", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def pretrain(push: bool = False) -> None:
     """Prepare and validate the data, train the tokenizer and pretrain the model.
 

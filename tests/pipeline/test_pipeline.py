@@ -153,7 +153,7 @@ def own_data(tree: Tree, tmp_path: Path) -> tuple[Tree, Path]:
 
 def test_own_lists_pass_and_a_broken_record_stops_the_pipeline(tree: Tree, tmp_path: Path) -> None:
     copy, own = own_data(tree, tmp_path)
-    # The same records as the built-in ones: what follows the lists comes from the run cache.
+    # The same records as the built-in ones: what follows the lists alone comes from the run cache.
     assert ran(copy.dvc("repro", "tokenizer")) == ["prepare", "validate"]
     assert (copy.root / "artifacts/tokenizer/tokenizer.json").is_file()
     kept = json.loads((copy.root / "artifacts/validated/lists/pretrain.json").read_text())
@@ -170,3 +170,12 @@ def test_own_lists_pass_and_a_broken_record_stops_the_pipeline(tree: Tree, tmp_p
     assert not (copy.root / "artifacts/validated/lists").exists()
     report = json.loads((copy.root / "artifacts/validated/report.json").read_text())
     assert report["success"] is False
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the stages behind the gate look for pictures in artifacts/data, not in the manifest's image_root",
+)
+def test_own_pictures_are_trained_on_where_they_lie(tree: Tree, tmp_path: Path) -> None:
+    copy, _ = own_data(tree, tmp_path)
+    assert set(ran(copy.dvc("repro"))) == set(NAMES) - {"tokenizer"}
