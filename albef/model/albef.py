@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef.config import ModelConfig
-from albef.model.bert import MLMHead, init_bert
+from albef.model.bert import MLMHead, init_transformer
 from albef.model.queue import FeatureQueue
 from albef.model.text import FusionEncoder, TextEncoder
 from albef.model.vision import VisionEncoder
@@ -31,7 +31,7 @@ class Towers(nn.Module):
         self.text_proj = nn.Linear(config.text.width, config.projection)
         self.mlm_head = MLMHead(config.text, vocab_size) if mlm else None
         if self.mlm_head is not None:
-            self.mlm_head.apply(init_bert)
+            self.mlm_head.apply(init_transformer)
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode pixels ``(B, 3, H, H)``: tokens ``(B, N, W)`` and unit ITC features ``(B, P)``."""

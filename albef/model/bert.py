@@ -127,12 +127,19 @@ class MLMHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(states))), word_weight, self.bias)
 
 
-def init_bert(module: nn.Module) -> None:
-    """BERT's initialisation: normal weights of deviation 0.02, zero biases. For ``Module.apply``."""
-    if isinstance(module, nn.Linear | nn.Embedding):
+def init_transformer(module: nn.Module) -> None:
+    """Initialise linear maps and embeddings from a normal distribution, biases with zero. For ``Module.apply``.
+
+    The deviation is BERT's and ViT's 0.02 at their width of 768 and grows as 1 / sqrt(width) below: a map of a narrow
+    model then passes on as much signal as the same map of the full one. With 0.02 at width 128 the [CLS] features of
+    all inputs are nearly equal, and ITC stays at chance for hundreds of steps.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02 * (768 / min(module.weight.shape)) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def key_mask(attention_mask: Tensor) -> Tensor:

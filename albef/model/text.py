@@ -14,7 +14,7 @@ from albef.model.bert import (
     FeedForward,
     KeysValues,
     SelfAttention,
-    init_bert,
+    init_transformer,
     key_mask,
 )
 
@@ -40,7 +40,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config, vocab_size)
         self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
-        self.apply(init_bert)
+        self.apply(init_transformer)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode token ids ``(B, L)`` with a 0/1 mask ``(B, L)`` as states ``(B, L, W)``."""
@@ -73,7 +73,7 @@ class FusionEncoder(nn.Module):
     def __init__(self, config: TextConfig, image_width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(FusionLayer(config, image_width) for _ in range(config.fusion_layers))
-        self.apply(init_bert)
+        self.apply(init_transformer)
 
     def keys_values(self, image_embeds: Tensor) -> list[KeysValues]:
         """Project image tokens ``(I, N, image width)`` for every layer, once for all fusion passes of these images."""

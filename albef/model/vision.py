@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from albef.config import ModelConfig
+from albef.model.bert import init_transformer
 
 
 class ConvStem(nn.Module):
@@ -74,6 +75,7 @@ class VisionEncoder(nn.Module):
             global_pool="",
             embed_layer=embed,
         )
+        self.vit.blocks.apply(init_transformer)
         self.width = vision.width
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -29,9 +29,11 @@ _LAYOUTS: tuple[tuple[tuple[int, ...], float], ...] = (
     ((2, 2), 0.01),
     ((1, 1, 1), 0.1),
 )
+# In training half of the pictures show one thing: names are learned from those, how things stand from the others.
+_ALONE_IN_TRAINING = 0.5
 # Longest side of a sprite, as a share of the picture's side.
 _ALONE = {"small": 0.28, "normal": 0.47, "large": 0.72}
-_AMONG = {"small": 0.22, "normal": 0.34, "large": 0.46}
+_AMONG = {"small": 0.3, "normal": 0.42, "large": 0.5}
 _HELD_OUT = 0.1  # of all compositions, for test; as many for val
 _TWINS = 0.15  # share of evaluation pairs followed by the same two things the other way round
 _ATTEMPTS = 5_000
@@ -170,6 +172,10 @@ def _candidates(
     compositions = Compositions(seed)
     wanted = "train" if split == "pretrain" else split
     shapes, weights = [c for c, _ in layouts], [w for _, w in layouts]
+    if wanted == "train":
+        alone = sum(w for c, w in layouts if c == (1,))
+        rest = sum(weights) - alone
+        weights = [_ALONE_IN_TRAINING if c == (1,) else w * (1 - _ALONE_IN_TRAINING) / rest for c, w in layouts]
     backgrounds = list(BACKGROUNDS)
     misses = 0
     while True:
