@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
+from albef.config import RerankConfig
 from albef.data.images import open_image, to_pixels
 from albef.data.tokenizer import Encoder
 from albef.evaluation.retrieval import NOT_SHORTLISTED, RetrievalSet, evaluate, recalls
@@ -31,12 +33,12 @@ def test_equal_scores_are_no_success() -> None:
     assert recalls(scores, np.arange(20))["tr_r10"] == 0.0
 
 
-def test_rerank_equals_a_loop_over_pairs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("score", ["itm", "itm+itc"])
+def test_rerank_equals_a_loop_over_pairs(tmp_path: Path, score: Literal["itm", "itm+itc"]) -> None:
     world = colour_world(tmp_path / "world", images=24)
     config = tiny_config()
-    task = dataclasses.replace(
-        config.tasks.retrieval, evaluate=dataclasses.replace(config.tasks.retrieval.evaluate, shortlist=5, batch_size=8)
-    )
+    rerank = RerankConfig(shortlist=5, score=score, batch_size=8)
+    task = dataclasses.replace(config.tasks.retrieval, evaluate=rerank)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
     model = ALBEF(config.model, encoder.vocab_size, mlm=False)
@@ -59,7 +61,9 @@ def test_rerank_equals_a_loop_over_pairs(tmp_path: Path) -> None:
                 if text in best:
                     logits = model.match(texts[text : text + 1], mask[text : text + 1], embeds[image : image + 1])
                     expected = float(logits[0, 1])
-                assert result.image_to_text[image, text] == pytest.approx(expected, abs=1e-5)
+                    if score == "itm+itc":
+                        expected += float(similarity[image, text] / model.temperature)
+                assert result.image_to_text[image, text] == pytest.approx(expected, abs=2e-5)
         assert ((result.text_to_image > NOT_SHORTLISTED).sum(axis=0) == 5).all()
 
 

@@ -44,7 +44,8 @@ def test_teacher_follows_and_is_never_trained(model: ALBEF) -> None:
             parameter.add_(1.0)
     before = model.teacher.vision_proj.weight.clone()
     model.update_teacher()
-    expected = 0.98 * before + 0.02 * model.student.vision_proj.weight
+    momentum = model.config.momentum
+    expected = momentum * before + (1 - momentum) * model.student.vision_proj.weight
     torch.testing.assert_close(model.teacher.vision_proj.weight, expected)
     assert not model.teacher.training
     assert not any(p.requires_grad for p in model.teacher.parameters())

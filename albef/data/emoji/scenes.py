@@ -29,8 +29,8 @@ _LAYOUTS: tuple[tuple[tuple[int, ...], float], ...] = (
     ((2, 2), 0.01),
     ((1, 1, 1), 0.1),
 )
-# In training half of the pictures show one thing: names are learned from those, how things stand from the others.
-_ALONE_IN_TRAINING = 0.5
+# In pretraining half of the pictures show one thing: names are learned from those, how things stand from the others.
+_ALONE_IN_PRETRAINING = 0.5
 # Longest side of a sprite, as a share of the picture's side.
 _ALONE = {"small": 0.28, "normal": 0.47, "large": 0.72}
 _AMONG = {"small": 0.3, "normal": 0.42, "large": 0.5}
@@ -172,10 +172,10 @@ def _candidates(
     compositions = Compositions(seed)
     wanted = "train" if split == "pretrain" else split
     shapes, weights = [c for c, _ in layouts], [w for _, w in layouts]
-    if wanted == "train":
+    if split == "pretrain":
         alone = sum(w for c, w in layouts if c == (1,))
         rest = sum(weights) - alone
-        weights = [_ALONE_IN_TRAINING if c == (1,) else w * (1 - _ALONE_IN_TRAINING) / rest for c, w in layouts]
+        weights = [_ALONE_IN_PRETRAINING if c == (1,) else w * (1 - _ALONE_IN_PRETRAINING) / rest for c, w in layouts]
     backgrounds = list(BACKGROUNDS)
     misses = 0
     while True:
