@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from albef.config import Config
+from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
 from albef.evaluation.retrieval import RetrievalResult, RetrievalSet, evaluate
 from albef.model import checkpoint
@@ -37,7 +38,7 @@ def run(config: Config, task: str, model: Path, lists: Path, images: Path, token
 def _retrieval(config: Config, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
     net, _ = checkpoint.load(model / "model.pth")
     net.to("cuda" if torch.cuda.is_available() else "cpu")
-    split = RetrievalSet.read(lists / "retrieval_test.json", images)
+    split = RetrievalSet.read(lists / "retrieval_test.json", image_root(images))
     result = evaluate(net, split, Encoder.from_file(tokenizer / "tokenizer.json"), config.tasks.retrieval)
     (out / "metrics.json").write_text(json.dumps(result.metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     rows = ["direction,stage,k,recall"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef.config import Config, ConfigError, ServeConfig
-from albef.data.files import new_folder
+from albef.data.files import image_root, new_folder
 from albef.data.images import open_image, to_pixels
 from albef.data.schema import read_list
 from albef.data.tokenizer import Encoder, load
@@ -185,4 +185,4 @@ def run(config: Config, export: Path, lists: Path, images: Path, tokenizer: Path
     """
     _check(config.serve)
     with new_folder(out) as folder:
-        add_retrieval(folder, config, export / "retrieval", lists, images, tokenizer)
+        add_retrieval(folder, config, export / "retrieval", lists, image_root(images), tokenizer)

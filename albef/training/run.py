@@ -10,6 +10,7 @@ import torch
 
 from albef import tasks
 from albef.config import Config
+from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
 from albef.model import checkpoint as model_file
 from albef.tasks.base import TaskData
@@ -42,7 +43,7 @@ def run(
 
     Args:
         lists: Folder of validated JSON lists.
-        images: Folder that image paths start from.
+        images: Folder of the prepared data; its manifest may name another one that image paths start from.
         tokenizer: Folder of the tokenizer.
         init: Folder of the stage whose ``model.pth`` this one starts from.
         scratch: Folder for checkpoints; emptied of this run's at its end.
@@ -61,7 +62,7 @@ def run(
     folder = scratch / f"{task_name}-{fingerprint(task_name, config, inputs)}"
     folder.mkdir(parents=True, exist_ok=True)
     with start_run(task_name, config, folder, tracking_uri, seed=task_seed) as tracker:
-        loop = Loop(task, TaskData(lists, images, encoder), folder, out, tracker, device_of())
+        loop = Loop(task, TaskData(lists, image_root(images), encoder), folder, out, tracker, device_of())
         metrics = loop.run()
         tracker.log_metrics({f"final_{k}": v for k, v in metrics.items()}, loop.progress.step)
     return metrics

@@ -130,7 +130,8 @@ class MlflowTracker:
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for name in ("alembic", "mlflow.store.db.utils"):  # a first database is announced line by line
+            logging.getLogger(name).setLevel(logging.WARNING)
         client = MlflowClient(tracking_uri=self.uri)
         if self._run_id is None and self._id_file.exists():
             self._run_id = self._id_file.read_text().strip()

@@ -172,10 +172,6 @@ def test_own_lists_pass_and_a_broken_record_stops_the_pipeline(tree: Tree, tmp_p
     assert report["success"] is False
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the stages behind the gate look for pictures in artifacts/data, not in its manifest's root",
-)
 def test_own_pictures_are_trained_on_where_they_lie(tree: Tree, tmp_path: Path) -> None:
     copy, _ = own_data(tree, tmp_path)
     assert set(ran(copy.dvc("repro"))) == set(NAMES) - {"tokenizer"}

@@ -13,7 +13,15 @@ from albef.training.optim import build_optimizer, learning_rate
 from tests.worlds import tiny_config
 
 OFFICIAL = OptimConfig(
-    lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup_steps=2000, weight_decay=0.02, beta2=0.999, clip=0.0, temperature_lr_scale=1.0, schedule="epoch"
+    lr=1e-4,
+    min_lr=1e-5,
+    warmup_lr=1e-5,
+    warmup_steps=2000,
+    weight_decay=0.02,
+    beta2=0.999,
+    clip=0.0,
+    temperature_lr_scale=1.0,
+    schedule="epoch",
 )
 
 
