@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # The statistics of CLIP, as in the official code.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -53,6 +53,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: far too many pixels, expected at most {max_pixels}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not a readable picture, expected one of {', '.join(_FORMATS)}") from error
     except Exception as error:  # decoders of foreign bytes fail in every way there is
         raise ImageError(f"{name}: not a readable picture ({type(error).__name__}: {error})") from error
 

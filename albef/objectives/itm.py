@@ -35,6 +35,8 @@ def draw_negatives(similarity: Tensor, same: Tensor | None = None) -> tuple[Tens
         same = torch.eye(size, dtype=torch.bool, device=similarity.device)
     valid = ~same.all(dim=1)
     weights = F.softmax(similarity.float().masked_fill(same, -1e9), dim=1)
+    # Features that are no numbers must not fail here, far from their cause: the loss they give tells of them.
+    weights = torch.where(weights.isnan(), torch.ones_like(weights), weights)
     return torch.multinomial(weights, 1).squeeze(1), valid
 
 

@@ -39,7 +39,9 @@ class Pretrain(Task):
 
     def dataset(self, data: TaskData) -> PairDataset:
         """Captions of ``pretrain.json``, one of several drawn each epoch."""
-        return PairDataset.from_list(data.lists / "pretrain.json", data.images, self.config.model, self.config.pretrain)
+        return PairDataset.from_list(
+            data.lists / "pretrain.json", data.images, self.config.model, self.config.pretrain, crop_scale=0.2
+        )
 
     def forward(
         self,

@@ -36,7 +36,7 @@ from albef.training.optim import build_optimizer, learning_rate
 _logger = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """Training cannot go on."""
 
 
