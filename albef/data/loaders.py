@@ -73,4 +73,6 @@ def train_loader(
         num_workers=train.workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if train.workers else None,
+        # Its own: each iterator draws a seed, and a resumed run starts one more of them than an undisturbed one.
+        generator=torch.Generator().manual_seed(train.seed),
     )
