@@ -3,7 +3,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 prefect_port="${PREFECT_PORT:-4200}" mlflow_port="${MLFLOW_PORT:-5000}"
-trap 'trap - INT TERM EXIT; kill $(jobs -p) 2>/dev/null || true; wait' INT TERM EXIT
+finish() { trap - INT TERM EXIT; kill $(jobs -p) 2>/dev/null || true; wait || true; }
+trap finish EXIT
+trap 'finish; exit 0' INT TERM
 prefect server start --host 127.0.0.1 --port "$prefect_port" &
 mlflow ui --backend-store-uri "${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port "$mlflow_port" --workers 1 &
 echo "Prefect: http://127.0.0.1:$prefect_port   MLflow: http://127.0.0.1:$mlflow_port   Ctrl-C stops both"

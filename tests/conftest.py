@@ -31,7 +31,7 @@ def prefect_harness() -> Iterator[None]:
     """A Prefect database and API of their own, once for all tests of flows."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         yield
 
 
