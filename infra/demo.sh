@@ -2,6 +2,7 @@
 # The pipeline, then one question to the served model. PARAMS of the question: QUESTION="a cat above a green book".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PWD/.venv/bin:$PATH"
 question="${QUESTION:-a dog left of a red apple}"
 times="$(mktemp)" served="$(mktemp)" server=""
 

@@ -2,6 +2,7 @@
 # Creates the work pools and deploys the flows to the Prefect server at PREFECT_API_URL. Safe to run again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PWD/.venv/bin:$PATH"
 export PREFECT_API_URL="${PREFECT_API_URL:-http://127.0.0.1:4200/api}"
 if ! python - <<'PY'
 import os, sys, urllib.request

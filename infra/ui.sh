@@ -2,6 +2,7 @@
 # Prefect and MLflow in the browser, on loopback alone, until Ctrl-C.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PWD/.venv/bin:$PATH"
 prefect_port="${PREFECT_PORT:-4200}" mlflow_port="${MLFLOW_PORT:-5000}"
 finish() { trap - INT TERM EXIT; kill $(jobs -p) 2>/dev/null || true; wait || true; }
 trap finish EXIT
