@@ -40,7 +40,9 @@ def served_config() -> Config:
     limits = {"shortlist": 6, "max_k": 40, "max_batch_size": 8, "max_queries": 8}
     serve = dataclasses.replace(config.serve, max_image_bytes=20_000, max_image_pixels=90_000, **limits)
     export = dataclasses.replace(config.export, parity_samples=3)
-    return dataclasses.replace(config, serve=serve, export=export)
+    evaluate = dataclasses.replace(config.tasks.retrieval.evaluate, score="itm")
+    tasks = dataclasses.replace(config.tasks, retrieval=dataclasses.replace(config.tasks.retrieval, evaluate=evaluate))
+    return dataclasses.replace(config, serve=serve, export=export, tasks=tasks)
 
 
 def random_model(folder: Path, config: Config, seed: int = 0) -> ALBEF:

@@ -88,6 +88,7 @@ def test_a_server_that_dies_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         assert time.monotonic() - before < 0.5  # logging never waits for the store
     assert (tmp_path / "scratch" / "tracking-pending.jsonl").exists()
 
+    monkeypatch.setattr("albef.training.tracking._CLOSE_SECONDS", 60.0)
     with _server(tmp_path, port):
         with start_run("pretrain", tiny_config(), second, uri) as tracker:
             tracker.log_metrics({"other": 1.0}, 0)
