@@ -76,9 +76,8 @@ ui: setup ## Prefect and MLflow in the browser, on this machine alone, until Ctr
 deploy: setup ## work pools and the deployments pretrain/local and pretrain/gpu, on the running Prefect server
 	@infra/deploy.sh
 
-pictures: ## copy the report's pictures into docs/, after a run worth showing
-	mkdir -p docs/pictures
-	cp -f artifacts/report/text_to_image.png artifacts/report/recall.png artifacts/report/losses.png artifacts/report/scenes.png docs/pictures/
+pictures: $(INSTALLED) ## the README's pictures, from the report of a run worth showing
+	$(VENV)/bin/python infra/pictures.py
 
 clean: ## remove results and caches of tools; the environment, the DVC cache and the tracking database stay
 	rm -rf artifacts scratch build dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis
