@@ -85,6 +85,7 @@ class TextConfig:
     ffn: int
     max_positions: int
     dropout: float
+    decoder_layers: int | None = None  # of VQA's answer decoder; null: as many as fuse, from which they start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +126,20 @@ class TrainConfig:
     optim: OptimConfig
     alpha: float  # weight of the momentum-distillation targets
     alpha_ramp_epochs: float  # epochs in which alpha rises linearly from 0 (official: 1, or 0 for none)
-    mask_probability: float  # MLM
-    max_words: int  # captions are cut to this many words
-    max_tokens: int
+    max_words: int  # texts are cut to this many words
+    max_tokens: int | None  # null: no further cut
     augment: Literal["none", "light", "randaugment"]
     precision: Literal["fp32", "bf16"]
     compile: bool
     workers: int
     log_every: int  # steps
     checkpoint_every: int  # steps
+    image_size: int | None = None  # pixels per side; null: that of the model section
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    mask_probability: float  # MLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +158,58 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnswerConfig:
+    """VQA answers: ranked from a list of candidates, or generated."""
+
+    mode: Literal["rank", "generate"]
+    shortlist: int  # candidates kept by their first token, then scored whole (official: 128)
+    beams: int  # generate; 1 is greedy
+    max_tokens: int  # generate: longest answer
+    top: int  # answers given
+    batch_size: int  # questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaConfig:
+    train: TrainConfig
+    evaluate: AnswerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """An evaluation that has nothing to choose but its batch size."""
+
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    train: TrainConfig
+    evaluate: BatchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMapConfig:
+    """Grounding by Grad-CAM (paper section 5)."""
+
+    mode: Literal["itm", "itc"]  # attention of the fusion encoder, or of the image encoder
+    block: int  # layer that is looked at, counted from 0 within its encoder (official: 2 for itm, 8 for itc)
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingConfig:
+    train: TrainConfig
+    evaluate: HeatMapConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class TasksConfig:
     retrieval: RetrievalConfig
+    vqa: VqaConfig
+    entailment: ClassificationConfig
+    nlvr2: ClassificationConfig
+    grounding: GroundingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +244,8 @@ class Config:
     validate: ValidateConfig
     tokenizer: TokenizerConfig
     model: ModelConfig
-    pretrain: TrainConfig
+    pretrain: PretrainConfig
+    text_assignment: TrainConfig
     tasks: TasksConfig
     export: ExportConfig
     serve: ServeConfig

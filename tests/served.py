@@ -49,7 +49,7 @@ def random_model(folder: Path, config: Config, seed: int = 0) -> ALBEF:
     """A model of the world in ``folder``, with weights large enough that answers differ."""
     torch.manual_seed(seed)
     vocabulary = tokenizer.load(folder / "tokenizer").get_vocab_size()
-    model = ALBEF(config.model, vocabulary, mlm=False).eval()
+    model = ALBEF(config.model, vocabulary, "retrieval").eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim > 1 and not name.startswith("teacher."):
@@ -63,7 +63,7 @@ def served() -> Served:
     folder = Path(_temporary().name)
     config = served_config()
     colour_world(folder)
-    checkpoint.save(random_model(folder, config), folder / "model" / "model.pth", "retrieval")
+    checkpoint.save(random_model(folder, config), folder / "model" / "model.pth")
     onnx.run(config, "retrieval", folder / "model", folder / "tokenizer", folder / "export" / "retrieval")
     result = Served(config, folder)
     repository.run(config, result.exported, folder / "lists", folder, folder / "tokenizer", result.repository)

@@ -18,7 +18,7 @@ COLOURS = ("red", "green", "blue", "white", "black", "yellow", "purple", "orange
 
 
 def tiny_config(**train: Any) -> Config:
-    """The demo's parameters with a model that steps in milliseconds; ``train`` changes both training sections."""
+    """The demo's parameters with a model that steps in milliseconds; ``train`` changes every training section."""
     config = configuration.load(ROOT / "params.yaml")
     model = dataclasses.replace(
         config.model,
@@ -30,11 +30,16 @@ def tiny_config(**train: Any) -> Config:
     )
     values = {"epochs": 3, "batch_size": 8, "log_every": 2, "checkpoint_every": 3, "augment": "light", **train}
     pretrain = dataclasses.replace(config.pretrain, **values)
-    retrieval = dataclasses.replace(
-        config.tasks.retrieval, train=dataclasses.replace(config.tasks.retrieval.train, **values)
+    assignment = dataclasses.replace(config.text_assignment, **values)
+    sections = {field.name: getattr(config.tasks, field.name) for field in dataclasses.fields(config.tasks)}
+    tasks = dataclasses.replace(
+        config.tasks,
+        **{
+            name: dataclasses.replace(section, train=dataclasses.replace(section.train, **values))
+            for name, section in sections.items()
+        },
     )
-    tasks = dataclasses.replace(config.tasks, retrieval=retrieval)
-    return dataclasses.replace(config, model=model, pretrain=pretrain, tasks=tasks)
+    return dataclasses.replace(config, model=model, pretrain=pretrain, text_assignment=assignment, tasks=tasks)
 
 
 def write_params(config: Config, path: Path) -> Path:

@@ -1,13 +1,16 @@
-"""Map-style data sets over validated lists. A sample is a function of (seed, epoch, row) alone."""
+"""Training sets over validated lists. A sample is a function of (seed, epoch, row) alone."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from albef.config import ModelConfig, TrainConfig
@@ -15,59 +18,109 @@ from albef.data import transforms
 from albef.data.images import open_image, to_pixels
 from albef.data.schema import read_list
 
+if TYPE_CHECKING:
+    from albef.data.tokenizer import Encoder
 
-class PairSample(TypedDict):
-    """An image with a text."""
+PRETRAIN_CROP = 0.2
+"""Smallest area share of the random crop in pretraining and text assignment."""
+FINETUNE_CROP = 0.5
+"""The same in fine-tuning."""
+NO_CROP = 1.0
+"""Whole pictures, squeezed to a square: official grounding, whose texts speak of places."""
 
-    image: NDArray[np.float32]  # (3, size, size)
-    caption: str
-    image_id: int
+Sample = dict[str, Any]
 
 
-class PairDataset(Dataset[PairSample]):
-    """Images with captions.
+class TrainSet(Dataset[Sample], ABC):
+    """Records of a list as samples and batches.
 
     Args:
-        records: Mappings with ``image`` (path), ``caption`` (a text, or several to draw from) and optionally
-            ``image_id`` (any hashable; re-indexed from 0).
+        records: Of the task's list.
         image_root: Folder that relative image paths start from.
         size: Pixels per side.
-        train: Seed, augmentation and caption length.
+        train: Seed, augmentation and text length.
+        crop_scale: Smallest area share of the random crop.
     """
 
     def __init__(
-        self, records: Sequence[dict[str, Any]], image_root: Path, size: int, train: TrainConfig, crop_scale: float
+        self,
+        records: Sequence[dict[str, Any]],
+        image_root: Path,
+        size: int,
+        train: TrainConfig,
+        crop_scale: float = FINETUNE_CROP,
     ) -> None:
         self.records = records
         self.image_root = image_root
         self.size = size
         self.train = train
         self.crop_scale = crop_scale
-        index: dict[Any, int] = {}
-        self.image_ids = [index.setdefault(r.get("image_id", r["image"]), len(index)) for r in records]
 
     @classmethod
     def from_list(
-        cls, path: Path, images: Path, model: ModelConfig, train: TrainConfig, crop_scale: float = 0.5
-    ) -> PairDataset:
+        cls, path: Path, images: Path, model: ModelConfig, train: TrainConfig, crop_scale: float = FINETUNE_CROP
+    ) -> Self:
         """Read the JSON list at ``path``; see `albef.data.schema.read_list` for its errors."""
         return cls(read_list(path), images, model.image_size, train, crop_scale)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> PairSample:
+    @abstractmethod
+    def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
+        """One sample; every draw comes from ``rng``."""
+
+    @abstractmethod
+    def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Tensors of a batch; called in the worker that made the samples."""
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Sample of ``(epoch, row)``.
 
         Raises:
-            ImageError: If the image cannot be read; the message names the file.
+            ImageError: If an image cannot be read; the message names the file.
         """
         epoch, row = key
-        record = self.records[row]
-        rng = np.random.default_rng([self.train.seed, epoch, row])
-        caption = record["caption"]
+        return self.sample(self.records[row], row, np.random.default_rng([self.train.seed, epoch, row]))
+
+    def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Augmented pixels ``(3, size, size)`` of a picture that ``text`` speaks of."""
+        picture = open_image(self.image_root / image)
+        picture = transforms.augment(picture, text, self.size, self.train.augment, self.crop_scale, rng)
+        return to_pixels(picture, self.size)
+
+    def words(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` ``(B, L)``."""
+        ids, mask = encoder.encode_batch(list(texts), max_tokens=self.train.max_tokens, max_words=self.train.max_words)
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+class PairDataset(TrainSet):
+    """Images with captions: ``caption`` (a text, or several to draw from) or, in grounding, ``text``.
+
+    ``image_id`` may be any hashable and is re-indexed from 0; without one the image's path stands for it.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], *args: Any, **kwargs: Any) -> None:
+        super().__init__(records, *args, **kwargs)
+        index: dict[Any, int] = {}
+        self.image_ids = [index.setdefault(r.get("image_id", r["image"]), len(index)) for r in records]
+
+    def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
+        """``image`` (3, size, size), ``caption`` and ``image_id``."""
+        caption = record["caption"] if "caption" in record else record["text"]
         if not isinstance(caption, str):
             caption = caption[int(rng.integers(len(caption)))]
-        image = open_image(self.image_root / record["image"])
-        image = transforms.augment(image, caption, self.size, self.train.augment, self.crop_scale, rng)
-        return {"image": to_pixels(image, self.size), "caption": caption, "image_id": self.image_ids[row]}
+        return {
+            "image": self.pixels(record["image"], caption, rng),
+            "caption": caption,
+            "image_id": self.image_ids[row],
+        }
+
+    def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """``image (B, 3, H, H)``, ``input_ids`` and ``attention_mask (B, L)``, ``image_id (B,)``."""
+        return {
+            "image": torch.from_numpy(np.stack([s["image"] for s in samples])),
+            **self.words(encoder, [s["caption"] for s in samples]),
+            "image_id": torch.tensor([s["image_id"] for s in samples]),
+        }

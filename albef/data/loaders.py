@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from albef.config import TrainConfig
-from albef.data.datasets import PairDataset, PairSample
+from albef.data.datasets import TrainSet
 from albef.data.tokenizer import Encoder
 
 
@@ -43,33 +44,14 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(row)) for row in rows]
 
 
-class PairCollate:
-    """Stacks samples and tokenizes their captions, in the worker that made them."""
-
-    def __init__(self, encoder: Encoder, train: TrainConfig) -> None:
-        self.encoder, self.train = encoder, train
-
-    def __call__(self, samples: Sequence[PairSample]) -> dict[str, Tensor]:
-        """Tensors ``image``, ``input_ids``, ``attention_mask`` and ``image_id`` of a batch."""
-        ids, mask = self.encoder.encode_batch(
-            [s["caption"] for s in samples], max_tokens=self.train.max_tokens, max_words=self.train.max_words
-        )
-        return {
-            "image": torch.from_numpy(np.stack([s["image"] for s in samples])),
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "image_id": torch.tensor([s["image_id"] for s in samples]),
-        }
-
-
 def train_loader(
-    dataset: PairDataset, encoder: Encoder, train: TrainConfig, epoch: int, start: int = 0
+    dataset: TrainSet, encoder: Encoder, train: TrainConfig, epoch: int, start: int = 0
 ) -> DataLoader[dict[str, Tensor]]:
-    """Batches of one epoch, from batch ``start`` on."""
+    """Batches of one epoch, from batch ``start`` on; a worker stacks and tokenizes what it read."""
     return DataLoader(
         cast(Dataset[Any], dataset),
         batch_sampler=EpochSampler(len(dataset), train.batch_size, train.seed, epoch, start),
-        collate_fn=PairCollate(encoder, train),
+        collate_fn=partial(dataset.collate, encoder),
         num_workers=train.workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if train.workers else None,

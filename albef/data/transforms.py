@@ -24,9 +24,9 @@ def names_side(caption: str) -> bool:
 
 
 def random_resized_crop(image: Image.Image, size: int, low: float, rng: np.random.Generator) -> Image.Image:
-    """Crop a random area share in [low, 1] of aspect ratio in [3/4, 4/3], resized to a square (bicubic)."""
+    """Crop a random area share in [low, 1] of aspect ratio in [3/4, 4/3], resized to a square (bicubic); 1: no crop."""
     width, height = image.size
-    for _ in range(10):
+    for _ in range(10 if low < 1 else 0):
         area = width * height * rng.uniform(low, 1.0)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -74,7 +74,7 @@ def augment(
         size: Pixels per side of the result.
         kind: ``none``; ``light`` (small shifts and brightness, for pictures whose layout matters); ``randaugment``
             (official: random resized crop, mirroring, RandAugment).
-        crop_scale: Smallest area share of the crop (official: 0.2 in pretraining, 0.5 in fine-tuning).
+        crop_scale: Smallest area share of the crop (official: 0.2 in pretraining, 0.5 in fine-tuning); 1: no crop.
     """
     if kind == "none":
         return image

@@ -156,7 +156,7 @@ def add_retrieval(folder: Path, config: Config, exported: Path, lists: Path, ima
         task="retrieval",
         image_size=sizes.image_size,
         max_words=train.max_words,
-        max_tokens=train.max_tokens,
+        max_tokens=train.max_tokens or config.model.text.max_positions,
         batch_size=serve.max_batch_size,
         shortlist=serve.shortlist,
         max_k=serve.max_k,

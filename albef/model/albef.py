@@ -1,6 +1,8 @@
-"""The composed model: student towers, their momentum teacher, the match head, the temperature and the queue.
+"""The composed model: student towers, their momentum teacher, and the parts that the task's layout asks for.
 
-B = images or texts, N = image tokens, L = text tokens, W = width, P = projection width.
+B = images or texts, N = image tokens, L = text tokens, W = width, P = projection width, V = vocabulary.
+
+A part that the layout lacks does not exist: reading it raises AttributeError.
 """
 
 from __future__ import annotations
@@ -14,24 +16,41 @@ from torch import Tensor, nn
 
 from albef.config import ModelConfig
 from albef.model.bert import MLMHead, init_transformer
+from albef.model.decoder import AnswerDecoder
+from albef.model.layout import Layout, layout_of
 from albef.model.queue import FeatureQueue
 from albef.model.text import FusionEncoder, TextEncoder
 from albef.model.vision import VisionEncoder
 
 
 class Towers(nn.Module):
-    """All that has a momentum twin: encoders, projections and the MLM head (where the task has one)."""
+    """All that has a momentum twin: encoders, projections and the heads on fused states."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, mlm: bool) -> None:
+    vision_proj: nn.Linear
+    text_proj: nn.Linear
+    mlm_head: MLMHead
+    decoder: AnswerDecoder
+    cls_head: nn.Module
+
+    def __init__(self, config: ModelConfig, vocab_size: int, layout: Layout) -> None:
         super().__init__()
+        self.layout = layout
+        width = config.text.width
         self.vision = VisionEncoder(config)
         self.text = TextEncoder(config.text, vocab_size)
-        self.fusion = FusionEncoder(config.text, config.vision.width)
-        self.vision_proj = nn.Linear(config.vision.width, config.projection)
-        self.text_proj = nn.Linear(config.text.width, config.projection)
-        self.mlm_head = MLMHead(config.text, vocab_size) if mlm else None
-        if self.mlm_head is not None:
+        self.fusion = FusionEncoder(config.text, config.vision.width, layout.images)
+        if layout.projections != "none":
+            self.vision_proj = nn.Linear(config.vision.width, config.projection)
+        if layout.projections == "both":
+            self.text_proj = nn.Linear(width, config.projection)
+        if layout.mlm:
+            self.mlm_head = MLMHead(config.text, vocab_size)
             self.mlm_head.apply(init_transformer)
+        if layout.decoder:
+            self.decoder = AnswerDecoder(config.text, vocab_size)
+        if layout.classes:
+            last = nn.Linear(width, layout.classes)
+            self.cls_head = last if layout.head == "linear" else nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode pixels ``(B, 3, H, H)``: tokens ``(B, N, W)`` and unit ITC features ``(B, P)``."""
@@ -43,37 +62,72 @@ class Towers(nn.Module):
         embeds = self.text(input_ids, attention_mask)
         return embeds, F.normalize(self.text_proj(embeds[:, 0]), dim=-1)
 
+    def fuse(
+        self,
+        pixels: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        cls_only: bool = False,
+    ) -> Tensor:
+        """Fused states ``(B, L, W)`` (``(B, 1, W)`` with ``cls_only``) of images and texts side by side.
+
+        Args:
+            pixels: ``(B, 3, H, H)``; with two images a text ``(2B, 3, H, H)``, all first ones before all second ones.
+        """
+        keys_values = self.fusion.keys_values(self.vision(pixels))
+        text = self.text(input_ids, attention_mask)
+        return cast(Tensor, self.fusion(text, attention_mask, keys_values, cls_only=cls_only))
+
+    def classify(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Class logits ``(B, classes)``; images as in `fuse`."""
+        return cast(Tensor, self.cls_head(self.fuse(pixels, input_ids, attention_mask, cls_only=True)[:, 0]))
+
     def word_logits(self, states: Tensor) -> Tensor:
         """MLM logits ``(..., V)`` of fused states ``(..., W)``."""
-        if self.mlm_head is None:
+        if not self.layout.mlm:
             raise ValueError("this model was built without an MLM head")
         return cast(Tensor, self.mlm_head(states, self.text.embeddings.word.weight))
 
 
 class ALBEF(nn.Module):
-    """ALBEF for pretraining and retrieval (paper section 3).
+    """ALBEF (paper section 3) with the heads of a task (section 5).
 
     Args:
         config: Sizes.
         vocab_size: Of the tokenizer.
-        mlm: Whether to build the MLM head (pretraining).
+        task: Whose layout to build, see `albef.model.layout.LAYOUTS`.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, mlm: bool = True) -> None:
+    teacher: Towers
+    itm_head: nn.Linear
+    temperature: nn.Parameter
+    queue: FeatureQueue
+
+    def __init__(self, config: ModelConfig, vocab_size: int, task: str = "pretrain") -> None:
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        self.student = Towers(config, vocab_size, mlm)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.itm_head = nn.Linear(config.text.width, 2)
-        self.temperature = nn.Parameter(torch.tensor(config.temperature))
-        self.queue = FeatureQueue(config.queue_size, config.projection)
+        self.task = task
+        self.layout = layout_of(task)
+        self.student = Towers(config, vocab_size, self.layout)
+        if self.layout.teacher:
+            self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        if self.layout.align:
+            self.itm_head = nn.Linear(config.text.width, 2)
+            self.temperature = nn.Parameter(torch.tensor(config.temperature))
+            self.queue = FeatureQueue(config.queue_size, config.projection)
         self.train()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> ALBEF:
         """Set the mode. The teacher keeps dropout off, except in faithful mode, where it follows the student."""
         super().train(mode)
-        self.teacher.train(mode and self.config.faithful)
+        if self.layout.teacher:
+            self.teacher.train(mode and self.config.faithful)
         return self
 
     @torch.no_grad()

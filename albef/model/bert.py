@@ -37,6 +37,8 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Embed token ids ``(B, L)`` as ``(B, L, W)``; all tokens are of type 0."""
         length = input_ids.shape[1]
+        if length > len(self.position.weight):
+            raise ValueError(f"a text of {length} tokens, but model.text.max_positions is {len(self.position.weight)}")
         states = self.word(input_ids) + self.token_type.weight[0] + self.position.weight[:length]
         return cast(Tensor, self.dropout(self.norm(states)))
 
@@ -89,10 +91,18 @@ class CrossAttention(nn.Module):
         key, value = self.key_value(tokens).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2).chunk(2, dim=1)
         return key, value
 
-    def forward(self, states: Tensor, keys_values: KeysValues) -> Tensor:
-        """Attend from ``states`` ``(B, L, W)`` to every token of ``keys_values``."""
-        query = self.query(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(query, *keys_values, dropout_p=self.dropout if self.training else 0.0)
+    def forward(self, states: Tensor, keys_values: KeysValues, mask: Tensor | None = None) -> Tensor:
+        """Attend from ``states`` ``(B, L, W)`` to ``keys_values``: to all, or where ``mask (B, 1, 1, N)`` is True."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(self.queries(states), *keys_values, attn_mask=mask, dropout_p=dropout)
+        return self.finish(mixed, states)
+
+    def queries(self, states: Tensor) -> Tensor:
+        """Project ``states`` ``(B, L, W)`` to queries ``(B, H, L, D)``."""
+        return cast(Tensor, self.query(states).unflatten(-1, (self.heads, -1)).transpose(1, 2))
+
+    def finish(self, mixed: Tensor, states: Tensor) -> Tensor:
+        """What follows the attention: values mixed to ``(B, H, L, D)`` are projected and added to ``states``."""
         mixed = F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return cast(Tensor, self.norm(mixed + states))
 

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from albef.config import ConfigError, ModelConfig, from_dict
+from albef.model import surgery
 from albef.model.albef import ALBEF
+from albef.model.layout import layout_of
 from albef.model.official import CheckpointError, read_weights
 
-FORMAT = "albef-model-1"
+FORMAT = "albef-model-2"
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ def save_atomic(data: Any, path: Path) -> None:
         raise
 
 
-def save(model: ALBEF, path: str | Path, task: str) -> None:
-    """Write ``model`` with its sizes."""
-    meta = {"format": FORMAT, "task": task, "config": asdict(model.config), "vocab_size": model.vocab_size}
+def save(model: ALBEF, path: str | Path) -> None:
+    """Write ``model`` with its sizes and its task."""
+    meta = {"format": FORMAT, "task": model.task, "config": asdict(model.config), "vocab_size": model.vocab_size}
     save_atomic({**meta, "model": model.state_dict()}, Path(path))
 
 
@@ -60,8 +62,9 @@ def read(path: str | Path) -> tuple[Mapping[str, Tensor], ModelMeta]:
         raise CheckpointError(f"{path}: not a model file of this library (expected format {FORMAT!r})")
     try:
         config = from_dict(data["config"], ModelConfig, f"{path}: config")
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+        layout_of(data["task"])
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return data["model"], ModelMeta(task=data["task"], config=config, vocab_size=data["vocab_size"])
 
 
@@ -72,7 +75,7 @@ def load(path: str | Path) -> tuple[ALBEF, ModelMeta]:
         CheckpointError: If the file is no model file or its tensors do not fit its sizes.
     """
     state, meta = read(path)
-    model = ALBEF(meta.config, meta.vocab_size, mlm=any(".mlm_head." in name for name in state))
+    model = ALBEF(meta.config, meta.vocab_size, meta.task)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -83,21 +86,25 @@ def load(path: str | Path) -> tuple[ALBEF, ModelMeta]:
 def initialise(model: ALBEF, path: str | Path) -> list[str]:
     """Start ``model`` from the file of another stage; returns the names that stay as they were.
 
-    Heads that only one of the two has are left out. The queue's features are kept, but not whose they are: an
-    earlier stage counts images differently.
+    What the task of ``model`` has and the file's has not is taken over as far as the paper does (`surgery.adapt`);
+    other heads are left as built. The queue's features are kept, but not whose they are: an earlier stage counts
+    images differently.
 
     Raises:
         CheckpointError: If the file does not fit the model.
     """
     state, meta = read(path)
+    if meta.vocab_size != model.vocab_size:
+        raise CheckpointError(f"{path}: vocabulary of {meta.vocab_size}, the tokenizer has {model.vocab_size}")
     own = model.state_dict()
-    shared = {name: value for name, value in state.items() if name in own and name != "queue.ids"}
+    adapted = surgery.adapt(state, meta.task, model)
+    shared = {name: value for name, value in adapted.items() if name in own and name != "queue.ids"}
     for name, value in shared.items():
         if value.shape != own[name].shape:
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(value.shape)}, the model of params.yaml {tuple(own[name].shape)}"
             )
-    if meta.vocab_size != model.vocab_size:
-        raise CheckpointError(f"{path}: vocabulary of {meta.vocab_size}, the tokenizer has {model.vocab_size}")
     model.load_state_dict(shared, strict=False)
+    if model.layout.teacher and not layout_of(meta.task).teacher:
+        model.copy_teacher()
     return [name for name in own if name not in shared]

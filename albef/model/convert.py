@@ -8,7 +8,7 @@ from pathlib import Path
 from albef.config import Config
 from albef.model import checkpoint
 from albef.model.albef import ALBEF
-from albef.model.official import load_official, read_official, to_official
+from albef.model.official import infer_task, load_official, read_official, to_official
 
 _logger = logging.getLogger(__name__)
 
@@ -23,10 +23,9 @@ def import_official(config: Config, source: Path, out: Path) -> None:
     """
     state = read_official(source)
     word = next((v for k, v in state.items() if k.endswith("embeddings.word_embeddings.weight")), None)
-    mlm = any(".cls.predictions." in name for name in state)
-    model = ALBEF(config.model, 0 if word is None else word.shape[0], mlm)
+    model = ALBEF(config.model, 0 if word is None else word.shape[0], infer_task(state))
     report = load_official(model, state, str(source))
-    checkpoint.save(model, out / "model.pth", "pretrain" if mlm else "retrieval")
+    checkpoint.save(model, out / "model.pth")
     print(f"{out / 'model.pth'}: {len(state)} tensors read")
     for title, names in (("missing", report.missing), ("unexpected", report.unexpected)):
         if names:
@@ -40,5 +39,6 @@ def export_official(model: Path, out: Path, student_only: bool = False) -> None:
         CheckpointError: If there is no model file of this library.
     """
     state, meta = checkpoint.read(model / "model.pth")
-    checkpoint.save_atomic({"model": to_official(state, meta.config.text.layers, student_only)}, out)
+    official = to_official(state, meta.config.text.layers, meta.task, student_only)
+    checkpoint.save_atomic({"model": official}, out)
     print(f"{out}: written")

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from albef.tasks.base import Task
 
-_TASKS = {"pretrain": "Pretrain", "retrieval": "Retrieval"}
+_TASKS = {
+    "pretrain": "Pretrain",
+    "text_assignment": "TextAssignment",
+    "retrieval": "Retrieval",
+    "vqa": "Vqa",
+    "entailment": "Entailment",
+    "nlvr2": "Nlvr2",
+    "grounding": "Grounding",
+}
 
 
 def names() -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,11 +21,11 @@ from albef.objectives.itc import itc_loss
 from albef.objectives.itm import draw_negatives, itm_loss
 
 if TYPE_CHECKING:
-    from albef.data.datasets import PairDataset
+    from albef.data.datasets import TrainSet
     from albef.data.tokenizer import Encoder
 
 Batch = Mapping[str, Tensor]
-"""``image`` (B, 3, H, H), ``input_ids`` and ``attention_mask`` (B, L), ``image_id`` (B,)."""
+"""``image`` (B, 3, H, H), ``input_ids`` and ``attention_mask`` (B, L), and what the task's data set adds."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,18 @@ class Task(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    mlm: ClassVar[bool]
+    lists: ClassVar[tuple[str, ...]]
+    """Lists that training and validation read, without ``.json``."""
     selection: ClassVar[str | None] = None
     """Validation metric that picks the epoch whose weights are kept; without one the last epoch's are."""
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
+        size = self.train_config(config).image_size
+        if size is not None:
+            config = replace(config, model=replace(config.model, image_size=size))
         self.config = config
-        self.model = ALBEF(config.model, encoder.vocab_size, mlm=self.mlm)
+        self.model = ALBEF(config.model, encoder.vocab_size, self.name)
 
     @classmethod
     @abstractmethod
@@ -60,7 +64,7 @@ class Task(nn.Module, ABC):
         """This task's training parameters."""
 
     @abstractmethod
-    def dataset(self, data: TaskData) -> PairDataset:
+    def dataset(self, data: TaskData) -> TrainSet:
         """The training set."""
 
     @abstractmethod
@@ -73,9 +77,10 @@ class Task(nn.Module, ABC):
 
     @classmethod
     def search_space(cls) -> dict[str, tuple[str, float, float]]:
-        """What a hyper-parameter search varies: parameter path -> (distribution, low, high)."""
+        """What a hyper-parameter search varies: training parameter -> (distribution, low, high)."""
         return {
             "optim.lr": ("loguniform", 1e-5, 3e-3),
+            "optim.warmup_steps": ("randint", 0, 500),
             "alpha": ("uniform", 0.0, 0.8),
         }
 

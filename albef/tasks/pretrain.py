@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from albef.config import Config, TrainConfig
-from albef.data.datasets import PairDataset
+from albef.data.datasets import PRETRAIN_CROP, PairDataset
 from albef.model.albef import Towers
 from albef.model.bert import KeysValues
 from albef.objectives.mlm import IGNORE, mask_tokens, mlm_loss
@@ -25,7 +25,7 @@ class Pretrain(Task):
     """Vision-language pretraining on image-caption pairs."""
 
     name: ClassVar[str] = "pretrain"
-    mlm: ClassVar[bool] = True
+    lists: ClassVar[tuple[str, ...]] = ("pretrain",)
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
@@ -40,7 +40,7 @@ class Pretrain(Task):
     def dataset(self, data: TaskData) -> PairDataset:
         """Captions of ``pretrain.json``, one of several drawn each epoch."""
         return PairDataset.from_list(
-            data.lists / "pretrain.json", data.images, self.config.model, self.config.pretrain, crop_scale=0.2
+            data.lists / "pretrain.json", data.images, self.config.model, self.config.pretrain, crop_scale=PRETRAIN_CROP
         )
 
     def forward(

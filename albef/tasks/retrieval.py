@@ -16,7 +16,7 @@ class Retrieval(Task):
     """Fine-tuning for retrieval, both ways."""
 
     name: ClassVar[str] = "retrieval"
-    mlm: ClassVar[bool] = False
+    lists: ClassVar[tuple[str, ...]] = ("retrieval_train", "retrieval_val")
     selection: ClassVar[str | None] = "r_mean"
 
     @classmethod

@@ -22,7 +22,7 @@ from albef.config import Config
 from albef.model.checkpoint import save_atomic
 from albef.model.official import CheckpointError, read_weights
 
-_ROOMS = ("config.py", "data", "model", "objectives", "tasks", "training")
+_ROOMS = ("config.py", "data", "evaluation", "model", "objectives", "tasks", "training")
 
 
 def fingerprint(task: str, config: Config, files: Iterable[Path]) -> str:
@@ -30,7 +30,7 @@ def fingerprint(task: str, config: Config, files: Iterable[Path]) -> str:
     package = Path(__file__).resolve().parents[1]
     sources = [p for room in _ROOMS for p in sorted([package / room, *(package / room).rglob("*.py")]) if p.is_file()]
     parameters = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
-    parameters["train"] = asdict(config.pretrain) if task == "pretrain" else asdict(getattr(config.tasks, task))
+    parameters["train"] = asdict(getattr(config.tasks if hasattr(config.tasks, task) else config, task))
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for path in [*sources, *files]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -106,8 +106,9 @@ class Loop:
         self.sums: dict[str, Tensor] = {}
         self.counted = 0
         if self.config.compile:
-            for module in (task.model.student, task.model.teacher):
-                for part in (module.vision, module.text, module.fusion):
+            model = task.model
+            for towers in (model.student, *([model.teacher] if model.layout.teacher else [])):
+                for part in (towers.vision, towers.text, towers.fusion):
                     part.compile()
 
     def run(self) -> dict[str, float]:
@@ -184,9 +185,10 @@ class Loop:
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "lr": learning_rate(step - 1, self.steps_per_epoch, self.config.epochs, self.config.optim),
-            "temperature": self.task.model.temperature.item(),
             **means,
         }
+        if self.task.model.layout.align:
+            row["temperature"] = self.task.model.temperature.item()
         self.progress.history.append(row)
         return row
 
@@ -197,8 +199,8 @@ class Loop:
         if metrics:
             self.tracker.log_metrics({f"val_{k}": v for k, v in metrics.items()}, self.progress.step)
         selection = self.task.selection
-        if selection is None:
-            return
+        if selection is None or selection not in metrics:
+            return  # a validation split without answers picks nothing
         if metrics[selection] > self.progress.best:
             self.progress.best = metrics[selection]
             checkpoint.save(self.scratch / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
@@ -238,9 +240,9 @@ class Loop:
         if any(self.progress.validation):
             selection = self.task.selection
             rows = self.progress.validation
-            chosen = rows[-1] if selection is None else max(rows, key=lambda row: row[selection])
+            chosen = max(rows, key=lambda row: row[selection]) if selection in rows[-1] else rows[-1]
             metrics |= {f"val_{name}": value for name, value in chosen.items()}
-        model_file.save(self.task.model, self.out / "model.pth", self.task.name)
+        model_file.save(self.task.model, self.out / "model.pth")
         checkpoint.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))
         checkpoint.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(self.scratch, ignore_errors=True)

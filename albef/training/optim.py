@@ -42,6 +42,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> t
             "lr_scale": config.temperature_lr_scale,
         },
     ]
+    groups = [group for group in groups if group["params"]]  # only some tasks have a temperature
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
 
 

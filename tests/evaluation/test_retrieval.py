@@ -41,7 +41,7 @@ def test_rerank_equals_a_loop_over_pairs(tmp_path: Path, score: Literal["itm", "
     task = dataclasses.replace(config.tasks.retrieval, evaluate=rerank)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
-    model = ALBEF(config.model, encoder.vocab_size, mlm=False)
+    model = ALBEF(config.model, encoder.vocab_size, "retrieval")
     split = RetrievalSet.read(world / "lists" / "retrieval_test.json", world)
     result = evaluate(model, split, encoder, task)
     assert model.training
@@ -71,7 +71,7 @@ def test_shortlist_larger_than_the_corpus(tmp_path: Path) -> None:
     world = colour_world(tmp_path / "world", images=8)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     config = tiny_config()
-    model = ALBEF(config.model, encoder.vocab_size, mlm=False)
+    model = ALBEF(config.model, encoder.vocab_size, "retrieval")
     split = RetrievalSet.read(world / "lists" / "retrieval_test.json", world)
     result = evaluate(model, split, encoder, config.tasks.retrieval)
     assert (result.image_to_text > NOT_SHORTLISTED).all()

@@ -153,7 +153,7 @@ def test_patch_stem_exports_too(model, tmp_path):
         config.model, patch_size=8, vision=dataclasses.replace(config.model.vision, stem="patch", depth=1)
     )
     config = dataclasses.replace(config, model=shape)
-    checkpoint.save(random_model(model.folder, config), tmp_path / "model" / "model.pth", "retrieval")
+    checkpoint.save(random_model(model.folder, config), tmp_path / "model" / "model.pth")
     export.run(config, "retrieval", tmp_path / "model", model.folder / "tokenizer", tmp_path / "out")
     assert graph_sizes(checkpoint.load(tmp_path / "model" / "model.pth")[0]).image_tokens == 17
     assert json.loads((tmp_path / "out" / "parity.json").read_text())["max_abs"] < 1e-4

@@ -10,17 +10,19 @@ import torch
 
 from albef.model import checkpoint, convert
 from albef.model.albef import ALBEF
-from albef.model.official import CheckpointError, load_official, read_official, to_official
+from albef.model.layout import LAYOUTS
+from albef.model.official import CheckpointError, infer_task, load_official, read_official, to_official
 from albef.model.queue import NO_ID
 from tests.worlds import tiny_config
 
 
-def _model(seed: int = 0, mlm: bool = True) -> ALBEF:
+def _model(seed: int = 0, task: str = "pretrain") -> ALBEF:
     torch.manual_seed(seed)
-    model = ALBEF(tiny_config().model, 64, mlm)
-    model.queue.enqueue(torch.randn(3, 16), torch.randn(3, 16), torch.arange(3))
+    model = ALBEF(tiny_config().model, 64, task)
+    if model.layout.align:
+        model.queue.enqueue(torch.randn(3, 16), torch.randn(3, 16), torch.arange(3))
     with torch.no_grad():
-        for parameter in model.teacher.parameters():
+        for parameter in model.teacher.parameters() if model.layout.teacher else []:
             parameter.add_(torch.randn_like(parameter))
     return model
 
@@ -31,11 +33,12 @@ def _different(a: ALBEF, b: ALBEF) -> list[str]:
     return [name for name in left if not torch.equal(left[name], right[name])]
 
 
-@pytest.mark.parametrize("mlm", [True, False])
-def test_official_round_trip_is_exact(mlm: bool) -> None:
-    model = _model(mlm=mlm)
-    official = to_official(model.state_dict(), model.config.text.layers)
-    other = _model(seed=1, mlm=mlm)
+@pytest.mark.parametrize("task", LAYOUTS)
+def test_official_round_trip_is_exact(task: str) -> None:
+    model = _model(task=task)
+    official = to_official(model.state_dict(), model.config.text.layers, model.task)
+    assert infer_task(official) == ("retrieval" if task == "grounding" else task)
+    other = _model(seed=1, task=task)
     report = load_official(other, official)
     assert (report.missing, report.unexpected) == ([], [])
     assert _different(model, other) == []
@@ -43,7 +46,7 @@ def test_official_round_trip_is_exact(mlm: bool) -> None:
 
 def test_student_only_gives_the_teacher_the_students_weights(tmp_path: Path) -> None:
     model = _model()
-    checkpoint.save(model, tmp_path / "model.pth", "pretrain")
+    checkpoint.save(model, tmp_path / "model.pth")
     convert.export_official(tmp_path, tmp_path / "official.pth", student_only=True)
     state = read_official(tmp_path / "official.pth")
     assert not any("_m." in name or "queue" in name for name in state)
@@ -55,7 +58,7 @@ def test_student_only_gives_the_teacher_the_students_weights(tmp_path: Path) -> 
 
 def test_pretraining_queue_enters_without_ids() -> None:
     model = _model()
-    official = to_official(model.state_dict(), model.config.text.layers)
+    official = to_official(model.state_dict(), model.config.text.layers, model.task)
     del official["idx_queue"]
     other = _model(seed=1)
     load_official(other, official)
@@ -64,8 +67,8 @@ def test_pretraining_queue_enters_without_ids() -> None:
 
 
 def test_save_and_load(tmp_path: Path) -> None:
-    model = _model(mlm=False)
-    checkpoint.save(model, tmp_path / "model.pth", "retrieval")
+    model = _model(task="retrieval")
+    checkpoint.save(model, tmp_path / "model.pth")
     loaded, meta = checkpoint.load(tmp_path / "model.pth")
     assert _different(model, loaded) == []
     assert (meta.task, meta.vocab_size) == ("retrieval", 64)
@@ -73,8 +76,8 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_initialise_keeps_what_the_file_cannot_tell(tmp_path: Path) -> None:
-    checkpoint.save(_model(), tmp_path / "model.pth", "pretrain")
-    target = _model(seed=1, mlm=False)
+    checkpoint.save(_model(), tmp_path / "model.pth")
+    target = _model(seed=1, task="retrieval")
     left = checkpoint.initialise(target, tmp_path / "model.pth")
     assert left == ["queue.ids"]
     assert torch.equal(target.student.vision_proj.weight, _model().student.vision_proj.weight)
@@ -91,7 +94,7 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path, content: bytes) -> No
 
 def test_a_missing_tensor_is_named() -> None:
     model = _model()
-    official = to_official(model.state_dict(), model.config.text.layers)
+    official = to_official(model.state_dict(), model.config.text.layers, model.task)
     del official["text_encoder.bert.encoder.layer.1.crossattention.self.key.weight"]
     with pytest.raises(CheckpointError, match=r"layer\.1\.crossattention\.self\.key\.weight"):
         load_official(_model(seed=1), official)

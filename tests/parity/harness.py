@@ -54,8 +54,23 @@ class Case:
 
     @property
     def batch(self) -> dict[str, Tensor]:
-        names = ("image", "input_ids", "attention_mask", "image_id")
-        return {name: self.inputs[name] for name in names if name in self.inputs}
+        names = (
+            "image",
+            "input_ids",
+            "attention_mask",
+            "image_id",
+            "label",
+            "answer_ids",
+            "answer_mask",
+            "answer_weight",
+        )
+        batch = {name: self.inputs[name] for name in names if name in self.inputs}
+        if "image_pair" in self.inputs:  # all first pictures, then all second ones
+            batch["image"] = self.inputs["image_pair"]
+        if "answers_per_question" in self.inputs:
+            counts = self.inputs["answers_per_question"]
+            batch["answer_question"] = torch.arange(len(counts)).repeat_interleave(counts)
+        return batch
 
 
 def load_case(path: Path) -> Case:
@@ -68,7 +83,14 @@ def load_case(path: Path) -> Case:
     stored: Any = torch.load(weights, weights_only=True)["config"]
     config = albef_config.load(Path(__file__).parents[2] / "params.yaml")
     model = infer_config(
-        state, HEADS, HEADS, momentum=stored.get("momentum", MOMENTUM), temperature=stored["temp"], faithful=False
+        state,
+        HEADS,
+        HEADS,
+        momentum=stored.get("momentum", MOMENTUM),
+        temperature=stored["temp"],
+        queue_size=stored["queue_size"],
+        projection=stored["embed_dim"],
+        faithful=False,
     )
     config = dataclasses.replace(config, model=model)
     tokens = SimpleNamespace(

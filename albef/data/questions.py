@@ -1,0 +1,58 @@
+"""Training set of VQA: a question about a picture and its answers with their weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from albef.data.datasets import Sample, TrainSet
+
+if TYPE_CHECKING:
+    from albef.data.tokenizer import Encoder
+
+VG_WEIGHT = 0.5
+"""Of a Visual Genome answer, which is one person's (official ``vqa_dataset.py``)."""
+
+
+def weighted_answers(record: dict[str, Any]) -> dict[str, float]:
+    """Answers of a record with their weights: the share of people who gave each, or `VG_WEIGHT`."""
+    answers = record["answer"]
+    if record["dataset"] == "vg":
+        return {answers if isinstance(answers, str) else answers[0]: VG_WEIGHT}
+    answers = [answers] if isinstance(answers, str) else answers
+    return {answer: count / len(answers) for answer, count in Counter(answers).items()}
+
+
+class QuestionDataset(TrainSet):
+    """Questions with their pictures and answers. Answers are taken as they are, closed by [SEP]."""
+
+    def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
+        """``image`` (3, size, size), ``question`` and ``answers`` (text -> weight)."""
+        question = record["question"]
+        return {
+            "image": self.pixels(record["image"], question, rng),
+            "question": question,
+            "answers": weighted_answers(record),
+        }
+
+    def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """``image``, ``input_ids``, ``attention_mask`` of B questions, and their A answers.
+
+        Of these ``answer_ids`` and ``answer_mask (A, L)``, ``answer_weight (A,)`` and ``answer_question (A,)``, the
+        row of the question.
+        """
+        answers = [(a, weight, row) for row, s in enumerate(samples) for a, weight in s["answers"].items()]
+        ids, mask = encoder.encode_batch([a for a, _, _ in answers], end=True)
+        return {
+            "image": torch.from_numpy(np.stack([s["image"] for s in samples])),
+            **self.words(encoder, [s["question"] for s in samples]),
+            "answer_ids": torch.from_numpy(ids),
+            "answer_mask": torch.from_numpy(mask),
+            "answer_weight": torch.tensor([weight for _, weight, _ in answers]),
+            "answer_question": torch.tensor([row for _, _, row in answers]),
+        }

@@ -1,0 +1,58 @@
+"""Which parts a model has besides its encoders, by the task it is for.
+
+The names are those of the checkpoint layouts: a stage that starts from another one's model knows by them what there
+is to take over (`albef.model.surgery`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parts of a model.
+
+    Args:
+        projections: Maps to ITC features: of both towers, of the image tower alone, or none.
+        align: ITM head, learnable temperature and queue.
+        mlm: MLM head.
+        decoder: Answer decoder.
+        classes: Of the classification head; 0 is no head.
+        head: A linear map, or two with ReLU between.
+        images: Pictures a text looks at.
+        teacher: Whether there is a momentum teacher.
+    """
+
+    projections: Literal["none", "image", "both"] = "none"
+    align: bool = False
+    mlm: bool = False
+    decoder: bool = False
+    classes: int = 0
+    head: Literal["linear", "mlp"] = "mlp"
+    images: int = 1
+    teacher: bool = True
+
+
+LAYOUTS = {
+    "pretrain": Layout(projections="both", align=True, mlm=True),
+    "retrieval": Layout(projections="both", align=True),
+    "grounding": Layout(projections="both", align=True),
+    "vqa": Layout(decoder=True),
+    "entailment": Layout(classes=3),
+    "nlvr2": Layout(classes=2, images=2),
+    "text_assignment": Layout(projections="image", classes=3, head="linear", images=2, teacher=False),
+}
+"""By task name."""
+
+
+def layout_of(task: str) -> Layout:
+    """The layout of a task's model.
+
+    Raises:
+        ValueError: If no task has this name.
+    """
+    if task not in LAYOUTS:
+        raise ValueError(f"no model layout {task!r}; known are {', '.join(LAYOUTS)}")
+    return LAYOUTS[task]

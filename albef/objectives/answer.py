@@ -1,0 +1,45 @@
+"""Weighted answer generation of VQA with momentum distillation (paper section 5, official ``model_vqa.py``).
+
+A = answers, L = answer tokens, V = vocabulary, M = predicted tokens of all answers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def predicted(answer_mask: Tensor) -> Tensor:
+    """Boolean ``(A, L)``: tokens whose successor is predicted, all of an answer but its last."""
+    return F.pad(answer_mask[:, 1:].bool(), (0, 1))
+
+
+def answer_loss(
+    logits: Tensor,
+    answer_ids: Tensor,
+    answer_mask: Tensor,
+    answer_weight: Tensor,
+    questions: int,
+    teacher_logits: Tensor | None,
+    alpha: float,
+) -> Tensor:
+    """Sum over answers of weight times negative log-likelihood, divided by the number of questions.
+
+    Args:
+        logits: ``(M, V)`` after the tokens that `predicted` tells.
+        answer_ids: ``(A, L)``; ``answer_mask`` alike.
+        answer_weight: ``(A,)``.
+        questions: Questions (pictures) of the batch.
+        teacher_logits: ``(M, V)``; None without distillation.
+        alpha: Weight of the teacher's distribution in every token's target.
+    """
+    rows = predicted(answer_mask)
+    targets = answer_ids[:, 1:][rows[:, :-1]]
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    loss = -log_p.gather(1, targets[:, None]).squeeze(1)
+    if teacher_logits is not None and alpha:
+        soft = -(log_p * F.softmax(teacher_logits.detach().float(), dim=-1)).sum(dim=-1)
+        loss = (1 - alpha) * loss + alpha * soft
+    answer = torch.arange(len(answer_weight), device=loss.device)[:, None].expand_as(rows)[rows]
+    return (loss * answer_weight.float()[answer]).sum() / questions

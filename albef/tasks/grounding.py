@@ -1,0 +1,46 @@
+"""Weakly supervised visual grounding: trained as retrieval, answered by Grad-CAM (paper section 5)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from albef.config import Config, TrainConfig
+from albef.data.datasets import NO_CROP, PairDataset
+from albef.evaluation.grounding import GroundingSet, evaluate
+from albef.tasks.base import Batch, Task, TaskData, align
+
+
+class Grounding(Task):
+    """Pairs of a picture and an expression; no box is seen in training."""
+
+    name: ClassVar[str] = "grounding"
+    lists: ClassVar[tuple[str, ...]] = ("grounding_train", "grounding_val", "grounding_boxes")
+    selection: ClassVar[str | None] = "accuracy"
+
+    @classmethod
+    def train_config(cls, config: Config) -> TrainConfig:
+        """Section ``tasks.grounding.train`` of the parameters."""
+        return config.tasks.grounding.train
+
+    def dataset(self, data: TaskData) -> PairDataset:
+        """One row per expression; expressions of one picture are positives of each other."""
+        return PairDataset.from_list(
+            data.lists / "grounding_train.json",
+            data.images,
+            self.config.model,
+            self.config.tasks.grounding.train,
+            NO_CROP,
+        )
+
+    def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+        """Losses of a step; ``negatives`` as in `albef.tasks.base.align`."""
+        if not self.config.model.faithful:
+            self.model.clamp_temperature()
+        return align(self.model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses
+
+    def validate(self, data: TaskData) -> dict[str, float]:
+        """Accuracy of boxes on the validation split."""
+        split = GroundingSet.read(data.lists / "grounding_val.json", data.lists / "grounding_boxes.json", data.images)
+        return evaluate(self.model, split, data.encoder, self.config.tasks.grounding).metrics
