@@ -139,7 +139,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
+    """Pretraining; the switches are those of the paper's ablation (table 1), all true in ALBEF itself."""
+
     mask_probability: float  # MLM
+    itc: bool  # the contrastive loss
+    hard_negatives: bool  # ITM's negatives drawn by ITC similarity, not evenly
+    distill_itc: bool  # momentum distillation at weight alpha in ITC
+    distill_mlm: bool  # the same in MLM
 
 
 @dataclass(frozen=True, kw_only=True)

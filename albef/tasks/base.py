@@ -100,6 +100,8 @@ def align(
     alpha: float,
     ids: Tensor | None = None,
     negatives: tuple[Tensor, Tensor] | None = None,
+    contrast: bool = True,
+    hard: bool = True,
 ) -> Aligned:
     """ITC against the queue, then ITM with hard negatives found by ITC; moves the teacher and fills the queue.
 
@@ -108,6 +110,8 @@ def align(
         ids: Image ids ``(B,)``: texts of one image are then positives of each other and never negatives. By default
             only the pair itself is a positive, as in the official pretraining.
         negatives: Index ``(B,)`` of each text's negative image and of each image's negative text, instead of a draw.
+        contrast: Whether ITC counts.
+        hard: Whether negatives are drawn by similarity rather than evenly.
     """
     student, queue = model.student, model.queue
     image_embeds, image_feat = student.encode_image(batch["image"])
@@ -135,8 +139,11 @@ def align(
         )
         same = None if ids is None else ids[:, None] == ids[None, :]
         if negatives is None:
-            image_index, image_valid = draw_negatives(itc.text_to_image, same)
-            text_index, text_valid = draw_negatives(itc.image_to_text, same)
+            by_text, by_image = itc.text_to_image, itc.image_to_text
+            if not hard:
+                by_text, by_image = torch.zeros_like(by_text), torch.zeros_like(by_image)
+            image_index, image_valid = draw_negatives(by_text, same)
+            text_index, text_valid = draw_negatives(by_image, same)
             valid = torch.cat([image_valid, text_valid])
         else:
             (image_index, text_index), valid = negatives, None
@@ -155,4 +162,5 @@ def align(
     )
     logits = model.itm_head(fused[:, 0])
     itm = itm_loss(logits[: len(own)], logits[len(own) :], valid)
-    return Aligned({"itc_loss": itc.loss, "itm_loss": itm}, keys_values, image_embeds_m)
+    losses = {"itc_loss": itc.loss, "itm_loss": itm} if contrast else {"itm_loss": itm}
+    return Aligned(losses, keys_values, image_embeds_m)

@@ -56,12 +56,21 @@ class Pretrain(Task):
             negatives: As in `align`, instead of a draw.
             masked: Masked ids and labels, both ``(B, L)``, instead of a draw.
         """
+        config = self.config.pretrain
         self.model.clamp_temperature()
-        aligned = align(self.model, batch, alpha, negatives=negatives)
+        aligned = align(
+            self.model,
+            batch,
+            alpha if config.distill_itc else 0.0,
+            negatives=negatives,
+            contrast=config.itc,
+            hard=config.hard_negatives,
+        )
+        alpha = alpha if config.distill_mlm else 0.0
         if masked is None:
             ids = batch["input_ids"]
             keep = torch.isin(ids, torch.tensor(self.keep_ids, device=ids.device))
-            masked = mask_tokens(ids, keep, self.mask_id, self.model.vocab_size, self.config.pretrain.mask_probability)
+            masked = mask_tokens(ids, keep, self.mask_id, self.model.vocab_size, config.mask_probability)
         masked_ids, labels = masked
         rows = labels != IGNORE
         logits = masked_word_logits(
