@@ -106,5 +106,6 @@ def initialise(model: ALBEF, path: str | Path) -> list[str]:
             )
     model.load_state_dict(shared, strict=False)
     if model.layout.teacher and not layout_of(meta.task).teacher:
-        model.copy_teacher()
+        model.copy_teacher()  # after loading: the official NLVR.py copies before, and its teacher starts at random
+        return [name for name in own if name not in shared and not name.startswith("teacher.")]
     return [name for name in own if name not in shared]
