@@ -224,6 +224,11 @@ def images_of(record: Record) -> Sequence[str]:
     return images
 
 
+def label_of(record: Record) -> int:
+    """Official class index of a checked record of entailment or NLVR2."""
+    return (NLVR_LABELS if "images" in record else VE_LABELS).index(record["label"])
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 
 from albef.data.datasets import Sample, TrainSet
-from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of
+from albef.data.schema import images_of, label_of
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
-
-
-def label_of(record: dict[str, Any]) -> int:
-    """Official class index of a checked record."""
-    return (NLVR_LABELS if "images" in record else VE_LABELS).index(record["label"])
 
 
 class StatementDataset(TrainSet):

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from albef.config import ClassificationConfig
-from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, read_list
-from albef.data.statements import label_of
+from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of, read_list
 from albef.evaluation.encode import by_image, evaluating, pixels_of, words_of
 from albef.model.albef import ALBEF
 

@@ -7,9 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from albef.config import Config, TrainConfig
-from albef.data.datasets import NO_CROP, PairDataset
+from albef.data.datasets import NO_CROP
+from albef.data.pairs import PairDataset
 from albef.evaluation.grounding import GroundingSet, evaluate
-from albef.tasks.base import Batch, Task, TaskData, align
+from albef.tasks.alignment import align
+from albef.tasks.base import Batch, Task, TaskData
 
 
 class Grounding(Task):
@@ -35,7 +37,7 @@ class Grounding(Task):
         )
 
     def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-        """Losses of a step; ``negatives`` as in `albef.tasks.base.align`."""
+        """Losses of a step; ``negatives`` as in `albef.tasks.alignment.align`."""
         if not self.config.model.faithful:
             self.model.clamp_temperature()
         return align(self.model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses

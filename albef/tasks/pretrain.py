@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from albef.config import Config, TrainConfig
-from albef.data.datasets import PRETRAIN_CROP, PairDataset
+from albef.data.datasets import PRETRAIN_CROP
+from albef.data.pairs import PairDataset
 from albef.model.albef import Towers
 from albef.model.bert import KeysValues
 from albef.objectives.mlm import IGNORE, mask_tokens, mlm_loss
-from albef.tasks.base import Batch, Task, TaskData, align
+from albef.tasks.alignment import align
+from albef.tasks.base import Batch, Task, TaskData
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder

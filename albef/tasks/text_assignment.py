@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from albef.config import Config, TrainConfig
-from albef.data.datasets import PRETRAIN_CROP, PairDataset
+from albef.data.datasets import PRETRAIN_CROP
+from albef.data.pairs import PairDataset
 from albef.objectives.assign import draw_pairs
 from albef.objectives.classify import classification_loss
 from albef.tasks.base import Batch, Task, TaskData

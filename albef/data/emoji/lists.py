@@ -20,6 +20,7 @@ _PARTIAL_TRAIN = 0.1
 _SYNONYMS = 0.1
 _TRAIN_CAPTIONS = 2  # rows an image in retrieval_train
 _QUESTIONS = 2  # an image
+_STATEMENTS_TRAIN = 2  # an image, of entailment and of pairs; val and test have one
 _VG_SHARE = 0.15  # of vqa_train, as Visual Genome has them: one answer, no id
 _DOWNSTREAM = ("train", "val", "test")
 
@@ -77,22 +78,22 @@ def vqa(world: World, split: str, config: EmojiConfig) -> Rows:
 
 
 def entailment(world: World, split: str, config: EmojiConfig) -> Rows:
-    """One hypothesis an image, three labels in equal shares; pictures that no hypothesis suits are left out."""
+    """Hypotheses of each image, three labels in equal shares; pictures that no hypothesis suits are left out."""
     rng = world.rng("ve", split)
     claimant = Claimant(world.lexicon, Compositions(world.seed), config.max_objects, split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        if (claim := claimant.claim(scene, rng)) is not None:
-            result.append({"image": image, "sentence": claim[0], "label": claim[1]})
+        claims = [claimant.claim(scene, rng) for _ in range(_STATEMENTS_TRAIN if split == "train" else 1)]
+        result += [{"image": image, "sentence": c[0], "label": c[1]} for c in dict.fromkeys(claims) if c is not None]
     return result
 
 
 def nlvr(world: World, split: str) -> Rows:
-    """One statement an image, about it and another one; labels are texts, as in the official lists."""
+    """Statements of each image, about it and another one; labels are texts, as in the official lists."""
     rng = world.rng("nlvr", split)
     images, comparer = world.images(split), Comparer(world.lexicon, world.scenes[split])
     result: Rows = []
-    for number in range(len(images)):
+    for number in (n for n in range(len(images)) for _ in range(_STATEMENTS_TRAIN if split == "train" else 1)):
         if (found := comparer.state(number, rng)) is not None:
             text, truth, left, right = found
             result.append({"sentence": text, "label": str(truth), "images": [images[left], images[right]]})

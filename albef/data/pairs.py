@@ -1,0 +1,46 @@
+"""Training set of image-text pairs: pretraining, text assignment, retrieval and grounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from albef.data.datasets import Sample, TrainSet
+
+if TYPE_CHECKING:
+    from albef.data.tokenizer import Encoder
+
+
+class PairDataset(TrainSet):
+    """Images with captions: ``caption`` (a text, or several to draw from) or, in grounding, ``text``.
+
+    ``image_id`` may be any hashable and is re-indexed from 0; without one the image's path stands for it.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], *args: Any, **kwargs: Any) -> None:
+        super().__init__(records, *args, **kwargs)
+        index: dict[Any, int] = {}
+        self.image_ids = [index.setdefault(r.get("image_id", r["image"]), len(index)) for r in records]
+
+    def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
+        """``image`` (3, size, size), ``caption`` and ``image_id``."""
+        caption = record["caption"] if "caption" in record else record["text"]
+        if not isinstance(caption, str):
+            caption = caption[int(rng.integers(len(caption)))]
+        return {
+            "image": self.pixels(record["image"], caption, rng),
+            "caption": caption,
+            "image_id": self.image_ids[row],
+        }
+
+    def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """``image (B, 3, H, H)``, ``input_ids`` and ``attention_mask (B, L)``, ``image_id (B,)``."""
+        return {
+            "image": torch.from_numpy(np.stack([s["image"] for s in samples])),
+            **self.words(encoder, [s["caption"] for s in samples]),
+            "image_id": torch.tensor([s["image_id"] for s in samples]),
+        }
