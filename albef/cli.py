@@ -84,6 +84,12 @@ def _report(args: argparse.Namespace) -> None:
     report.run(args.artifacts, args.images, args.out)
 
 
+def _ablate(args: argparse.Namespace) -> None:
+    from albef.ablation import run
+
+    run.run(configuration.load(args.params), args.raw, args.out, args.seeds, args.tasks or run.TASKS)
+
+
 def _import_checkpoint(args: argparse.Namespace) -> None:
     from albef.model import convert
 
@@ -144,6 +150,9 @@ def parser() -> argparse.ArgumentParser:
     add("export", _export, "ONNX graphs with a parity gate", "tokenizer", "model", "out").add_argument("task")
     add("repository", _repository, "the Triton model repository with its gallery", *inputs, "export", "out")
     add("report", _report, "an HTML page of metrics, curves and pictures", "artifacts", "images", "out")
+    ablate = add("ablate", _ablate, "the paper's ablation (table 1) on own data", "raw", "out")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition each")
+    ablate.add_argument("--tasks", nargs="+", help="columns of the table; by default all")
     official = add("import-checkpoint", _import_checkpoint, "read a checkpoint in the official layout", "out")
     official.add_argument("source", type=Path)
     student = add("export-checkpoint", _export_checkpoint, "write a model in the official layout", "model", "out")

@@ -25,7 +25,7 @@ FLOORS = [
     {"evaluation", "validation", "export", "report"},
     {"tasks"},
     {"training"},
-    {"tuning"},
+    {"tuning", "ablation"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -51,7 +51,7 @@ HOMES = {
     "ray": {"albef.tuning", "albef.training.distributed"},
     "prefect": set(),
     "dvc": set(),
-    "matplotlib": {"albef.report"},
+    "matplotlib": {"albef.report", "albef.ablation.page"},
     "tritonclient": {"albef.serving"},
 }
 
