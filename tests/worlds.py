@@ -49,7 +49,9 @@ def write_params(config: Config, path: Path) -> Path:
 
 
 def colour_world(folder: Path, images: int = 64) -> Path:
-    """Pictures of two colours, top and bottom, with lists for pretraining and retrieval, and a tokenizer.
+    """Pictures of two colours, top and bottom, with the lists of every task, and a tokenizer.
+
+    Val and test are the first 16 pictures of train.
 
     Returns:
         The folder, with ``images/``, ``lists/`` and ``tokenizer/``.
@@ -62,16 +64,72 @@ def colour_world(folder: Path, images: int = 64) -> Path:
         picture = Image.new("RGB", (32, 32), top)
         picture.paste(bottom, (0, 16, 32, 32))
         picture.save(folder / "images" / f"{index}.png")
-        rows.append((f"images/{index}.png", f"{top} above {bottom}", index))
-    pretrain = [{"image": i, "caption": [c, f"a picture of {c}"]} for i, c, _ in rows]
-    train = [{"image": i, "caption": c, "image_id": n} for i, c, n in rows]
-    split = [{"image": i, "caption": [c]} for i, c, _ in rows]
-    for name, records in (
-        ("pretrain", pretrain),
-        ("retrieval_train", train),
-        ("retrieval_val", split[:16]),
-        ("retrieval_test", split[:16]),
-    ):
+        rows.append((f"images/{index}.png", top, bottom))
+    for name, records in _lists(rows).items():
         (folder / "lists" / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
     tokenizer.run(TokenizerConfig(kind="wordpiece", vocab_size=128), folder / "lists", folder / "tokenizer")
     return folder
+
+
+def _lists(rows: list[tuple[str, str, str]]) -> dict[str, Any]:
+    """Every list by name, of pictures with their colours."""
+    captions = [f"{top} above {bottom}" for _, top, bottom in rows]
+    result: dict[str, Any] = {
+        "pretrain": [
+            {"image": i, "caption": [text, f"a picture of {text}"]}
+            for (i, _, _), text in zip(rows, captions, strict=True)
+        ],
+        "retrieval_train": [
+            {"image": i, "caption": text, "image_id": n}
+            for n, ((i, _, _), text) in enumerate(zip(rows, captions, strict=True))
+        ],
+        "answer_list": [*COLOURS, "dark red", "dark red and green"],
+    }
+    refs: dict[str, Any] = {}
+    proposals = {i: [[0, 0, 32, 16], [0, 16, 32, 16], [0, 0, 16, 32], [8, 8, 16, 16]] for i, _, _ in rows}
+    for split, part in (("train", rows), ("val", rows[:16]), ("test", rows[:16])):
+        if split != "train":
+            result[f"retrieval_{split}"] = [
+                {"image": i, "caption": [text]} for (i, _, _), text in zip(part, captions, strict=False)
+            ]
+        result[f"vqa_{split}"] = [
+            _question(number, row, vg=split == "train" and number % 4 == 3) for number, row in enumerate(part)
+        ]
+        result[f"ve_{split}"] = [_claim(number, row) for number, row in enumerate(part)]
+        result[f"nlvr_{split}"] = [
+            {
+                "images": [left, right],
+                "sentence": f"both pictures have {top} above",
+                "label": str(top == other),
+            }
+            for (left, top, _), (right, other, _) in zip(part, part[7:] + part[:7], strict=True)
+        ]
+        expressions: list[dict[str, Any]] = []
+        for image, top, bottom in part:
+            expressions += [{"image": image, "text": f"the {top} half"}, {"image": image, "text": f"the {bottom} half"}]
+        if split != "train":
+            for number, row in enumerate(expressions):
+                row["ref_id"] = f"{split} {number}"
+                refs[row["ref_id"]] = {"image": row["image"], "box": [0, 16 * (number % 2), 32, 16], "split": split}
+        result[f"grounding_{split}"] = expressions
+    return {**result, "grounding_boxes": {"refs": refs, "proposals": proposals}}
+
+
+def _question(number: int, row: tuple[str, str, str], vg: bool) -> dict[str, Any]:
+    image, top, bottom = row
+    colour = (top, bottom)[number % 2]
+    record = {"image": image, "question": f"what colour is {('above', 'below')[number % 2]}?"}
+    if vg:
+        return {**record, "dataset": "vg", "answer": colour}
+    return {**record, "dataset": "vqa", "question_id": number, "answer": [colour] * 7 + [f"dark {colour}"] * 3}
+
+
+def _claim(number: int, row: tuple[str, str, str]) -> dict[str, Any]:
+    image, top, _ = row
+    other = COLOURS[(COLOURS.index(top) + 1) % len(COLOURS)]
+    sentence, label = (
+        (f"it is {top} above", "entailment"),
+        (f"it is {other} above", "contradiction"),
+        ("it is a flag", "neutral"),
+    )[number % 3]
+    return {"image": image, "sentence": sentence, "label": label}
