@@ -1,80 +1,64 @@
-"""The evaluation stage: a fine-tuned model on its test split, with what plots and the report need."""
+"""The evaluation stage: a model on the test split of a task, with what plots and the report need."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from albef.config import Config
 from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
-from albef.evaluation.retrieval import RetrievalResult, RetrievalSet, evaluate
+from albef.evaluation.job import Job
+from albef.evaluation.runs import classification, grounding, retrieval, vqa
 from albef.model import checkpoint
+from albef.model.layout import LAYOUTS
 
-_EXAMPLES = 8
-_SHOWN = 5
+_RUNS: dict[str, Callable[[Job], None]] = {
+    "retrieval": retrieval.run,
+    "vqa": vqa.run,
+    "entailment": classification.run,
+    "nlvr2": classification.run,
+    "grounding": grounding.run,
+}
+
+
+class EvaluationError(ValueError):
+    """A task without an evaluation, or a model that cannot answer it."""
+
+
+def models_for(task: str) -> list[str]:
+    """Tasks whose models can be evaluated as ``task``: its own, and with ITC and ITM any other that has both.
+
+    Retrieval from a pretraining model is zero-shot retrieval (paper section 5).
+    """
+    wanted = LAYOUTS[task]
+    return [name for name, layout in LAYOUTS.items() if (layout.align if wanted.align else layout == wanted)]
 
 
 def run(config: Config, task: str, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
-    """Evaluate ``task`` and write ``metrics.json``, ``recall.csv`` and ``examples.json``.
+    """Evaluate ``task``: ``metrics.json``, ``examples.json``, a table for plots, and what else the task writes.
+
+    Args:
+        model: Folder with ``model.pth``.
 
     Raises:
-        ValueError: If the task has no evaluation.
+        EvaluationError: If the task has no evaluation, or the model is one for other tasks.
     """
-    evaluations: dict[str, Callable[[], None]] = {
-        "retrieval": lambda: _retrieval(config, model, lists, images, tokenizer, out)
-    }
-    if task not in evaluations:
-        raise ValueError(f"no evaluation for task {task!r}; known are {', '.join(evaluations)}")
-    out.mkdir(parents=True, exist_ok=True)
-    evaluations[task]()
-
-
-def _retrieval(config: Config, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
-    net, _ = checkpoint.load(model / "model.pth")
+    if task not in _RUNS:
+        raise EvaluationError(f"no evaluation for task {task!r}; known are {', '.join(_RUNS)}")
+    path = model / "model.pth"
+    net, meta = checkpoint.load(path)
+    if meta.task not in models_for(task):
+        raise EvaluationError(
+            f"{path}: a model for {meta.task!r}, expected one for {' or '.join(models_for(task))} to evaluate {task!r}"
+        )
+    encoder = Encoder.from_file(tokenizer / "tokenizer.json")
+    if encoder.vocab_size != meta.vocab_size:
+        raise EvaluationError(
+            f"{tokenizer / 'tokenizer.json'}: {encoder.vocab_size} tokens, but {path} was trained with "
+            f"{meta.vocab_size}"
+        )
     net.to("cuda" if torch.cuda.is_available() else "cpu")
-    split = RetrievalSet.read(lists / "retrieval_test.json", image_root(images))
-    result = evaluate(net, split, Encoder.from_file(tokenizer / "tokenizer.json"), config.tasks.retrieval)
-    (out / "metrics.json").write_text(json.dumps(result.metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    rows = ["direction,stage,k,recall"]
-    for name, value in result.metrics.items():
-        stage, _, rest = ("itc", "", name[4:]) if name.startswith("itc_") else ("reranked", "", name)
-        direction, _, k = rest.partition("_r")
-        if direction in ("tr", "ir"):
-            rows.append(f"{'image to text' if direction == 'tr' else 'text to image'},{stage},{k},{value:.4f}")
-    (out / "recall.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    (out / "examples.json").write_text(json.dumps(examples(split, result), indent=1) + "\n", encoding="utf-8")
-
-
-def _top(scores: NDArray[np.float32]) -> list[tuple[int, float]]:
-    order = np.argsort(-scores, kind="stable")[:_SHOWN]
-    return [(int(i), round(float(scores[i]), 4)) for i in order]
-
-
-def examples(split: RetrievalSet, result: RetrievalResult) -> dict[str, list[dict[str, object]]]:
-    """A few queries of each direction, evenly spaced over the split, with their best answers."""
-    texts = np.linspace(0, len(split.texts) - 1, min(_EXAMPLES, len(split.texts))).astype(int)
-    rows = np.linspace(0, len(split.names) - 1, min(_EXAMPLES, len(split.names))).astype(int)
-    return {
-        "text_to_image": [
-            {
-                "query": split.texts[t],
-                "target": split.names[split.image_of_text[t]],
-                "ranked": [{"image": split.names[i], "score": s} for i, s in _top(result.text_to_image[:, t])],
-            }
-            for t in texts
-        ],
-        "image_to_text": [
-            {
-                "query": split.names[i],
-                "target": [split.texts[t] for t in np.flatnonzero(split.image_of_text == i)],
-                "ranked": [{"caption": split.texts[t], "score": s} for t, s in _top(result.image_to_text[i])],
-            }
-            for i in rows
-        ],
-    }
+    _RUNS[task](Job(task, config, net, encoder, lists, image_root(images), out))

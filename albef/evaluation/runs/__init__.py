@@ -1,0 +1,1 @@
+"""What the evaluation stage writes, task by task."""
