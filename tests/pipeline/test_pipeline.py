@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.pipeline.test_graph import NAMES, stages
+from tests.pipeline.test_graph import NAMES, TASKS, stages
 from tests.pipeline.tree import Tree, ran, skipped
 
 pytestmark = pytest.mark.pipeline
@@ -44,8 +44,8 @@ def declared(name: str) -> set[str]:
 def test_every_stage_ran_once_in_order(tree: Tree, first_run: str) -> None:
     order = ran(first_run)
     assert sorted(order) == sorted(NAMES)
-    for earlier, later in [("prepare", "validate"), ("validate", "pretrain"), ("pretrain", "finetune@retrieval")]:
-        assert order.index(earlier) < order.index(later)
+    chain = ["prepare", "validate", "pretrain", "text_assignment", "finetune@nlvr2", "evaluate@nlvr2", "report"]
+    assert [name for name in order if name in chain] == chain
     lock = YAML(typ="safe").load(tree.root / "dvc.lock")
     assert set(lock["stages"]) == set(NAMES)
 
@@ -54,8 +54,11 @@ def test_results_are_there(tree: Tree) -> None:
     root = tree.root / "artifacts"
     metrics = json.loads((root / "evaluate/retrieval/metrics.json").read_text())
     assert 0 <= metrics["ir_r1"] <= metrics["ir_r5"] <= metrics["ir_r10"] <= 1
-    parity = json.loads((root / "export/retrieval/parity.json").read_text())
-    assert parity["max_abs"] <= parity["tolerance"] == tree.params()["export"]["tolerance"]
+    for task in TASKS:
+        parity = json.loads((root / f"export/{task}/parity.json").read_text())
+        assert parity["max_abs"] <= parity["tolerance"] == tree.params()["export"]["tolerance"]
+        if task != "retrieval":
+            assert 0 <= json.loads((root / f"evaluate/{task}/metrics.json").read_text())["accuracy"] <= 1
     assert (root / "repository/retrieval/config.pbtxt").is_file()
     assert (root / "validated/docs/index.html").is_file()
     page = (root / "report/index.html").read_text()
@@ -101,7 +104,7 @@ def test_metrics_and_plots_show_what_the_stages_wrote(tree: Tree) -> None:
     assert shown[""]["data"]["artifacts/evaluate/retrieval/metrics.json"]["data"]["r_mean"] >= 0
     page = tree.dvc("plots", "show", "--out", str(tree.record / "plots")).strip().splitlines()[-1]
     text = Path(page.removeprefix("file://")).read_text()
-    for title in ("pretraining losses", "retrieval losses", "retrieval recall"):
+    for title in ("pretraining losses", "fine-tuning losses", "retrieval recall", "NLVR2 confusion"):
         assert title in text
 
 
@@ -112,10 +115,12 @@ def test_metrics_and_plots_show_what_the_stages_wrote(tree: Tree) -> None:
         ("validate.max_caption_words", 59, {"validate"}),
         ("tokenizer.vocab_size", 399, {"tokenizer"}),
         ("pretrain.optim.lr", 2e-3, {"pretrain"}),
-        ("model.temperature", 0.08, {"pretrain", "finetune@retrieval"}),
+        ("model.temperature", 0.08, {"pretrain", "text_assignment", *(f"finetune@{task}" for task in TASKS)}),
+        ("text_assignment.epochs", 2, {"text_assignment"}),
+        ("tasks.vqa.evaluate.shortlist", 4, {"finetune@vqa", "evaluate@vqa"}),
         ("tasks.retrieval.evaluate.shortlist", 4, {"finetune@retrieval", "evaluate@retrieval"}),
         ("tasks.retrieval.evaluate.score", "itm+itc", {"finetune@retrieval", "evaluate@retrieval", "repository"}),
-        ("export.parity_samples", 3, {"export@retrieval"}),
+        ("export.parity_samples", 3, {f"export@{task}" for task in TASKS}),
         ("serve.max_k", 19, {"repository"}),
     ],
 )
@@ -155,7 +160,7 @@ def test_own_data_go_all_the_way_and_a_broken_record_stops_them(tree: Tree, tmp_
     copy, own = own_data(tree, tmp_path)
     # The same records and pictures as the built-in ones, only elsewhere: tokens, and where training repeats itself to
     # the bit, the exported model come from the run cache.
-    assert set(NAMES) - set(ran(copy.dvc("repro"))) <= {"tokenizer", "export@retrieval"}
+    assert set(NAMES) - set(ran(copy.dvc("repro"))) <= {"tokenizer", *(f"export@{task}" for task in TASKS)}
     kept = json.loads((copy.root / "artifacts/validated/lists/pretrain.json").read_text())
     assert kept == json.loads((own / "pretrain.json").read_text())
 
