@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -132,6 +133,11 @@ def test_grounding_in_both_modes_with_maps(world: Path, tmp_path: Path, model: s
         words = len(example["text"].split())
         with Image.open(out / example["words"]) as picture:
             assert picture.width == (1 + words) * 196 + 4  # the picture, then a panel a word
+            panels = np.asarray(picture.convert("RGB")).astype(int)[18:-4]
+        for word in range(words):
+            first = 4 + 196 * (1 + word)
+            plain = panels[20:76, 20:172]  # within both frames of the upper half
+            assert np.abs(panels[20:76, first + 16 : first + 168] - plain).max() > 20, example["text"]
 
 
 def test_a_model_of_another_task_is_refused(world: Path, tmp_path: Path) -> None:

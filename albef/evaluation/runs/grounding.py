@@ -110,14 +110,19 @@ def tokens_of_words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
 
 
 def word_maps(job: Job, split: GroundingSet, row: int, chosen: int) -> Image.Image:
-    """The picture with true and chosen box, then one panel a word: Grad-CAM of the match, mean over its pieces."""
+    """The picture with true and chosen box, then one panel a word: Grad-CAM of the match, mean over its pieces.
+
+    In the last fusion layer [CLS] alone reaches the match and all words are cold, so the layer before it is the last
+    that is looked at.
+    """
     config = with_mode(job.config.tasks.grounding, job.model, "itm")
     picture = _shown(split.images[row])
     # Not as in evaluation: one text alone, in full precision.
     job.model.eval()
     pixels = torch.from_numpy(to_pixels(open_image(split.images[row]), job.model.config.image_size))[None]
     ids, mask = words_of([split.texts[row]], job.encoder, config.train, job.model.device)
-    maps = itm_map(job.model, pixels.to(job.model.device), ids, mask, config.evaluate.block)[0]
+    block = min(config.evaluate.block, max(0, job.model.config.text.fusion_layers - 2))
+    maps = itm_map(job.model, pixels.to(job.model.device), ids, mask, block)[0]
     scale = picture.width / open_image(split.images[row]).width
     boxes = [(split.proposals[row][chosen], CHOSEN), (split.boxes[row], TRUE)]
     panels = [("", framed(picture, [([scale * value for value in box[:4]], colour) for box, colour in boxes]))]
