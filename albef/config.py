@@ -34,10 +34,12 @@ class EmojiConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ListsConfig:
-    """Official JSON lists on disk instead of the built-in world; keys are list names such as ``pretrain``."""
+    """Official JSON lists on disk instead of the built-in world; ``files`` has them by name, such as ``pretrain``."""
 
     image_root: str
     files: dict[str, list[str]]
+    folders: dict[str, str] | None = None  # list, or one of its files -> its part of image_root
+    moved: dict[str, str] | None = None  # how paths in the lists begin -> where these pictures are now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,14 @@ class ModelConfig:
     momentum: float
     temperature: float
     faithful: bool  # keep the official quirks that change numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Pretrained parts that pretraining starts from (paper section 3.1); null: as built (`albef.model.pretrained`)."""
+
+    vision: str | None  # timm:NAME, or a local folder or file
+    text: str | None  # a BERT: local folder or file, or hub name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +260,7 @@ class Config:
     validate: ValidateConfig
     tokenizer: TokenizerConfig
     model: ModelConfig
+    init: InitConfig | None = None
     pretrain: PretrainConfig
     text_assignment: TrainConfig
     tasks: TasksConfig

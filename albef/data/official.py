@@ -1,4 +1,8 @@
-"""Official ALBEF lists on disk (COCO, VG, Flickr30K, VQAv2, SNLI-VE, NLVR2, RefCOCO+, ...) as the stages want them."""
+"""Official ALBEF lists on disk (COCO, VG, Flickr30K, VQAv2, SNLI-VE, NLVR2, RefCOCO+, ...) as the stages want them.
+
+Where official lists differ among themselves, they are made alike here, so that one schema holds for all that follows:
+one root of paths, captions of an evaluation as lists, labels as texts, file names with their suffix.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +16,38 @@ from typing import Any
 from tqdm import tqdm
 
 from albef.config import ListsConfig
+from albef.data import refer
 from albef.data.files import write_list, write_text
-from albef.data.schema import LISTS, SchemaError, images_of, load_rows, problems
-
-# Not lists of records: the answer candidates of VQA, and boxes for grounding (see `albef.data.emoji.lists.make`).
-EXTRAS = ("answer_list", "grounding_boxes")
+from albef.data.schema import EXTRAS, LISTS, NLVR_LABELS, Record, SchemaError, images_of, load_rows, problems
 
 
-def _entailment(record: dict[str, Any]) -> dict[str, Any]:
-    """Official SNLI-VE rows name the Flickr picture without its suffix."""
+def _same(record: Record) -> Record:
+    return record
+
+
+def _retrieval(record: Record) -> Record:
+    """An only caption need not be in a list."""
+    return record | {"caption": [record["caption"]]} if isinstance(record.get("caption"), str) else record
+
+
+def _entailment(record: Record) -> Record:
+    """Official SNLI-VE rows name the Flickr picture by its number, as a number or as a text."""
     image = record.get("image")
+    if isinstance(image, int) and not isinstance(image, bool):
+        image = str(image)
     if isinstance(image, str) and image and not PurePosixPath(image).suffix:
         return record | {"image": f"{image}.jpg"}
     return record
 
 
-def _nlvr(record: dict[str, Any]) -> dict[str, Any]:
-    """JSON booleans become the texts that readers compare with."""
-    return record | {"label": str(record["label"])} if isinstance(record.get("label"), bool) else record
+def _nlvr(record: Record) -> Record:
+    """JSON booleans and other spellings become the texts that readers compare with."""
+    label = record.get("label")
+    text = str(label).capitalize() if isinstance(label, bool | str) else None
+    return record | {"label": text} if text in NLVR_LABELS else record
 
 
-_NORMAL: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"ve": _entailment, "nlvr": _nlvr}
+_NORMAL: dict[str, Callable[[Record], Record]] = {"retrieval": _retrieval, "ve": _entailment, "nlvr": _nlvr}
 
 
 def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
@@ -44,26 +59,43 @@ def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
         final: Where ``out`` will be in the end; a relative image root is recorded from there.
 
     Raises:
-        SchemaError: If a list has an unknown name, or a file is missing or no JSON list.
+        SchemaError: If a list has an unknown name, a file is missing or no JSON list, or a folder of pictures is
+            missing.
     """
     root = raw / config.image_root
-    if not root.is_dir():
-        raise SchemaError(f"prepare.lists.image_root: no folder {root}, expected the one image paths start from")
+    _check(config, root)
     entries = {}
     images: set[str] = set()
-    for name, files in tqdm(config.files.items(), desc="lists", unit="list", disable=None):
+    referred: list[Record] = []
+    # Boxes last: they are found through the records of grounding.
+    names = sorted(config.files, key=lambda name: name == "grounding_boxes")
+    for name in tqdm(names, desc="lists", unit="list", disable=None):
+        records: Any = _boxes(config, raw, referred) if name == "grounding_boxes" else _joined(name, config, raw)
+        entries[name] = write_list(out / f"{name}.json", records)
+        if name in LISTS:
+            sound = [record for record in records if not problems(record, LISTS[name])]
+            images.update(path for record in sound for path in images_of(record))
+            referred += sound if LISTS[name] == "grounding" else []
+    recorded = config.image_root if Path(config.image_root).is_absolute() else os.path.relpath(root, final)
+    manifest = {"source": "lists", "image_root": recorded, "lists": entries, "images": _sizes(images, root)}
+    write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _check(config: ListsConfig, root: Path) -> None:
+    if not root.is_dir():
+        raise SchemaError(f"prepare.lists.image_root: no folder {root}, expected the one image paths start from")
+    for name, files in config.files.items():
         if name not in LISTS and name not in EXTRAS:
             known = ", ".join((*LISTS, *EXTRAS))
             raise SchemaError(f"prepare.lists.files.{name}: not the name of a list; known are {known}")
         if not files:
             raise SchemaError(f"prepare.lists.files.{name}: no file, expected at least one")
-        records: Any = _boxes(raw, files) if name == "grounding_boxes" else _joined(name, raw, files)
-        entries[name] = write_list(out / f"{name}.json", records)
-        if name in LISTS:
-            images.update(path for r in records if not problems(r, LISTS[name]) for path in images_of(r))
-    recorded = config.image_root if Path(config.image_root).is_absolute() else os.path.relpath(root, final)
-    manifest = {"source": "lists", "image_root": recorded, "lists": entries, "images": _sizes(images, root)}
-    write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    known_places = {*config.files, *(file for files in config.files.values() for file in files)}
+    for key, folder in (config.folders or {}).items():
+        if key not in known_places:
+            raise SchemaError(f"prepare.lists.folders.{key}: expected a list of prepare.lists.files, or a file of it")
+        if not (root / folder).is_dir():
+            raise SchemaError(f"prepare.lists.folders.{key}: no folder {root / folder}")
 
 
 def _sizes(images: set[str], root: Path) -> dict[str, Any]:
@@ -78,24 +110,60 @@ def _sizes(images: set[str], root: Path) -> dict[str, Any]:
     return {"count": len(images), "sizes_sha256": digest.hexdigest()}
 
 
-def _joined(name: str, raw: Path, files: list[str]) -> list[Any]:
-    rows = [record for file in files for record in load_rows(raw / file)]
-    if name == "answer_list":
-        return list(dict.fromkeys(rows))
-    normal = _NORMAL.get(LISTS[name])
-    return rows if normal is None else [normal(r) if isinstance(r, dict) else r for r in rows]
+def _joined(name: str, config: ListsConfig, raw: Path) -> list[Any]:
+    """Records of all files of a list, malformed ones as they are."""
+    joined: list[Any] = []
+    for file in config.files[name]:
+        rows = load_rows(raw / file)
+        if name in LISTS:
+            normal, place = _NORMAL.get(LISTS[name], _same), _places(config, name, file)
+            rows = [_placed(normal(row), place) if isinstance(row, dict) else row for row in rows]
+        joined += rows
+    if name == "answer_list" and all(isinstance(row, str) for row in joined):
+        return list(dict.fromkeys(joined))
+    return joined
 
 
-def _boxes(raw: Path, files: list[str]) -> dict[str, Any]:
+def _boxes(config: ListsConfig, raw: Path, records: list[Record]) -> dict[str, Any]:
+    """Boxes in our format, under the paths that the records of grounding have."""
+    parts: list[refer.Part] = []
     merged: dict[str, Any] = {"refs": {}, "proposals": {}}
-    for file in files:
-        path = raw / file
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SchemaError(f"{path}: not a readable JSON file ({error})") from error
+    for file in config.files["grounding_boxes"]:
+        part = refer.read(raw / file)
+        if part.kind != "boxes":
+            parts.append(part)
+            continue
+        place = _places(config, "grounding_boxes", file)
+        merged["refs"] |= {key: _placed(ref, place) for key, ref in part.content["refs"].items()}
+        merged["proposals"] |= {place(image): boxes for image, boxes in part.content["proposals"].items()}
+    if parts:
+        found = refer.convert(parts, records)
         for key in merged:
-            if not isinstance(data, dict) or not isinstance(data.get(key), dict):
-                raise SchemaError(f"{path}, {key}: expected a JSON object of boxes")
-            merged[key].update(data[key])
+            merged[key] |= found[key]
     return merged
+
+
+def _placed(record: Any, place: Callable[[str], str]) -> Any:
+    """A record whose paths start from the image root."""
+    if not isinstance(record, dict):
+        return record
+    if isinstance(record.get("image"), str):
+        record = record | {"image": place(record["image"])}
+    if isinstance(record.get("images"), list):
+        record = record | {"images": [place(i) if isinstance(i, str) else i for i in record["images"]]}
+    return record
+
+
+def _places(config: ListsConfig, name: str, file: str) -> Callable[[str], str]:
+    """Where a path of ``file`` leads from the image root: some lists share a root, others have their own."""
+    folders = config.folders or {}
+    folder = folders.get(file, folders.get(name))
+    moved = [(old.rstrip("/") + "/", new) for old, new in (config.moved or {}).items()]
+
+    def place(path: str) -> str:
+        for old, new in moved:
+            if path.startswith(old):
+                return str(PurePosixPath(new, path[len(old) :].lstrip("/")))
+        return path if folder is None or not path else str(PurePosixPath(folder, path))
+
+    return place

@@ -157,6 +157,9 @@ LISTS: dict[str, str] = {
     },
 }
 
+# Not lists of records: the answer candidates of VQA, and boxes for grounding (see `albef.data.emoji.lists.make`).
+EXTRAS = ("answer_list", "grounding_boxes")
+
 
 def kind_of(name: str) -> str:
     """The kind of a list by its name.

@@ -16,6 +16,7 @@ from albef.validation.pictures import Picture
 
 _TEXT_KEYS = ("caption", "question", "sentence", "text")
 _ID_KEYS = {"vqa_train": "question_id", "vqa": "question_id", "grounding": "ref_id", "retrieval": "image"}
+_SHARED_IDS = ("retrieval_train", "grounding")  # a caption, or an expression, a row
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 def _id_problems(records: Sequence[Record | None], kind: str) -> list[str | None]:
-    """Later rows that repeat an id (or, in a retrieval train list, give it to another picture)."""
+    """Later rows that repeat an id; where several texts may share one, those that give it to another picture."""
     key = "image_id" if kind == "retrieval_train" else _ID_KEYS.get(kind)
     found: list[str | None] = []
     first: dict[Any, tuple[int, str]] = {}
@@ -106,7 +107,7 @@ def _id_problems(records: Sequence[Record | None], kind: str) -> list[str | None
             continue
         image = images_of(record)[0]
         before = first.setdefault(value, (row, image))
-        clash = before[0] != row and (kind != "retrieval_train" or before[1] != image)
+        clash = before[0] != row and (kind not in _SHARED_IDS or before[1] != image)
         found.append(f"{key} {value!r} is that of row {before[0]}" if clash else None)
     return found
 

@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from albef.config import ValidateConfig
 from albef.data.files import image_root, new_folder, write_list, write_text
-from albef.data.official import EXTRAS
-from albef.data.schema import LISTS, SchemaError, images_of, load_rows
+from albef.data.schema import EXTRAS, LISTS, SchemaError, images_of, load_rows
 from albef.validation.frames import Bench, frame, sound
 from albef.validation.pictures import inspect
 from albef.validation.suites import Finding, Inspector, list_head

@@ -139,7 +139,12 @@ def test_other_pictures_under_the_same_lists_change_the_manifest(tmp_path: Path)
         ({}, {"files": {"pretrain": []}}, SchemaError, r"prepare\.lists\.files\.pretrain: no file"),
         ({}, {"files": {"pretrain": ["no.json"]}}, SchemaError, r"no\.json: cannot read"),
         ({"pretrain": {"a": 1}}, {}, SchemaError, r"pretrain\.json: expected a JSON list"),
-        ({"grounding_boxes": [1]}, {}, SchemaError, r"grounding_boxes\.json, refs: expected"),
+        ({"grounding_boxes": [1]}, {}, SchemaError, r"grounding_boxes\.json, row 0, ref_id: expected"),
+        ({"grounding_boxes": 1}, {}, SchemaError, r"grounding_boxes\.json: expected boxes as refs and proposals"),
+        ({"grounding_boxes": {"refs": {}}}, {}, SchemaError, r"grounding_boxes\.json, proposals: expected"),
+        ({"grounding_boxes": {"9": [[1, 2]]}}, {}, SchemaError, r"grounding_boxes\.json, 9: expected a list of boxes"),
+        ({"pretrain": []}, {"folders": {"vg": "coco"}}, SchemaError, r"prepare\.lists\.folders\.vg: expected a list"),
+        ({"pretrain": []}, {"folders": {"pretrain": "vg"}}, SchemaError, r"folders\.pretrain: no folder .*coco/vg"),
         ({"pretrain": []}, {"image_root": "cc3m"}, SchemaError, r"prepare\.lists\.image_root: no folder"),
     ],
 )
@@ -180,3 +185,59 @@ def test_other_worlds_have_every_list(tmp_path: Path, most: int, side: int) -> N
         assert read_list(tmp_path / "out" / f"{name}.json"), name
     scenes = json.loads((tmp_path / "out" / "scenes.json").read_text())
     assert max(len(r["objects"]) for s in scenes.values() for r in s) == most
+
+
+def test_paths_of_all_lists_start_from_one_root(tmp_path: Path) -> None:
+    config = official(
+        tmp_path / "raw",
+        {
+            "retrieval_train.a": [{"image": "1.jpg", "caption": "a dog", "image_id": 1}],
+            "retrieval_train.b": [{"image": "1.jpg", "caption": "a dog", "image_id": 2}, {"image": 3}],
+            "pretrain": [{"image": "/old/store/vg/2.jpg", "caption": "x"}, {"image": "/older/2.jpg", "caption": "x"}],
+            "nlvr_train": [{"images": ["a.png", 4], "sentence": "x", "label": "true"}],
+            "grounding_val": [{"image": "1.jpg", "text": "x", "ref_id": 1}],
+            "grounding_boxes": {"refs": {"1": {"image": "1.jpg"}, "2": 3}, "proposals": {"1.jpg": [[1, 1, 2, 2]]}},
+        },
+        folders={
+            "retrieval_train": "train2014",
+            "retrieval_train.b.json": ".",
+            "nlvr_train": str(tmp_path),
+            "grounding_val": "train2014",
+            "grounding_boxes": "train2014",
+        },
+        moved={"/old/store/": ".", "/old": "/new"},
+    )
+    prepare.run(config, tmp_path / "raw", tmp_path / "out")
+
+    def read(name: str) -> Any:
+        return json.loads((tmp_path / "out" / f"{name}.json").read_text())
+
+    assert [row["image"] for row in read("retrieval_train")] == ["train2014/1.jpg", "1.jpg", 3]
+    # A folder of that name only begins like the moved one.
+    assert [row["image"] for row in read("pretrain")] == ["vg/2.jpg", "/older/2.jpg"]
+    assert read("nlvr_train")[0] == {"images": [str(tmp_path / "a.png"), 4], "sentence": "x", "label": "True"}
+    assert read("grounding_boxes") == {
+        "refs": {"1": {"image": "train2014/1.jpg"}, "2": 3},
+        "proposals": {"train2014/1.jpg": [[1, 1, 2, 2]]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("ve_val", {"image": 3416050480}, {"image": "3416050480.jpg"}),
+        ("ve_val", {"image": "3416050480.png"}, {"image": "3416050480.png"}),
+        ("ve_val", {"image": True}, {"image": True}),
+        ("nlvr_val", {"label": False}, {"label": "False"}),
+        ("nlvr_val", {"label": "true"}, {"label": "True"}),
+        ("nlvr_val", {"label": 1}, {"label": 1}),
+        ("nlvr_val", {"label": "yes"}, {"label": "yes"}),
+        ("retrieval_val", {"caption": "a dog"}, {"caption": ["a dog"]}),
+        ("retrieval_train", {"caption": "a dog"}, {"caption": "a dog"}),
+        ("answer_list", ["yes"], ["yes"]),
+    ],
+)
+def test_official_variants_are_made_alike(tmp_path: Path, name: str, given: Any, wanted: Any) -> None:
+    config = official(tmp_path / "raw", {name: [given]})
+    prepare.run(config, tmp_path / "raw", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text()) == [wanted]
