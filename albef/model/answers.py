@@ -176,8 +176,11 @@ def generate(
         if position == max_tokens:
             _collect(done, written, scores)  # out of room: taken as they are
             break
-        _collect(done, written, log_p[..., end])
+        ended = log_p[..., end].clone()
         log_p[..., end] = -torch.inf
+        if beams == 1:  # greedy: an answer ends where nothing is likelier than its end
+            ended = ended.masked_fill(ended < log_p.amax(dim=-1), -torch.inf)
+        _collect(done, written, ended)
         best = log_p.flatten(1).topk(min(beams, log_p[0].numel() - log_p.shape[1]), dim=1)
         scores, vocabulary = best.values, log_p.shape[-1]
         parent, tokens = best.indices // vocabulary, best.indices % vocabulary

@@ -1,0 +1,71 @@
+"""Visual entailment and NLVR2 evaluated with shared pictures equal a row by row pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from albef.data.schema import SchemaError
+from albef.data.tokenizer import Encoder
+from albef.evaluation.classification import StatementSet, evaluate
+from albef.evaluation.encode import pixels_of, words_of
+from albef.model.albef import ALBEF
+from tests.worlds import colour_world, tiny_config
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return colour_world(tmp_path_factory.mktemp("classification") / "world", images=16)
+
+
+@pytest.mark.parametrize(("task", "prefix"), [("entailment", "ve"), ("nlvr2", "nlvr")])
+def test_equals_a_pass_row_by_row(world: Path, task: str, prefix: str) -> None:
+    encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
+    torch.manual_seed(0)
+    model = ALBEF(tiny_config().model, encoder.vocab_size, task)
+    read = StatementSet.read(world / "lists" / f"{prefix}_val.json", world)
+    # Pictures met several times, in either place.
+    images = [tuple(read.images[(n + place) % 5][0] for place in range(len(row))) for n, row in enumerate(read.images)]
+    split = StatementSet(images, read.names, read.sentences, read.labels, read.classes)
+    config = getattr(tiny_config().tasks, task)
+    result = evaluate(model, split, encoder, config)
+    assert model.training
+
+    model.eval()
+    expected = []
+    with torch.no_grad():
+        for row, sentence in zip(split.images, split.sentences, strict=True):
+            ids, mask = words_of([sentence], encoder, config.train, model.device)
+            logits = model.student.classify(pixels_of(row, 32, model.device), ids, mask)
+            expected.append(logits.softmax(dim=-1)[0].numpy())
+    np.testing.assert_allclose(result.probabilities, np.stack(expected), atol=1e-5)
+    right = np.stack(expected).argmax(axis=1) == split.labels
+    assert result.metrics["accuracy"] == pytest.approx(right.mean())
+    for index, name in enumerate(split.classes):
+        rows = split.labels == index
+        assert result.metrics.get(f"accuracy_{name.lower()}") == (
+            pytest.approx(right[rows].mean()) if rows.any() else None
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("ve_val", {"label": "maybe"}, r"ve_val\.json, row 1, label: expected one of contradiction, neutral, entail"),
+        ("ve_val", {"sentence": " "}, r"ve_val\.json, row 1, sentence"),
+        ("nlvr_val", {"label": "perhaps"}, r"nlvr_val\.json, row 1, label"),
+        ("nlvr_val", {"images": ["images/1.png"]}, r"nlvr_val\.json, row 1, images: expected a list of two paths"),
+    ],
+)
+def test_a_bad_row_is_named(world: Path, tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
+    records = json.loads((world / "lists" / f"{name}.json").read_text())
+    records[1] |= change
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(records))
+    with pytest.raises(SchemaError, match=message):
+        StatementSet.read(path, world)
