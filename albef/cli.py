@@ -93,7 +93,7 @@ def _ablate(args: argparse.Namespace) -> None:
 def _import_checkpoint(args: argparse.Namespace) -> None:
     from albef.model import convert
 
-    convert.import_official(configuration.load(args.params), args.source, args.out)
+    convert.import_official(configuration.load(args.params), args.source, args.out, args.task)
 
 
 def _export_checkpoint(args: argparse.Namespace) -> None:
@@ -155,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     ablate.add_argument("--tasks", nargs="+", help="columns of the table; by default all")
     official = add("import-checkpoint", _import_checkpoint, "read a checkpoint in the official layout", "out")
     official.add_argument("source", type=Path)
+    official.add_argument("--task", help="write the model of this task, started from the checkpoint")
     student = add("export-checkpoint", _export_checkpoint, "write a model in the official layout", "model", "out")
     student.add_argument("--student-only", action="store_true", help="leave out the momentum teacher and the queue")
     serve = add("serve", _serve, "serve a model repository with a local Triton on loopback", "repository")

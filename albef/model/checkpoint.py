@@ -96,16 +96,25 @@ def initialise(model: ALBEF, path: str | Path) -> list[str]:
     state, meta = read(path)
     if meta.vocab_size != model.vocab_size:
         raise CheckpointError(f"{path}: vocabulary of {meta.vocab_size}, the tokenizer has {model.vocab_size}")
+    return adopt(model, state, meta.task, str(path))
+
+
+def adopt(model: ALBEF, state: Mapping[str, Tensor], task: str, source: str) -> list[str]:
+    """`initialise` from the weights of a model of ``task``; ``source`` is their name in error messages.
+
+    Raises:
+        CheckpointError: If the weights do not fit the model.
+    """
     own = model.state_dict()
-    adapted = surgery.adapt(state, meta.task, model)
+    adapted = surgery.adapt(state, task, model)
     shared = {name: value for name, value in adapted.items() if name in own and name != "queue.ids"}
     for name, value in shared.items():
         if value.shape != own[name].shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(value.shape)}, the model of params.yaml {tuple(own[name].shape)}"
+                f"{source}: {name} has shape {tuple(value.shape)}, the model of params.yaml {tuple(own[name].shape)}"
             )
     model.load_state_dict(shared, strict=False)
-    if model.layout.teacher and not layout_of(meta.task).teacher:
+    if model.layout.teacher and not layout_of(task).teacher:
         model.copy_teacher()  # after loading: the official NLVR.py copies before, and its teacher starts at random
         return [name for name in own if name not in shared and not name.startswith("teacher.")]
     return [name for name in own if name not in shared]

@@ -6,6 +6,7 @@ go through it. A tensor of ours may be several official ones, concatenated over 
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albef.config import ModelConfig, TextConfig, VisionConfig
 from albef.model.albef import ALBEF
 from albef.model.layout import Layout, layout_of
 from albef.model.queue import NO_ID
@@ -52,6 +52,11 @@ _REDUNDANT = re.compile(r"position_ids$|cls\.predictions\.decoder\.(weight|bias)
 # Prefixes of what predicts words: encoder and decoder, student's and teacher's.
 _WORD_MODELS = ("text_encoder.", "text_encoder_m.", "text_decoder.", "text_decoder_m.")
 _QUEUE = ("queue.image", "queue.text", "queue.ids", "queue._extra_state")
+# What a model can do without: its teacher, for it starts as the student, and its queue, for it fills up.
+_SPARED = re.compile(r"\w+_m\.|(image|text|idx)_queue$|queue_ptr$")
+_POSITIONS = re.compile(r"visual_encoder(_m)?\.pos_embed")
+_KEY_VALUE = re.compile(r"(.+\.encoder\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
+_SHOWN = 6  # names in one message
 
 
 class CheckpointError(ValueError):
@@ -60,7 +65,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a checkpoint lacked and what it held beyond the model."""
+    """Official names that a checkpoint lacked, in vain or as they could be done without, and that it held beyond."""
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -127,6 +132,8 @@ def to_official(
     for name, tensor in tensors.items():
         if student_only and (name.startswith("teacher.") or name in _QUEUE):
             continue
+        if name == "queue.ids" and layout_of(task).mlm:
+            continue  # pretraining knows no ids, and its layout has no place for them
         names = official_names(name, text_layers, layout_of(task))
         if name in ("queue.image", "queue.text"):
             tensor = tensor.T
@@ -141,104 +148,146 @@ def to_official(
     return result
 
 
-def _assemble(name: str, state: Mapping[str, Tensor], model: ALBEF) -> Tensor | None:
-    names = official_names(name, model.config.text.layers, model.layout)
-    if any(n not in state for n in names):
-        return None
-    tensor = torch.cat([state[n] for n in names]) if len(names) > 1 else state[names[0]]
-    if name in ("queue.image", "queue.text"):
-        tensor = tensor.T
-    elif name == "queue.ids":
-        tensor = tensor.reshape(-1)
-    elif name == "queue._extra_state":
-        tensor = tensor.reshape(())
-    elif name.endswith("vit.pos_embed"):
-        tensor = resize_positions(tensor, model.state_dict()[name].shape[1])
-    return tensor
-
-
 def load_official(model: ALBEF, state: Mapping[str, Tensor], source: str = "checkpoint") -> LoadReport:
     """Fill ``model`` from a state dict in the official layout of the model's task.
 
-    Position embeddings of another image size are interpolated. A layout without teacher copies it from the student.
-    A queue of another size, or none, leaves the model's own; ids that a pretraining queue lacks are unknown
-    and never count as positives, as in the official fine-tuning.
+    Position embeddings of another image size are interpolated. What is missing of the teacher is the student's. A
+    queue of another size, or none, leaves the model's own; ids that a pretraining queue lacks are unknown and never
+    count as positives, as in the official fine-tuning.
 
     Args:
         source: Name in error messages.
 
     Raises:
-        CheckpointError: If a tensor of the student is missing or of another shape, or the MLM output matrix is not
-            the word embedding's.
+        CheckpointError: If tensors of the student are missing or of another shape, or tensors that the model shares
+            differ.
     """
-    own, filled, used = model.state_dict(), {}, set[str]()
-    missing: list[str] = []
-    has_teacher = any(key.startswith("visual_encoder_m.") for key in state)
+    own = model.state_dict()
+    missing, fitting = _compare(model, own, state, source)
+    _check_shared(model.layout, state, source)
+    filled: dict[str, Tensor] = {}
+    used = set[str]()
     for name, value in own.items():
-        if name.startswith("teacher.") and not has_teacher:
-            continue
-        if name == "queue.ids" and "idx_queue" not in state:
-            continue  # the pretraining layout has none
         names = official_names(name, model.config.text.layers, model.layout)
-        tensor = _assemble(name, state, model)
-        if tensor is None:
-            missing += [n for n in names if n not in state]
-            if name not in _QUEUE and not name.startswith("teacher."):
-                raise CheckpointError(f"{source}: no tensor {missing[-1]}, which the model's {name} needs")
-            continue
-        used.update(names)
-        if tensor.shape != value.shape:
-            if name in _QUEUE:
-                missing += names
-                continue
-            raise CheckpointError(
-                f"{source}: {names[0]} makes {name} of shape {tuple(tensor.shape)}, expected {tuple(value.shape)}"
-            )
-        filled[name] = tensor.to(value.dtype)
+        if all(n in fitting for n in names):
+            filled[name] = _assemble(name, [state[n] for n in names], value)
+            used.update(names)
+        elif name.startswith("teacher."):
+            filled[name] = filled["student." + name.removeprefix("teacher.")]
     if not all(name in filled for name in ("queue.image", "queue.text")):
         filled = {k: v for k, v in filled.items() if k not in _QUEUE}
     elif "queue.ids" not in filled:
         filled["queue.ids"] = torch.full_like(own["queue.ids"], NO_ID)
-    _check_tied(state, source)
     model.load_state_dict(filled, strict=False)
-    if model.layout.teacher and not has_teacher:
-        model.copy_teacher()
-    unexpected = [key for key in state if key not in used and not _REDUNDANT.search(key)]
+    unexpected = [key for key in state if key not in used and key not in missing and not _REDUNDANT.search(key)]
     return LoadReport(missing, unexpected)
 
 
-def _check_tied(state: Mapping[str, Tensor], source: str) -> None:
-    for encoder in _WORD_MODELS:
-        output = state.get(f"{encoder}cls.predictions.decoder.weight")
-        word = state.get(f"{encoder}bert.embeddings.word_embeddings.weight")
-        if output is not None and word is not None and not torch.equal(output, word):
-            raise CheckpointError(f"{source}: {encoder}cls.predictions.decoder.weight differs from the word embedding")
+def _compare(
+    model: ALBEF, own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
+) -> tuple[list[str], set[str]]:
+    """Official names that are missing, or unfit where that is no harm, and names of what fits the model."""
+    sketch = {name: torch.empty_like(value, device="meta") for name, value in own.items()}
+    expected = to_official(sketch, model.config.text.layers, model.task)
+    expected = {name: value for name, value in expected.items() if not _REDUNDANT.search(name)}
+    has_teacher = any(re.match(r"\w+_m\.", name) for name in state)
+    lacking, wrong, missing, fitting = [], [], [], set()
+    for name, value in expected.items():
+        if name not in state:
+            if not _SPARED.match(name):
+                lacking.append(name)
+            elif has_teacher or "_m." not in name:
+                missing.append(name)
+        elif state[name].shape == value.shape or (_POSITIONS.fullmatch(name) and _resizable(state[name], value)):
+            fitting.add(name)
+        elif name.endswith(("_queue", "queue_ptr")):
+            missing.append(name)
+        else:
+            wrong.append(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}")
+    if lacking:
+        raise CheckpointError(f"{source}: no tensor {_some(lacking)}, which a model for {model.task} needs")
+    if wrong:
+        raise CheckpointError(f"{source}: {_some(wrong, '; ')}")
+    return missing, fitting
+
+
+def _some(items: list[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return separator.join(items[:_SHOWN]) + more
+
+
+def _resizable(positions: Tensor, wanted: Tensor) -> bool:
+    """Whether position embeddings are (1, side x side + 1, W) with W as wanted."""
+    if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != wanted.shape[2]:
+        return False
+    patches = positions.shape[1] - 1
+    return patches > 0 and round(patches**0.5) ** 2 == patches
+
+
+def _assemble(name: str, parts: list[Tensor], value: Tensor) -> Tensor:
+    tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if name in ("queue.image", "queue.text"):
+        tensor = tensor.T
+    elif name in ("queue.ids", "queue._extra_state"):
+        tensor = tensor.reshape(value.shape)
+    elif name.endswith("vit.pos_embed"):
+        tensor = resize_positions(tensor, value.shape[1])
+    return tensor.to(value.dtype)
+
+
+def _check_shared(layout: Layout, state: Mapping[str, Tensor], source: str) -> None:
+    """The MLM output matrix is the word embedding's; the layers of a pair have one projection of keys and values."""
+    pairs = [(f"{m}cls.predictions.decoder.weight", f"{m}bert.embeddings.word_embeddings.weight") for m in _WORD_MODELS]
+    if layout.images == 2:
+        found = [key for key in map(_KEY_VALUE.fullmatch, state) if key]
+        first = min((int(key[2]) for key in found), default=0)
+        twins = [key for key in found if (int(key[2]) - first) % 2]
+        pairs += [(key[0], f"{key[1]}{int(key[2]) - 1}{key[3]}") for key in twins]
+    for one, other in pairs:
+        if one in state and other in state and not torch.equal(state[one], state[other]):
+            raise CheckpointError(f"{source}: {one} differs from {other}, which are one tensor in this model")
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:
     """Read a published checkpoint: a state dict, bare or wrapped in ``{"model": ...}``; weights only.
 
+    The prefix ``module.`` of a distributed model is taken off, and ``bert.`` where there is no MLM head beside it.
+
     Raises:
         CheckpointError: If the file cannot be read without running foreign code or holds no state dict.
     """
     data = read_weights(path)
-    state = data.get("model", data) if isinstance(data, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    state = data["model"] if isinstance(data, dict) and isinstance(data.get("model"), dict) else data
+    if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path}: expected a state dict or a mapping with one under 'model'")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise CheckpointError(f"{path}: expected a state dict, bare or under 'model'; {key!r} is of type {kind}")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if not any(key.startswith("text_encoder.cls.") for key in state):
+        state = {re.sub(r"^(text_encoder(_m)?\.)bert\.", r"\1", key): value for key, value in state.items()}
     return state
 
 
 def read_weights(path: str | Path) -> Any:
-    """Load a torch file weights-only onto the CPU.
+    """Load a torch file weights-only onto the CPU. Of classes only `argparse.Namespace` is let in: plain data.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or holds more than plain data and tensors.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the checkpoint ({error.strerror or error})") from error
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path}: not a weights-only checkpoint: it holds objects of {found[1]}, whose loading could run any "
+                "code. If you trust its source, save its tensors alone and read that file: "
+                "torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)"
+            ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not a weights-only checkpoint ({reason})") from error
 
@@ -254,7 +303,7 @@ def infer_task(state: Mapping[str, Tensor]) -> str:
     if "ta_head.weight" in state:
         return "text_assignment"
     if "cls_head.2.weight" in state:
-        classes = state["cls_head.2.weight"].shape[0]
+        classes = next(iter(state["cls_head.2.weight"].shape), 0)
         for task in ("entailment", "nlvr2"):
             if layout_of(task).classes == classes:
                 return task
@@ -264,52 +313,3 @@ def infer_task(state: Mapping[str, Tensor]) -> str:
             "no tensor itm_head.weight, cls_head.2.weight, ta_head.weight or text_decoder.*: not an official layout"
         )
     return "pretrain" if any(key.startswith("text_encoder.cls.") for key in state) else "retrieval"
-
-
-def infer_config(state: Mapping[str, Tensor], vision_heads: int, text_heads: int, **settings: Any) -> ModelConfig:
-    """Sizes of the model that a state dict in the official layout was saved from.
-
-    Args:
-        vision_heads: Attention heads of the image encoder, which no tensor tells; ``text_heads`` alike.
-        settings: Fields of `ModelConfig` that are no sizes: ``momentum``, ``temperature``, ``faithful``, and
-            ``queue_size`` and ``projection`` where the layout has neither.
-
-    Raises:
-        CheckpointError: If a tensor that tells a size is missing.
-    """
-    layout = layout_of(infer_task(state))
-    bert = "text_encoder.bert." if layout.mlm else "text_encoder."
-    try:
-        patch = state["visual_encoder.patch_embed.proj.weight"]
-        positions = state[f"{bert}embeddings.position_embeddings.weight"]
-        grid = round((state["visual_encoder.pos_embed"].shape[1] - 1) ** 0.5)
-        ffn = state[f"{bert}encoder.layer.0.intermediate.dense.weight"].shape[0]
-        if layout.projections != "none":
-            settings["projection"] = state["vision_proj.weight"].shape[0]
-        if layout.align and "image_queue" in state:
-            settings["queue_size"] = state["image_queue"].shape[1]
-    except KeyError as error:
-        raise CheckpointError(f"no tensor {error.args[0]}: not an official layout") from error
-
-    def count(pattern: str) -> int:
-        return len({m.group(1) for key in state if (m := re.fullmatch(pattern, key))})
-
-    fusion = count(re.escape(bert) + r"encoder\.layer\.(\d+)\.crossattention\.self\.query\.weight")
-    total = count(re.escape(bert) + r"encoder\.layer\.(\d+)\.attention\.self\.query\.weight")
-    depth = count(r"visual_encoder\.blocks\.(\d+)\.norm1\.weight")
-    return ModelConfig(
-        image_size=grid * patch.shape[2],
-        patch_size=patch.shape[2],
-        vision=VisionConfig(width=patch.shape[0], depth=depth, heads=vision_heads, stem="patch", drop_path=0.0),
-        text=TextConfig(
-            width=positions.shape[1],
-            layers=total - fusion,
-            fusion_layers=fusion // layout.images,
-            heads=text_heads,
-            ffn=ffn,
-            max_positions=positions.shape[0],
-            dropout=0.1,
-            decoder_layers=count(r"text_decoder\.bert\.encoder\.layer\.(\d+)\.output\.dense\.weight") or None,
-        ),
-        **settings,
-    )

@@ -58,4 +58,4 @@ class FeatureQueue(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the write position."""
-        self.position = int(state)
+        self.position = int(state) % len(self)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from albef.model.albef import ALBEF
 from albef.model.layout import layout_of
+from albef.model.official import CheckpointError
 from albef.model.vision import resize_positions
 
 _FUSION_LAYER = re.compile(r"(student|teacher)\.fusion\.layers\.(\d+)\.(.+)")
@@ -23,8 +24,13 @@ def adapt(state: Mapping[str, Tensor], task: str, model: ALBEF) -> dict[str, Ten
     - Position embeddings are interpolated to the model's image size.
     - Two images a text: every fusion layer becomes a pair (official ``Pretrain_nlvr.py``).
     - The answer decoder starts as the fusion encoder with the text's embeddings and the MLM head (``VQA.py``).
+
+    Raises:
+        CheckpointError: If the layers of pairs would have to become single ones.
     """
     source, target = layout_of(task), model.layout
+    if source.images > target.images:
+        raise CheckpointError(f"a model for {model.task} cannot start from one for {task}, which looks at two images")
     own = model.state_dict()
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():

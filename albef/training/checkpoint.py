@@ -31,6 +31,8 @@ def fingerprint(task: str, config: Config, files: Iterable[Path]) -> str:
     sources = [p for room in _ROOMS for p in sorted([package / room, *(package / room).rglob("*.py")]) if p.is_file()]
     parameters = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
     parameters["train"] = asdict(getattr(config.tasks if hasattr(config.tasks, task) else config, task))
+    if task == "pretrain" and config.init is not None:
+        parameters["init"] = asdict(config.init)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for path in [*sources, *files]:
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -13,6 +13,7 @@ from albef.config import Config
 from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
 from albef.model import checkpoint as model_file
+from albef.model import pretrained
 from albef.tasks.base import TaskData
 from albef.training.checkpoint import fingerprint
 from albef.training.loop import Loop
@@ -59,6 +60,10 @@ def run(
         fresh = model_file.initialise(task.model, init / "model.pth")
         inputs.append(init / "model.pth")
         _logger.info("%s: not in %s and left as built: %s", task_name, init, ", ".join(fresh) or "nothing")
+    elif task_name == "pretrain" and config.init is not None:
+        fresh = pretrained.initialise(task.model, config)
+        inputs += pretrained.files(config.init)
+        _logger.info("%s: not in the parts of init and left as built: %s", task_name, ", ".join(fresh) or "nothing")
     folder = scratch / f"{task_name}-{fingerprint(task_name, config, inputs)}"
     folder.mkdir(parents=True, exist_ok=True)
     with start_run(task_name, config, folder, tracking_uri, seed=task_seed) as tracker:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from albef import config as albef_config
-from albef.model.official import infer_config, load_official, read_official
+from albef.model.official import load_official, read_official
+from albef.model.sizes import infer_config
 from albef.tasks import get
 from albef.tasks.base import Task
 
