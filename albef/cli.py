@@ -102,6 +102,15 @@ def _export_checkpoint(args: argparse.Namespace) -> None:
     convert.export_official(args.model, args.out, args.student_only)
 
 
+def _preset(args: argparse.Namespace) -> None:
+    from albef import presets
+
+    if args.name is None:
+        presets.show()
+    else:
+        presets.write(args.name, args.out, args.force)
+
+
 def _serve(args: argparse.Namespace) -> None:
     from albef.serving import server
 
@@ -158,6 +167,11 @@ def parser() -> argparse.ArgumentParser:
     official.add_argument("--task", help="write the model of this task, started from the checkpoint")
     student = add("export-checkpoint", _export_checkpoint, "write a model in the official layout", "model", "out")
     student.add_argument("--student-only", action="store_true", help="leave out the momentum teacher and the queue")
+    preset = commands.add_parser("preset", help="write a ready-made parameter file, or list those there are")
+    preset.set_defaults(function=_preset)
+    preset.add_argument("name", nargs="?")
+    preset.add_argument("--out", type=Path, default=Path("params.yaml"), help="file to write")
+    preset.add_argument("--force", action="store_true", help="replace a file that is there")
     serve = add("serve", _serve, "serve a model repository with a local Triton on loopback", "repository")
     serve.add_argument("--http-port", type=int, default=8000)
     serve.add_argument("--grpc-port", type=int, default=8001)

@@ -21,7 +21,7 @@ FLOORS = [
     {"model"},
     {"objectives"},
     {"data"},
-    {"serving"},
+    {"presets", "serving"},
     {"evaluation", "validation", "export", "report"},
     {"tasks"},
     {"training"},
