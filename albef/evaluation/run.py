@@ -13,7 +13,7 @@ from albef.data.tokenizer import Encoder
 from albef.evaluation.job import Job
 from albef.evaluation.runs import classification, grounding, retrieval, vqa
 from albef.model import checkpoint
-from albef.model.layout import LAYOUTS
+from albef.model.layout import models_for
 
 _RUNS: dict[str, Callable[[Job], None]] = {
     "retrieval": retrieval.run,
@@ -26,15 +26,6 @@ _RUNS: dict[str, Callable[[Job], None]] = {
 
 class EvaluationError(ValueError):
     """A task without an evaluation, or a model that cannot answer it."""
-
-
-def models_for(task: str) -> list[str]:
-    """Tasks whose models can be evaluated as ``task``: its own, and with ITC and ITM any other that has both.
-
-    Retrieval from a pretraining model is zero-shot retrieval (paper section 5).
-    """
-    wanted = LAYOUTS[task]
-    return [name for name, layout in LAYOUTS.items() if (layout.align if wanted.align else layout == wanted)]
 
 
 def run(config: Config, task: str, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:

@@ -55,8 +55,29 @@ def text_inputs(
     return {contract.INPUT_IDS: ids.astype(np.int64), contract.ATTENTION_MASK: mask}
 
 
+def answer_inputs(
+    rng: np.random.Generator, tokenizer: Tokenizer, model: ALBEF, batch: int
+) -> dict[str, NDArray[np.int64]]:
+    """Candidates ``(batch, C, A)`` with their mask, of differing lengths; some are padding alone."""
+    count, length = int(rng.integers(1, 8)), int(rng.integers(2, 9))
+    ids = rng.integers(model.vocab_size, size=(batch, count, length))
+    mask = (np.arange(length) < rng.integers(2, length + 1, size=(batch, count, 1))).astype(np.int64)
+    if count > 1:
+        mask[0, -1] = 0
+    ids[..., 0] = tokenizer.token_to_id("[CLS]") or 0
+    ids[mask == 0] = tokenizer.token_to_id("[PAD]") or 0
+    return {contract.ANSWER_IDS: ids.astype(np.int64), contract.ANSWER_MASK: mask}
+
+
+def second_images(image_embeds: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Other image tokens ``(B, N, W)`` than a case's own, even where it has one image only."""
+    return np.ascontiguousarray(-image_embeds[::-1])
+
+
 def build(model: ALBEF, tokenizer: Tokenizer, samples: int, seed: int = 0) -> list[dict[str, NDArray[Any]]]:
-    """Cases that hold the inputs of both encoders; half of them noise, half drawn and tokenized.
+    """Cases that hold the inputs of the encoders, and answers for a model that has a decoder.
+
+    Half of them are noise, half drawn and tokenized.
 
     Args:
         samples: Number of cases, besides one for every text length.
@@ -71,5 +92,8 @@ def build(model: ALBEF, tokenizer: Tokenizer, samples: int, seed: int = 0) -> li
         pixels: NDArray[Any] = rng.standard_normal((batch, 3, size, size)).astype(np.float32)
         if real:
             pixels = np.stack([to_pixels(picture(rng, size), size) for _ in range(batch)])
-        cases.append({contract.PIXEL_VALUES: pixels, **text_inputs(rng, tokenizer, model, batch, length, real)})
+        case = {contract.PIXEL_VALUES: pixels, **text_inputs(rng, tokenizer, model, batch, length, real)}
+        if model.layout.decoder:
+            case |= answer_inputs(rng, tokenizer, model, batch)
+        cases.append(case)
     return cases

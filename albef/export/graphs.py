@@ -1,7 +1,4 @@
-"""What is exported: thin modules around a model, one per graph of the serving contract.
-
-B = images or texts, N = image tokens, L = text tokens, W = width, P = projection width.
-"""
+"""What is exported: the graphs of every task with their signatures, and what ties them to their model."""
 
 from __future__ import annotations
 
@@ -13,45 +10,14 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
+from albef.config import Config
+from albef.export import modules
 from albef.model.albef import ALBEF
 from albef.serving import contract
 from albef.serving.contract import GraphSizes, ModelSpec
 
-
-class VisionGraph(nn.Module):
-    """Pixels ``(B, 3, H, H)`` to tokens ``(B, N, W)`` and ITC features ``(B, P)``."""
-
-    def __init__(self, model: ALBEF) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images."""
-        return self.model.encode_image(pixel_values)
-
-
-class TextGraph(nn.Module):
-    """Token ids and mask ``(B, L)`` to states ``(B, L, W)`` and ITC features ``(B, P)``."""
-
-    def __init__(self, model: ALBEF) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode texts."""
-        return self.model.encode_text(input_ids, attention_mask)
-
-
-class FusionGraph(nn.Module):
-    """Encoded images and texts, side by side, to ITM logits ``(B, 2)``."""
-
-    def __init__(self, model: ALBEF) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image_embeds: Tensor, text_embeds: Tensor, attention_mask: Tensor) -> Tensor:
-        """Score pairs."""
-        return self.model.match(text_embeds, attention_mask, image_embeds)
+Graphs = dict[str, tuple[nn.Module, ModelSpec]]
+"""Graphs by name, each a module with its signature; later ones may take what earlier ones give."""
 
 
 def graph_sizes(model: ALBEF) -> GraphSizes:
@@ -59,29 +25,78 @@ def graph_sizes(model: ALBEF) -> GraphSizes:
     size = model.config.image_size
     parameter = next(model.parameters())
     with torch.no_grad():
-        embeds, feat = model.encode_image(torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device))
+        embeds = model.student.vision(torch.zeros(1, 3, size, size, dtype=parameter.dtype, device=parameter.device))
     return GraphSizes(
         image_size=size,
         image_tokens=embeds.shape[1],
         vision_width=embeds.shape[2],
         text_width=model.config.text.width,
-        projection=feat.shape[1],
+        projection=model.config.projection if model.layout.projections != "none" else 0,
+        vocabulary=model.vocab_size if model.layout.decoder else 0,
     )
 
 
-def retrieval_graphs(model: ALBEF) -> dict[str, tuple[nn.Module, ModelSpec]]:
-    """The graphs of retrieval, by name, each with its signature."""
-    specs = contract.retrieval_graphs(graph_sizes(model))
-    modules: dict[str, Callable[[ALBEF], nn.Module]] = {
-        contract.VISION: VisionGraph,
-        contract.TEXT: TextGraph,
-        contract.FUSION: FusionGraph,
+def heat_block(config: Config, model: ALBEF) -> int:
+    """Fusion layer of the heat map: that of the parameters.
+
+    Where they look at the image encoder instead, it is the official one as a share of the depth: 2 of 6.
+    """
+    look = config.tasks.grounding.evaluate
+    return look.block if look.mode == "itm" else model.config.text.fusion_layers // 3
+
+
+def _retrieval(model: ALBEF, config: Config) -> dict[str, nn.Module]:
+    return {
+        contract.VISION: modules.VisionGraph(model),
+        contract.TEXT: modules.TextGraph(model),
+        contract.FUSION: modules.FusionGraph(model),
     }
-    return {name: (modules[name](model).eval(), spec) for name, spec in specs.items()}
 
 
-TASKS = {"retrieval": retrieval_graphs}
-"""Tasks that can be exported."""
+def _vqa(model: ALBEF, config: Config) -> dict[str, nn.Module]:
+    return {
+        contract.VISION: modules.TokensGraph(model),
+        contract.QUESTION: modules.QuestionGraph(model),
+        contract.DECODER: modules.DecoderGraph(model),
+    }
+
+
+def _entailment(model: ALBEF, config: Config) -> dict[str, nn.Module]:
+    return {contract.VISION: modules.TokensGraph(model), contract.CLASSIFY: modules.ClassifyGraph(model)}
+
+
+def _nlvr2(model: ALBEF, config: Config) -> dict[str, nn.Module]:
+    return {contract.VISION: modules.TokensGraph(model), contract.CLASSIFY: modules.ClassifyPairGraph(model)}
+
+
+def _grounding(model: ALBEF, config: Config) -> dict[str, nn.Module]:
+    heat = modules.HeatGraph(model, heat_block(config, model))
+    return {contract.VISION: modules.VisionGraph(model), contract.HEAT: heat}
+
+
+TASKS: dict[
+    str, tuple[Callable[[ALBEF, Config], dict[str, nn.Module]], Callable[[GraphSizes], dict[str, ModelSpec]]]
+] = {
+    "retrieval": (_retrieval, contract.retrieval_graphs),
+    "vqa": (_vqa, contract.vqa_graphs),
+    "entailment": (_entailment, contract.entailment_graphs),
+    "nlvr2": (_nlvr2, contract.nlvr2_graphs),
+    "grounding": (_grounding, contract.grounding_graphs),
+}
+"""Tasks that can be exported: their modules, and their signatures."""
+
+
+def graphs_of(task: str, model: ALBEF, config: Config) -> Graphs:
+    """The graphs of a task.
+
+    Raises:
+        ValueError: If the task has no export.
+    """
+    if task not in TASKS:
+        raise ValueError(f"no export for task {task!r}; known are {', '.join(TASKS)}")
+    build, describe = TASKS[task]
+    specs = describe(graph_sizes(model))
+    return {name: (module.eval(), specs[name]) for name, module in build(model, config).items()}
 
 
 def served_parts(model: ALBEF) -> dict[str, Tensor]:

@@ -19,39 +19,40 @@ from albef.data import tokenizer as tokenizers
 from albef.data.files import new_folder
 from albef.export import cases as parity_cases
 from albef.export import parity
-from albef.export.graphs import TASKS, model_hash
+from albef.export.graphs import TASKS, graphs_of, model_hash
+from albef.export.modules import HeatGraph, differentiated
 from albef.export.session import check_signature, file_hash, open_session
 from albef.model import checkpoint
 from albef.model.albef import ALBEF
+from albef.model.layout import models_for
 from albef.serving import contract
-from albef.serving.contract import ANY, ModelSpec
+from albef.serving.contract import ANY, ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
 IR_VERSION = 10
 """Of the files: current enough for opset 21, old enough for the ONNX Runtime of a year-old Triton container."""
-_SIZES = {contract.PIXEL_VALUES: torch.float32, contract.INPUT_IDS: torch.int64, contract.ATTENTION_MASK: torch.int64}
+_DTYPES = {"FP32": torch.float32, "INT64": torch.int64}
+_TRACED = {"batch": 2, "length": 5, "answers": 3, "answer_length": 4}
+"""Sizes to trace with: all different, and none 1, which would be taken for a constant."""
+
+
+def free_sizes(tensor: TensorSpec) -> dict[int, str]:
+    """Names of the free dimensions of a tensor by axis: one name, one size in all of a graph."""
+    names = iter(contract.FREE_SIZES.get(tensor.name, ("length",)))
+    return {0: "batch", **{axis: next(names) for axis, size in enumerate(tensor.dims, start=1) if size == ANY}}
 
 
 def example(spec: ModelSpec) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with: two rows, five tokens. Sizes of 1 would be taken for constants."""
+    """Inputs to trace with; ids and masks are 1."""
     inputs = []
     for tensor in spec.inputs:
-        shape = [2, *(5 if size == ANY else size for size in tensor.dims)]
-        dtype = _SIZES.get(tensor.name, torch.float32)
-        inputs.append(torch.zeros(shape) if dtype is torch.float32 else torch.ones(shape, dtype=dtype))
+        free = free_sizes(tensor)
+        shape = [_TRACED[free[axis]] if axis in free else size for axis, size in enumerate((ANY, *tensor.dims))]
+        fill = torch.ones if tensor.dtype == "INT64" else torch.zeros
+        inputs.append(fill(shape, dtype=_DTYPES[tensor.dtype]))
     return tuple(inputs)
-
-
-def dynamic_shapes(spec: ModelSpec) -> dict[str, dict[int, str]]:
-    """Names of the free dimensions of every input: one name, one size."""
-    free = {}
-    for tensor in spec.inputs:
-        axes = {0: "batch"}
-        axes.update({axis: "length" for axis, size in enumerate(tensor.dims, start=1) if size == ANY})
-        free[tensor.name] = axes
-    return free
 
 
 def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -63,14 +64,17 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
+            inputs = example(spec)
+            if isinstance(module, HeatGraph):
+                module = differentiated(module, inputs)
             program = torch.onnx.export(
                 module,
-                example(spec),
+                inputs,
                 dynamo=True,
                 opset_version=opset,
                 input_names=spec.input_names,
                 output_names=spec.output_names,
-                dynamic_shapes=dynamic_shapes(spec),
+                dynamic_shapes=tuple(free_sizes(tensor) for tensor in spec.inputs),
                 external_data=False,
                 verbose=False,
             )
@@ -99,35 +103,37 @@ def _forget_sources(proto: onnx.ModelProto) -> None:
 
 
 def metadata(model: ALBEF, task: str, tokenizer: Path) -> dict[str, str]:
-    """What every graph says of where it comes from."""
-    return {
+    """What every graph says of where it comes from; the temperature is of models with ITC."""
+    described = {
         contract.HASH_KEY: model_hash(model),
         contract.TOKENIZER_KEY: file_hash(tokenizer / "tokenizer.json"),
-        contract.TEMPERATURE_KEY: repr(model.temperature.item()),
         contract.TASK_KEY: task,
     }
+    if model.layout.align:
+        described[contract.TEMPERATURE_KEY] = repr(model.temperature.item())
+    return described
 
 
-def gate(
-    model: ALBEF, task: str, folder: Path, tokenizer: Any, samples: int, tolerance: float
-) -> dict[str, dict[str, Any]]:
+def gate(config: Config, model: ALBEF, task: str, folder: Path, tokenizer: Any) -> dict[str, dict[str, Any]]:
     """Compare the graphs in ``folder`` with the model; fused inputs come from the encoders, as in serving.
 
     Raises:
         GraphError: If a graph has another signature than the contract says.
-        ParityError: If a graph differs by more than ``tolerance``.
+        ParityError: If a graph differs by more than ``export.tolerance``.
     """
-    inputs = parity_cases.build(model, tokenizer, samples)
+    inputs = parity_cases.build(model, tokenizer, config.export.parity_samples)
     report = {}
-    for name, (module, spec) in TASKS[task](model).items():
+    for name, (module, spec) in graphs_of(task, model, config).items():
         session = open_session(folder / f"{name}.onnx")
         check_signature(session, spec)
         found = parity.compare(session, module, spec, inputs)
-        parity.check(spec.name, found, tolerance)
+        parity.check(spec.name, found, config.export.tolerance)
         report[name] = {output: asdict(result) for output, result in found.items()}
         for case in inputs:  # later graphs take what ONNX Runtime made of the earlier ones
             feeds = {tensor: case[tensor] for tensor in spec.input_names}
             case.update(zip(spec.output_names, session.run(spec.output_names, feeds), strict=True))
+            if contract.IMAGE_EMBEDS in spec.output_names:
+                case[contract.SECOND_IMAGE_EMBEDS] = parity_cases.second_images(case[contract.IMAGE_EMBEDS])
     return report
 
 
@@ -139,14 +145,19 @@ def run(config: Config, task: str, model: Path, tokenizer: Path, out: Path) -> N
         tokenizer: Folder with ``tokenizer.json``.
 
     Raises:
-        ValueError: If the task has no export, or the tokenizer is not the model's.
+        ValueError: If the task has no export, the model is one for other tasks, or the tokenizer is not the model's.
         ParityError: If a graph answers differently from the model; nothing is written then.
     """
     import onnx
 
     if task not in TASKS:
         raise ValueError(f"no export for task {task!r}; known are {', '.join(TASKS)}")
-    net, _ = checkpoint.load(model / "model.pth")
+    net, meta = checkpoint.load(model / "model.pth")
+    if meta.task not in models_for(task):
+        raise ValueError(
+            f"{model / 'model.pth'}: a model for {meta.task!r}, "
+            f"expected one for {' or '.join(models_for(task))} to export {task!r}"
+        )
     words = tokenizers.load(tokenizer)
     if words.get_vocab_size() != net.vocab_size:
         raise ValueError(
@@ -155,11 +166,11 @@ def run(config: Config, task: str, model: Path, tokenizer: Path, out: Path) -> N
         )
     described = metadata(net, task, tokenizer)
     with new_folder(out) as folder:
-        for name, (module, spec) in TASKS[task](net).items():
+        for name, (module, spec) in graphs_of(task, net, config).items():
             proto = to_onnx(module, spec, config.export.opset, described)
             onnx.checker.check_model(proto)
             onnx.save(proto, folder / f"{name}.onnx")
-        report = gate(net, task, folder, words, config.export.parity_samples, config.export.tolerance)
+        report = gate(config, net, task, folder, words)
         summary = {
             "tolerance": config.export.tolerance,
             "max_abs": max(r["max_abs"] for outputs in report.values() for r in outputs.values()),

@@ -36,12 +36,19 @@ def itm_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Ten
     Raises:
         ValueError: If there is no such layer.
     """
+    with torch.no_grad():
+        image_embeds = model.student.vision(pixels)
+    return itm_map_of(model, image_embeds, input_ids, attention_mask, block)
+
+
+def itm_map_of(model: ALBEF, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, block: int) -> Tensor:
+    """`itm_map` of encoded images ``(B, N, W)``."""
     student = model.student
     fusion = student.fusion
     _check(block, len(fusion.layers), "fusion")
     mask = key_mask(attention_mask)
     with torch.no_grad():
-        keys_values = fusion.keys_values(student.vision(pixels))
+        keys_values = fusion.keys_values(image_embeds)
         states = student.text(input_ids, attention_mask)
         for index in range(block):
             states = fusion.layers[index](states, mask, keys_values[index])

@@ -56,3 +56,15 @@ def layout_of(task: str) -> Layout:
     if task not in LAYOUTS:
         raise ValueError(f"no model layout {task!r}; known are {', '.join(LAYOUTS)}")
     return LAYOUTS[task]
+
+
+def models_for(task: str) -> list[str]:
+    """Tasks whose models can answer ``task``: its own, and with ITC and ITM every other one that has both.
+
+    Retrieval from a pretraining model is zero-shot retrieval (paper section 5).
+
+    Raises:
+        ValueError: If no task has this name.
+    """
+    wanted = layout_of(task)
+    return [name for name, layout in LAYOUTS.items() if (layout.align if wanted.align else layout == wanted)]

@@ -9,6 +9,7 @@ N = image tokens, L = text tokens (-1: any), P = projection width, k = answers o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 ANY = -1
@@ -52,13 +53,14 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class GraphSizes:
-    """The sizes of a model that show in the signatures of its graphs."""
+    """The sizes of a model that show in the signatures of its graphs; 0 is a part that it lacks."""
 
     image_size: int
     image_tokens: int
     vision_width: int
     text_width: int
-    projection: int
+    projection: int = 0
+    vocabulary: int = 0
 
 
 PIXEL_VALUES = "pixel_values"
@@ -71,8 +73,20 @@ TEXT_FEAT = "text_feat"
 ITM_LOGITS = "itm_logits"
 MATCH = 1
 """Column of the ITM logits that says "match"."""
+SECOND_IMAGE_EMBEDS = "second_image_embeds"
+LOGITS = "logits"
+QUESTION_STATES = "question_states"
+ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
+TOKEN_LOG_PROBS, FIRST_LOG_PROBS = "token_log_probs", "first_log_probs"
+HEAT_MAP = "heat_map"
+FREE_SIZES = {ANSWER_IDS: ("answers", "answer_length"), ANSWER_MASK: ("answers", "answer_length")}
+"""Names of the dimensions `ANY` of a tensor, one name one size in all of a graph; ``length`` for tensors not here."""
+ENTAILMENT_CLASSES, NLVR2_CLASSES = 3, 2
 
 VISION, TEXT, FUSION = "vision", "text", "fusion"
+QUESTION, DECODER = "question", "decoder"
+CLASSIFY = "classify"
+HEAT = "heat"
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this, so that requests of similar length share a batch."""
 
@@ -82,26 +96,99 @@ def model_name(task: str, graph: str) -> str:
     return f"{task}_{graph}"
 
 
+def _image_embeds(sizes: GraphSizes, name: str = IMAGE_EMBEDS) -> TensorSpec:
+    return TensorSpec(name, "FP32", (sizes.image_tokens, sizes.vision_width))
+
+
+def _vision(sizes: GraphSizes, task: str, features: bool) -> ModelSpec:
+    outputs = (_image_embeds(sizes), TensorSpec(IMAGE_FEAT, "FP32", (sizes.projection,)))
+    return ModelSpec(
+        model_name(task, VISION),
+        (TensorSpec(PIXEL_VALUES, "FP32", (3, sizes.image_size, sizes.image_size)),),
+        outputs if features else outputs[:1],
+    )
+
+
+_WORDS = (TensorSpec(INPUT_IDS, "INT64", (ANY,)), TensorSpec(ATTENTION_MASK, "INT64", (ANY,)))
+
+
 def retrieval_graphs(sizes: GraphSizes, task: str = "retrieval") -> dict[str, ModelSpec]:
     """The graphs behind retrieval: both encoders and the match head over their outputs."""
-    image_embeds = TensorSpec(IMAGE_EMBEDS, "FP32", (sizes.image_tokens, sizes.vision_width))
     text_embeds = TensorSpec(TEXT_EMBEDS, "FP32", (ANY, sizes.text_width))
-    mask = TensorSpec(ATTENTION_MASK, "INT64", (ANY,))
     return {
-        VISION: ModelSpec(
-            model_name(task, VISION),
-            (TensorSpec(PIXEL_VALUES, "FP32", (3, sizes.image_size, sizes.image_size)),),
-            (image_embeds, TensorSpec(IMAGE_FEAT, "FP32", (sizes.projection,))),
-        ),
+        VISION: _vision(sizes, task, features=True),
         TEXT: ModelSpec(
             model_name(task, TEXT),
-            (TensorSpec(INPUT_IDS, "INT64", (ANY,)), mask),
+            _WORDS,
             (text_embeds, TensorSpec(TEXT_FEAT, "FP32", (sizes.projection,))),
         ),
         FUSION: ModelSpec(
             model_name(task, FUSION),
-            (image_embeds, text_embeds, mask),
+            (_image_embeds(sizes), text_embeds, TensorSpec(ATTENTION_MASK, "INT64", (ANY,))),
             (TensorSpec(ITM_LOGITS, "FP32", (2,)),),
+        ),
+    }
+
+
+def vqa_graphs(sizes: GraphSizes, task: str = "vqa") -> dict[str, ModelSpec]:
+    """The graphs behind VQA: image encoder, question encoder over its output, and a scorer of answers.
+
+    A row of the decoder's batch is a question with candidates, each [CLS] first and [SEP] last, two tokens at least.
+    ``token_log_probs`` are of every answer token given those before it, 0 for [CLS] and padding: their sum is the
+    answer's. ``first_log_probs`` are of the whole vocabulary as first token, for the shortlist; one candidate, such as
+    [CLS] [SEP], is enough to ask for them.
+    """
+    states = TensorSpec(QUESTION_STATES, "FP32", (ANY, sizes.text_width))
+    answers = (ANY, ANY)
+    return {
+        VISION: _vision(sizes, task, features=False),
+        QUESTION: ModelSpec(model_name(task, QUESTION), (_image_embeds(sizes), *_WORDS), (states,)),
+        DECODER: ModelSpec(
+            model_name(task, DECODER),
+            (
+                states,
+                TensorSpec(ATTENTION_MASK, "INT64", (ANY,)),
+                TensorSpec(ANSWER_IDS, "INT64", answers),
+                TensorSpec(ANSWER_MASK, "INT64", answers),
+            ),
+            (TensorSpec(TOKEN_LOG_PROBS, "FP32", answers), TensorSpec(FIRST_LOG_PROBS, "FP32", (sizes.vocabulary,))),
+        ),
+    }
+
+
+def entailment_graphs(sizes: GraphSizes, task: str = "entailment") -> dict[str, ModelSpec]:
+    """The graphs behind visual entailment: image encoder, and classes of a sentence over its output."""
+    return {
+        VISION: _vision(sizes, task, features=False),
+        CLASSIFY: ModelSpec(
+            model_name(task, CLASSIFY),
+            (_image_embeds(sizes), *_WORDS),
+            (TensorSpec(LOGITS, "FP32", (ENTAILMENT_CLASSES,)),),
+        ),
+    }
+
+
+def nlvr2_graphs(sizes: GraphSizes, task: str = "nlvr2") -> dict[str, ModelSpec]:
+    """The graphs behind NLVR2: image encoder, and classes of a sentence over two of its outputs."""
+    return {
+        VISION: _vision(sizes, task, features=False),
+        CLASSIFY: ModelSpec(
+            model_name(task, CLASSIFY),
+            (_image_embeds(sizes), _image_embeds(sizes, SECOND_IMAGE_EMBEDS), *_WORDS),
+            (TensorSpec(LOGITS, "FP32", (NLVR2_CLASSES,)),),
+        ),
+    }
+
+
+def grounding_graphs(sizes: GraphSizes, task: str = "grounding") -> dict[str, ModelSpec]:
+    """The graphs behind grounding: image encoder, and the heat map of every token (Grad-CAM of the match)."""
+    side = math.isqrt(sizes.image_tokens - 1)
+    return {
+        VISION: _vision(sizes, task, features=True),
+        HEAT: ModelSpec(
+            model_name(task, HEAT),
+            (_image_embeds(sizes), *_WORDS),
+            (TensorSpec(HEAT_MAP, "FP32", (ANY, side, side)),),
         ),
     }
 

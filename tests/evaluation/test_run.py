@@ -17,12 +17,13 @@ from PIL import Image
 from albef.data.tokenizer import Encoder
 from albef.evaluation.grounding import iou
 from albef.evaluation.job import spaced
-from albef.evaluation.run import EvaluationError, models_for, run
+from albef.evaluation.run import EvaluationError, run
 from albef.evaluation.runs.grounding import tokens_of_words, usual_block
 from albef.evaluation.runs.vqa import kind_of
 from albef.evaluation.vqa_metric import vqa_accuracy
 from albef.model import checkpoint
 from albef.model.albef import ALBEF
+from albef.model.layout import models_for
 from tests.worlds import colour_world, tiny_config
 
 CONFIG = tiny_config()

@@ -11,7 +11,7 @@ import torch
 
 from albef.export import onnx as export
 from albef.export import session as sessions
-from albef.export.graphs import graph_sizes, model_hash, retrieval_graphs
+from albef.export.graphs import graph_sizes, graphs_of, model_hash
 from albef.export.parity import ParityError
 from albef.model import checkpoint
 from albef.serving import contract, onnxfile
@@ -91,18 +91,18 @@ def tamper(path, pick):
 def test_gate_catches_a_tampered_graph(model, net, tmp_path, graph):
     shutil.copytree(model.exported / "retrieval", tmp_path / "graphs")
     words = export.tokenizers.load(model.folder / "tokenizer")
-    report = export.gate(net, "retrieval", tmp_path / "graphs", words, 2, model.config.export.tolerance)
+    report = export.gate(model.config, net, "retrieval", tmp_path / "graphs", words)
     assert set(report) == {"vision", "text", "fusion"}
     tamper(tmp_path / "graphs" / f"{graph}.onnx", lambda w: len(w.dims) == 2 and min(w.dims) > 8)
     with pytest.raises(ParityError, match=f"retrieval_{graph}: output .* differs from PyTorch by"):
-        export.gate(net, "retrieval", tmp_path / "graphs", words, 2, model.config.export.tolerance)
+        export.gate(model.config, net, "retrieval", tmp_path / "graphs", words)
 
 
 def test_gate_catches_another_model(model, tmp_path):
     other = random_model(model.folder, model.config, seed=5)
     words = export.tokenizers.load(model.folder / "tokenizer")
     with pytest.raises(ParityError, match="differs from PyTorch"):
-        export.gate(other, "retrieval", model.exported / "retrieval", words, 1, model.config.export.tolerance)
+        export.gate(model.config, other, "retrieval", model.exported / "retrieval", words)
 
 
 @pytest.mark.slow
@@ -160,6 +160,6 @@ def test_patch_stem_exports_too(model, tmp_path):
 
 
 def test_every_graph_is_exported(net, model):
-    assert {f"{name}.onnx" for name in retrieval_graphs(net)} | {"parity.json"} == {
+    assert {f"{name}.onnx" for name in graphs_of("retrieval", net, model.config)} | {"parity.json"} == {
         path.name for path in (model.exported / "retrieval").iterdir()
     }
