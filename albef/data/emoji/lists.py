@@ -20,7 +20,10 @@ _PARTIAL_TRAIN = 0.1
 _SYNONYMS = 0.1
 _TRAIN_CAPTIONS = 2  # rows an image in retrieval_train
 _QUESTIONS = 2  # an image
-_STATEMENTS_TRAIN = 2  # an image, of entailment and of pairs; val and test have one
+# More texts of the same pictures in training: other words teach more than the same ones once again.
+_QUESTIONS_TRAIN = 3
+_STATEMENTS_TRAIN = 3  # of entailment and of pairs; val and test have one
+_EXPRESSIONS_TRAIN = 2
 _VG_SHARE = 0.15  # of vqa_train, as Visual Genome has them: one answer, no id
 _DOWNSTREAM = ("train", "val", "test")
 
@@ -66,7 +69,7 @@ def vqa(world: World, split: str, config: EmojiConfig) -> Rows:
     asker = Asker(world.lexicon, Compositions(world.seed), config.max_objects, split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        for question in asker.ask(scene, _QUESTIONS, rng):
+        for question in asker.ask(scene, _QUESTIONS_TRAIN if split == "train" else _QUESTIONS, rng):
             record: dict[str, Any] = {"question": question.text, "image": image}
             if split == "train" and rng.random() < _VG_SHARE:
                 record |= {"answer": question.answer, "dataset": "vg"}
@@ -101,19 +104,19 @@ def nlvr(world: World, split: str) -> Rows:
 
 
 def grounding(world: World, split: str, boxes: dict[str, dict[str, Any]], side: int) -> Rows:
-    """One expression an image of several things; true boxes and proposals of val and test go to ``boxes``."""
+    """Expressions of images of several things; true boxes and proposals of val and test go to ``boxes``."""
     rng = world.rng("grounding", split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        if (found := refer(scene, world.lexicon, rng)) is None:
-            continue
-        text, box = found
-        record: dict[str, Any] = {"image": image, "text": text}
-        if split != "train":
-            record["ref_id"] = len(boxes["refs"])
-            boxes["refs"][str(record["ref_id"])] = {"image": image, "box": list(box)}
+        if split == "train":
+            found = [refer(scene, world.lexicon, rng) for _ in range(_EXPRESSIONS_TRAIN)]
+            result += [{"image": image, "text": text} for text in dict.fromkeys(f[0] for f in found if f is not None)]
+        elif (referred := refer(scene, world.lexicon, rng)) is not None:
+            text, box = referred
+            number = len(boxes["refs"])
+            result.append({"image": image, "text": text, "ref_id": number})
+            boxes["refs"][str(number)] = {"image": image, "box": list(box)}
             boxes["proposals"][image] = [list(b) for b in proposals(scene, side, rng)]
-        result.append(record)
     return result
 
 
