@@ -83,13 +83,11 @@ def test_the_table_has_them_all() -> None:
 
 
 def test_pretraining_lists_are_joined(prepare: Prepare) -> None:
-    files = ["coco.json", "vg.json", "sbu.json", "cc3m.json", "cc12m.json"]
-    assert [TABLE[n]["files"]["pretrain"] for n in ("COCO", "Visual Genome", "SBU", "CC3M", "CC12M")] == [
-        [file] for file in files
-    ]
+    rows = [TABLE[name]["files"]["pretrain"] for name in ("COCO", "Visual Genome", "SBU", "CC3M", "CC12M")]
+    files = [file for row in rows for file in row]
     result = prepare("COCO", files={"pretrain": files})
     samples = result.train(PairDataset, "pretrain")
-    assert len(samples) == 8
+    assert len(samples) == 9
     assert samples[0]["caption"] in ("A bowl of broccoli beside bread.", "Lunch in coloured boxes.")
     assert [s["image_id"] for s in samples[2:5]] == [2, 2, 3]
     records = read_list(result.lists / "pretrain.json")
