@@ -2,8 +2,7 @@
 
 I = images, T = texts, P = projection width, k = shortlist. Scores: rows are images, columns texts.
 
-Pairs of both directions are scored once, image by image: an image's keys and values are projected once for all its
-candidates, texts of a batch are of similar length, and the last fusion layer computes the [CLS] alone. The scores
+Pairs of both directions are scored once, image by image, and share what they can (`albef.model.matching`). The scores
 are those of a plain loop over pairs.
 """
 
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from albef.config import RerankConfig, RetrievalConfig
-from albef.data.images import open_image, to_pixels
 from albef.data.schema import read_list
+from albef.evaluation.encode import pixels_of, words_of
 from albef.model.albef import ALBEF
+from albef.model.matching import TextBank, match_image, text_bank
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -98,8 +98,9 @@ def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: Retrie
     device = model.temperature.device
     precise = torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
     with precise:
-        images = _encode_images(model, split.images, config.evaluate.batch_size, device)
-        texts = _encode_texts(model, split.texts, encoder, config, device)
+        images = encode_images(model, split.images, config.evaluate.batch_size, device)
+        ids, mask = words_of(split.texts, encoder, config.train, torch.device("cpu"))
+        texts = text_bank(model, ids, mask, config.evaluate.batch_size)
         similarity = (images.feats.float() @ texts.feats.float().T).cpu()
         scores = rerank(model, images, texts, similarity, config.evaluate)
     model.train(training)
@@ -110,46 +111,25 @@ def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: Retrie
 
 
 @dataclass(frozen=True)
-class _Images:
-    embeds: Tensor  # (I, N, W)
-    feats: Tensor  # (I, P)
+class Images:
+    """Encoded images: tokens ``(I, N, W)`` and ITC features ``(I, P)``."""
+
+    embeds: Tensor
+    feats: Tensor
 
 
-@dataclass(frozen=True)
-class _Texts:
-    embeds: Tensor  # (T, L, W), on the device
-    masks: Tensor  # (T, L)
-    lengths: NDArray[np.int64]
-    feats: Tensor  # (T, P)
-
-
-def _encode_images(model: ALBEF, paths: Sequence[Path], batch: int, device: torch.device) -> _Images:
+def encode_images(model: ALBEF, paths: Sequence[Path], batch: int, device: torch.device) -> Images:
+    """Encode picture files, ``batch`` at a time."""
     embeds, feats = [], []
     for start in range(0, len(paths), batch):
-        pixels = [to_pixels(open_image(p), model.config.image_size) for p in paths[start : start + batch]]
-        embed, feat = model.encode_image(torch.from_numpy(np.stack(pixels)).to(device))
+        embed, feat = model.encode_image(pixels_of(paths[start : start + batch], model.config.image_size, device))
         embeds.append(embed)
         feats.append(feat)
-    return _Images(torch.cat(embeds), torch.cat(feats))
-
-
-def _encode_texts(
-    model: ALBEF, texts: Sequence[str], encoder: Encoder, config: RetrievalConfig, device: torch.device
-) -> _Texts:
-    train, batch = config.train, config.evaluate.batch_size
-    ids, mask = encoder.encode_batch(list(texts), max_tokens=train.max_tokens, max_words=train.max_words)
-    lengths = mask.sum(axis=1)
-    embeds, feats = [], []
-    for start in range(0, len(texts), batch):
-        rows = slice(start, start + batch)
-        embed, feat = model.encode_text(torch.from_numpy(ids[rows]).to(device), torch.from_numpy(mask[rows]).to(device))
-        embeds.append(embed)
-        feats.append(feat)
-    return _Texts(torch.cat(embeds), torch.from_numpy(mask).to(device), lengths, torch.cat(feats))
+    return Images(torch.cat(embeds), torch.cat(feats))
 
 
 def rerank(
-    model: ALBEF, images: _Images, texts: _Texts, similarity: Tensor, config: RerankConfig
+    model: ALBEF, images: Images, texts: TextBank, similarity: Tensor, config: RerankConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Match scores ``(I, T)`` of the pairs that each direction shortlists, texts for images and images for texts."""
     count_i, count_t = similarity.shape
@@ -158,24 +138,10 @@ def rerank(
     wanted_i = torch.zeros(count_i, count_t, dtype=torch.bool)
     wanted_i.scatter_(0, similarity.topk(min(config.shortlist, count_i), dim=0).indices, True)
     scores = torch.full((count_i, count_t), NOT_SHORTLISTED)
-    group = max(1, config.batch_size // 4)
-    for start in range(0, count_i, group):
-        rows, columns = (wanted_t | wanted_i)[start : start + group].nonzero(as_tuple=True)
-        keys_values = model.student.fusion.keys_values(images.embeds[start : start + group])
-        order = torch.from_numpy(np.argsort(texts.lengths[columns.numpy()], kind="stable"))
-        rows, columns = rows[order], columns[order]
-        for part in range(0, len(order), config.batch_size * 4):
-            r, c = rows[part : part + config.batch_size * 4], columns[part : part + config.batch_size * 4]
-            length = int(texts.lengths[c.numpy()].max())
-            on_device = c.to(texts.embeds.device)
-            fused = model.student.fusion(
-                texts.embeds[on_device, :length],
-                texts.masks[on_device, :length],
-                keys_values,
-                image_rows=r.to(texts.embeds.device),
-                cls_only=True,
-            )
-            scores[start + r, c] = model.itm_head(fused[:, 0])[:, 1].float().cpu()
+    for image in range(count_i):
+        columns = (wanted_t[image] | wanted_i[image]).nonzero()[:, 0]
+        keys_values = model.student.fusion.keys_values(images.embeds[image : image + 1])
+        scores[image, columns] = match_image(model, texts, keys_values, columns, 4 * config.batch_size).cpu()
     if config.score == "itm+itc":
         scores = torch.where(wanted_t | wanted_i, scores + similarity / model.temperature.item(), scores)
     empty = torch.tensor(NOT_SHORTLISTED)

@@ -3,20 +3,22 @@
 B = questions, C = candidates, M = answer prefixes of a question, L = tokens, V = vocabulary.
 
 Candidates are scored along their tree of prefixes: a prefix that several candidates share is computed once a question,
-each token once, and question states are projected once. The scores are those of a pass over every pair.
+each token once, and question states are projected once. What of a prefix no question has touched yet, up to the first
+cross-attention, is computed once for all questions. The scores are those of a pass over every pair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef.model.bert import KeysValues
-from albef.model.decoder import AnswerDecoder
+from albef.model.bert import KeysValues, key_mask
+from albef.model.decoder import AnswerDecoder, DecoderLayer
 
 _HEAD_ROWS = 512
 """Rows whose vocabulary scores are held at once."""
@@ -79,11 +81,27 @@ def _log_likelihood(decoder: AnswerDecoder, states: Tensor, rows: Tensor, target
 
     The scores of the whole vocabulary are only summed, a few rows at a time, and never kept.
     """
-    total = torch.cat([decoder.word_logits(part).float().logsumexp(dim=-1) for part in states.split(_HEAD_ROWS)])
     head, word = decoder.head, decoder.embeddings.word.weight
     features = head.norm(F.gelu(head.dense(states)))
+    total = torch.cat(
+        [F.linear(part, word, head.bias).float().logsumexp(dim=-1) for part in features.split(_HEAD_ROWS)]
+    )
     own: Tensor = (features[rows] * word[targets]).sum(dim=-1) + head.bias[targets]
     return own.float() - total[rows]
+
+
+def _first_tokens(decoder: AnswerDecoder, states: Tensor, tree: AnswerTree) -> Tensor:
+    """Log-probability ``(B, C)`` of each candidate's first token, from the states ``(B, W)`` of [CLS]."""
+    first, which = tree.targets[:, 0].unique(return_inverse=True)
+    return F.log_softmax(decoder.word_logits(states).float(), dim=-1)[:, first][:, which]
+
+
+def _shortlisted(log_p: Tensor, shortlist: int, faithful: bool) -> Tensor:
+    """Boolean ``(B, C)``: the candidates to score whole."""
+    best = log_p.topk(min(shortlist, log_p.shape[1]), dim=1)
+    if faithful:
+        return torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, best.indices, True)
+    return log_p >= best.values[:, -1:]
 
 
 @torch.no_grad()
@@ -107,36 +125,46 @@ def rank_answers(
         shortlist: Candidates to score whole.
     """
     size, device = question_states.shape[0], question_states.device
-    keys_values = decoder.keys_values(question_states)
-    start = torch.full((size, 1), tree.start, device=device)
-    states, past = decoder.step(start, 0, None, keys_values, question_mask)
-    # log-probabilities of the first tokens, each distinct one once
-    first, which = tree.targets[:, 0].unique(return_inverse=True)
-    log_p = F.log_softmax(decoder.word_logits(states[:, 0]).float(), dim=-1)[:, first][:, which]
-    best = log_p.topk(min(shortlist, log_p.shape[1]), dim=1)
-    if faithful:
-        chosen = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, best.indices, True)
-    else:
-        chosen = log_p >= best.values[:, -1:]
-    scores = log_p.clone()
-    slots = torch.zeros(size, 1, dtype=torch.long, device=device)  # place of every prefix in the grid of its depth
-    for depth, (tokens, parents) in enumerate(zip(tree.tokens, tree.parents, strict=True), start=1):
-        row, candidate = (chosen & (tree.nodes[:, depth] >= 0)).nonzero(as_tuple=True)
-        if not len(row):
-            break
-        needed = torch.zeros(size, len(tokens), dtype=torch.bool, device=device)
-        needed[row, tree.nodes[candidate, depth]] = True
-        width = int(needed.sum(dim=1).max())
+    keys_values, seen = decoder.keys_values(question_states), key_mask(question_mask)
+    layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
+    questions = torch.arange(size, device=device)[:, None]
+    shared: KeysValues | None = None  # past (1, n, ...) of every prefix in the first layer, no question's yet
+    past: list[KeysValues | None] = [None] * (len(layers) - 1)  # (B, M, ...) in the others
+    root = torch.zeros(1, dtype=torch.long, device=device)
+    slots = root.expand(size, 1)  # place of every prefix in the grid of its depth
+    log_p = scores = chosen = torch.empty(0)  # known after the first token
+    for depth, (tokens, parents) in enumerate(
+        zip([root + tree.start, *tree.tokens], [root, *tree.parents], strict=True)
+    ):
+        if depth:
+            row, candidate = (chosen & (tree.nodes[:, depth] >= 0)).nonzero(as_tuple=True)
+            if not len(row):
+                break
+            needed = torch.zeros(size, len(tokens), dtype=torch.bool, device=device)
+            needed[row, tree.nodes[candidate, depth]] = True
+        else:
+            needed = torch.ones(size, 1, dtype=torch.bool, device=device)
+        counts = needed.sum(dim=1)
         # The grid (B, M): needed prefixes first, in their order; the rest of a row is padding that nobody reads.
-        grid = (~needed).int().argsort(dim=1, stable=True)[:, :width]
+        grid = (~needed).int().argsort(dim=1, stable=True)[:, : int(counts.max())]
         parent = slots.gather(1, parents[grid])
-        questions = torch.arange(size, device=device)[:, None]
-        past = [(key[questions, parent], value[questions, parent]) for key, value in past]
-        states, past = decoder.step(tokens[grid], depth, past, keys_values, question_mask)
+        if shared is not None:
+            shared = shared[0][:, parents], shared[1][:, parents]
+        recalled, shared = layers[0].recall(decoder.embed(tokens, depth)[None], shared)
+        states = layers[0].look(recalled[0][grid], keys_values[0], seen)
+        for index, layer in enumerate(layers[1:]):
+            before = past[index]
+            if before is not None:
+                before = before[0][questions, parent], before[1][questions, parent]
+            states, past[index] = layer.step(states, before, keys_values[index + 1], seen)
         slots = (needed.cumsum(dim=1) - 1).clamp(min=0)
-        place = row * width + slots[row, tree.nodes[candidate, depth]]
-        found = _log_likelihood(decoder, states.flatten(0, 1), place, tree.targets[candidate, depth])
-        scores[row, candidate] += found
+        if depth:
+            place = (counts.cumsum(dim=0) - counts)[row] + slots[row, tree.nodes[candidate, depth]]
+            filled = states[torch.arange(grid.shape[1], device=device) < counts[:, None]]
+            scores[row, candidate] += _log_likelihood(decoder, filled, place, tree.targets[candidate, depth])
+        else:
+            log_p = _first_tokens(decoder, states[:, 0], tree)
+            chosen, scores = _shortlisted(log_p, shortlist, faithful), log_p.clone()
     if faithful:
         scores = scores + log_p
     return scores.masked_fill(~chosen, -torch.inf)

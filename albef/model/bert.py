@@ -54,8 +54,8 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
         self.dropout = config.dropout
 
-    def forward(self, states: Tensor, mask: Tensor, cls_only: bool = False) -> Tensor:
-        """Attend within ``states`` ``(B, L, W)`` under a boolean ``mask`` ``(B, 1, 1, L)``; True is attended to.
+    def forward(self, states: Tensor, mask: Tensor | None, cls_only: bool = False) -> Tensor:
+        """Attend within ``states`` ``(B, L, W)``: to all, or where ``mask (B, 1, 1, L)`` is True.
 
         With ``cls_only`` the only query is the first token, and the result is ``(B, 1, W)``.
         """

@@ -34,6 +34,11 @@ class DecoderLayer(FusionLayer):
         Returns:
             States ``(B, M, W)`` and the past with this token.
         """
+        states, past = self.recall(states, past)
+        return self.look(states, question, question_mask), past
+
+    def recall(self, states: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """The half of `step` that knows no question: attention to the tokens before."""
         attention = self.attention
         query, key, value = (
             part.unflatten(-1, (attention.heads, 1, -1)) for part in attention.qkv(states).chunk(3, dim=-1)
@@ -41,9 +46,12 @@ class DecoderLayer(FusionLayer):
         if past is not None:
             key, value = torch.cat([past[0], key], dim=3), torch.cat([past[1], value], dim=3)
         mixed = F.scaled_dot_product_attention(query, key, value).flatten(2)
-        states = attention.norm(attention.out(mixed) + states)
+        return cast(Tensor, attention.norm(attention.out(mixed) + states)), (key, value)
+
+    def look(self, states: Tensor, question: KeysValues, question_mask: Tensor) -> Tensor:
+        """The other half: attention to the question, and feed-forward."""
         states = self.cross_attention(states, question, question_mask)
-        return self.feed_forward(states), (key, value)
+        return cast(Tensor, self.feed_forward(states))
 
 
 class AnswerDecoder(nn.Module):
@@ -102,15 +110,19 @@ class AnswerDecoder(nn.Module):
 
         ``past`` is what the call for the token before returned, its prefixes those of these.
         """
-        embeddings = self.embeddings
-        states = embeddings.word(tokens) + embeddings.token_type.weight[0] + embeddings.position.weight[position]
-        states = embeddings.dropout(embeddings.norm(states))
+        states = self.embed(tokens, position)
         seen, new = key_mask(question_mask), []
         for index, layer in enumerate(self.layers):
             before = past[index] if past is not None else None
             states, kept = cast(DecoderLayer, layer).step(states, before, keys_values[index], seen)
             new.append(kept)
         return states, new
+
+    def embed(self, tokens: Tensor, position: int) -> Tensor:
+        """Embed tokens that stand at one position: ids ``(...)`` to states ``(..., W)``."""
+        embeddings = self.embeddings
+        states = embeddings.word(tokens) + embeddings.token_type.weight[0] + embeddings.position.weight[position]
+        return cast(Tensor, embeddings.dropout(embeddings.norm(states)))
 
     def word_logits(self, states: Tensor) -> Tensor:
         """Scores ``(..., V)`` of the token after each of ``states`` ``(..., W)``."""

@@ -1,0 +1,226 @@
+"""Evaluation against a plain loop over pairs: the same scores, and how much sooner.
+
+    python benchmarks/evaluate.py [--threads 2] [--queries 40] [--json FILE]
+
+Models of the demo's size with random weights, random pixels and random words, captions and answers of realistic length.
+The plain loop does what the official evaluation does: it scores both directions of retrieval by themselves, repeats a
+query for each of its k candidates, projects an image's keys and values for each of them, pads captions to 30 tokens and
+computes every token in every layer; for VQA it encodes the image of every question, repeats the question for each of
+its k answers, and takes the scores of the whole vocabulary for every token of the padded answers. It runs on a sample
+of the queries; its time for all is that times their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from albef import config as configuration
+from albef.config import RerankConfig
+from albef.evaluation.retrieval import Images, rerank
+from albef.model.albef import ALBEF
+from albef.model.answers import AnswerTree, rank_answers
+from albef.model.matching import text_bank
+
+ROOT = Path(__file__).parents[1]
+VOCABULARY = 1024
+CLS, SEP, FIRST_WORD = 2, 3, 5
+CAPTION = 30
+"""Tokens that the official evaluation pads captions to."""
+TOLERANCE = 1e-3
+"""Largest difference of scores, which are sums of some tens of log-probabilities or single logits, in fp32."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds for all queries, ours measured on all and the plain loop's on ``sample`` of them."""
+
+    name: str
+    queries: int
+    pairs: int
+    sample: int
+    ours_s: float
+    plain_s: float
+    max_difference: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast."""
+        return self.plain_s / self.ours_s
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function returns and its wall-clock seconds."""
+    start = time.perf_counter()
+    value = function()
+    return value, time.perf_counter() - start
+
+
+def build(task: str) -> ALBEF:
+    """A model of the demo's size; weights twice as large as usual, so that scores differ."""
+    model = ALBEF(configuration.load(ROOT / "params.yaml").model, VOCABULARY, task).eval()
+    for parameter in model.student.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(2)
+    return model
+
+
+def words(count: int, mean: float, spread: float, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask ``(count, longest)`` of random texts, [CLS] first; lengths are normal, cut to ``low .. high``."""
+    lengths = (torch.randn(count) * spread + mean).round().long().clamp(low, high)
+    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    ids = torch.randint(FIRST_WORD, VOCABULARY, mask.shape) * mask
+    ids[:, 0] = CLS
+    return ids, mask
+
+
+def retrieval(images: int, texts: int, k: int, sample: int) -> Result:
+    """Re-ranking of both directions, with the encoding of the texts; that of the images is the same for both."""
+    model = build("retrieval")
+    pixels = torch.randn(images, 3, model.config.image_size, model.config.image_size)
+    ids, mask = words(texts, 12.5, 3.0, 7, CAPTION)
+    embeds, feats = (torch.cat(part) for part in zip(*map(model.encode_image, pixels.split(64)), strict=True))
+    config = RerankConfig(shortlist=k, score="itm", batch_size=64)
+    bank, encoding = timed(lambda: text_bank(model, ids, mask, config.batch_size))
+    similarity = feats @ bank.feats.T
+    scores, ranking = timed(lambda: rerank(model, Images(embeds, feats), bank, similarity, config))
+
+    ids, mask = F.pad(ids, (0, CAPTION - ids.shape[1])), F.pad(mask, (0, CAPTION - mask.shape[1]))
+    parts, plain_encoding = timed(
+        lambda: [model.encode_text(i, m)[0] for i, m in zip(ids.split(256), mask.split(256), strict=True)]
+    )
+    states = torch.cat(parts)
+
+    def pairs(image_rows: Tensor, text_rows: Tensor) -> Tensor:
+        keys_values = model.student.fusion.keys_values(embeds[image_rows])
+        fused = model.student.fusion(states[text_rows], mask[text_rows], keys_values)
+        return model.itm_head(fused[:, 0])[:, 1]
+
+    def plain() -> list[tuple[Tensor, Tensor, Tensor]]:
+        found = []
+        for query in range(sample):
+            best = similarity[query].topk(k).indices
+            found.append((torch.tensor(query).expand(k), best, pairs(torch.tensor(query).expand(k), best)))
+        for query in range(sample):
+            best = similarity[:, query].topk(k).indices
+            found.append((best, torch.tensor(query).expand(k), pairs(best, torch.tensor(query).expand(k))))
+        return found
+
+    found, looping = timed(plain)
+    difference = max(
+        float((torch.from_numpy(scores[number >= sample])[rows, columns] - expected).abs().max())
+        for number, (rows, columns, expected) in enumerate(found)
+    )
+    total = images + texts
+    plain_s = plain_encoding + looping * total / len(found)
+    return Result("retrieval", total, total * k, len(found), encoding + ranking, plain_s, difference)
+
+
+def candidates(count: int) -> list[list[int]]:
+    """Distinct answers of one to three random tokens, [CLS] first and [SEP] last."""
+    answers: dict[tuple[int, ...], None] = {}
+    while len(answers) < count:
+        length = int(torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 1)) + 1
+        answers[tuple(torch.randint(FIRST_WORD, VOCABULARY, (length,)).tolist())] = None
+    return [[CLS, *answer, SEP] for answer in answers]
+
+
+def vqa(images: int, per_image: int, answers: int, k: int, sample: int) -> Result:
+    """Answers of all questions, from pixels to scores."""
+    model = build("vqa")
+    student, decoder = model.student, model.student.decoder
+    pixels = torch.randn(images, 3, model.config.image_size, model.config.image_size)
+    count = images * per_image
+    ids, mask = words(count, 7.5, 2.0, 4, 20)
+    rows = candidates(answers)
+
+    def ours() -> Tensor:
+        tree, found = AnswerTree.build(rows), []
+        for start in range(0, images, 64 // per_image):
+            part = pixels[start : start + 64 // per_image]
+            here = slice(start * per_image, (start + len(part)) * per_image)
+            length = int(mask[here].sum(dim=1).max())
+            i, m = ids[here, :length], mask[here, :length]
+            looks = torch.arange(len(part)).repeat_interleave(per_image)
+            keys_values = student.fusion.keys_values(student.vision(part))
+            question = student.fusion(student.text(i, m), m, keys_values, image_rows=looks)
+            found.append(rank_answers(decoder, question, m, tree, k, faithful=False))
+        return torch.cat(found)
+
+    longest = max(map(len, rows))
+    answer_ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    answer_mask = (answer_ids != 0).long()
+
+    def plain() -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for start in range(0, sample, 16):
+            here = slice(start, min(start + 16, sample))
+            length = int(mask[here].sum(dim=1).max())
+            i, m = ids[here, :length], mask[here, :length]
+            question = student.fuse(pixels[torch.arange(here.start, here.stop) // per_image], i, m)
+            first = answer_ids[:1, :1].expand(len(i), 1)
+            states = decoder(first, torch.ones_like(first), decoder.keys_values(question), m)
+            likely = decoder.word_logits(states[:, 0]).softmax(dim=-1)[:, answer_ids[:, 1]]
+            best = likely.topk(k, dim=1).indices
+            chosen, seen = answer_ids[best.flatten()], answer_mask[best.flatten()]
+            tiled = decoder.keys_values(question.repeat_interleave(k, dim=0))
+            states = decoder(chosen, seen, tiled, m.repeat_interleave(k, dim=0))
+            logits = decoder.word_logits(states)[:, :-1]
+            labels = chosen[:, 1:].masked_fill(seen[:, 1:] == 0, -100)
+            losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+            found.append((best, -losses.sum(dim=1).view(len(i), k)))
+        return found
+
+    scores, ours_s = timed(ours)
+    found, looping = timed(plain)
+    best, expected = (torch.cat(part) for part in zip(*found, strict=True))
+    difference = float((scores[:sample].gather(1, best) - expected).abs().max())
+    return Result("vqa", count, count * k, sample, ours_s, looping * count / sample, difference)
+
+
+def main() -> int:
+    """Run both; exit code 1 where scores differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
+    parser.add_argument("--queries", type=int, default=48, help="the plain loop's, of each direction or of VQA")
+    parser.add_argument("--only", choices=("retrieval", "vqa"))
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    runs: dict[str, Callable[[], Result]] = {
+        "retrieval": lambda: retrieval(images=1000, texts=5000, k=128, sample=args.queries),
+        "vqa": lambda: vqa(images=200, per_image=5, answers=512, k=128, sample=args.queries),
+    }
+    results = []
+    with torch.no_grad():
+        for name, run in runs.items():
+            if args.only in (None, name):
+                result = run()
+                results.append(result)
+                print(
+                    f"{name}: {result.queries} queries, {result.pairs} pairs, {torch.get_num_threads()} threads\n"
+                    f"  ours        {result.ours_s:8.1f} s\n"
+                    f"  plain loop  {result.plain_s:8.1f} s, scaled from {result.sample} queries\n"
+                    f"  {result.ratio:.1f} times as fast, largest difference of a score {result.max_difference:.1e}",
+                    flush=True,
+                )
+    if args.json:
+        rows = [{**asdict(r), "ratio": r.ratio, "threads": torch.get_num_threads()} for r in results]
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return int(any(r.max_difference > TOLERANCE for r in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
