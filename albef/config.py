@@ -60,6 +60,7 @@ class ValidateConfig:
     max_image_side: int
     max_caption_words: int
     max_label_share: float  # of the most frequent class in a classification list
+    min_known_answers: float  # share of VQA questions whose usual answer is in the answer list
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,10 @@ class Task(nn.Module, ABC):
     def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
         """Losses (keys ``*_loss``) and other scalars of a training step; updates teacher and queue."""
 
+    def validates(self, data: TaskData) -> bool:
+        """Whether there is a validation split: the paper's VQA, trained on it too, has none."""
+        return all((data.lists / f"{name}.json").is_file() for name in self.lists if name.endswith("_val"))
+
     def validate(self, data: TaskData) -> dict[str, float]:
         """Metrics on the validation split; empty where the task has none."""
         return {}

@@ -194,7 +194,7 @@ class Loop:
 
     def _validate(self, epoch: int) -> None:
         self.task.eval()
-        metrics = self.task.validate(self.data)
+        metrics = self.task.validate(self.data) if self.task.validates(self.data) else {}
         self.progress.validation.append(metrics)
         if metrics:
             self.tracker.log_metrics({f"val_{k}": v for k, v in metrics.items()}, self.progress.step)

@@ -54,8 +54,8 @@ def run(
     encoder = Encoder.from_file(tokenizer / "tokenizer.json")
     torch.manual_seed(task_seed := tasks.get(task_name).train_config(config).seed)
     task = tasks.get(task_name)(config, encoder)
-    inputs = [tokenizer / "tokenizer.json", *(lists / f"{name}.json" for name in task.lists)]
-    inputs += [p for p in (images / "manifest.json",) if p.is_file()]
+    inputs = [lists / f"{name}.json" for name in task.lists] + [images / "manifest.json"]
+    inputs = [tokenizer / "tokenizer.json", *(path for path in inputs if path.is_file())]
     if init is not None:
         fresh = model_file.initialise(task.model, init / "model.pth")
         inputs.append(init / "model.pth")

@@ -58,7 +58,9 @@ def frame(name: str, kind: str, malformed: Sequence[str | None], bench: Bench) -
         columns["label"] = labels
         columns["label_share"] = [None if v is None else known[v] / known.total() for v in labels]
     if kind in ("vqa", "vqa_train") and bench.answers is not None:
-        columns["answer_problem"] = [_answer_problem(r, bench.answers) for r in records]
+        known_answers = [_answer_known(r, bench.answers) for r in records]
+        if any(known is not None for known in known_answers):
+            columns["answer_known"] = known_answers
     if kind == "grounding" and bench.boxes is not None:
         columns["box_problem"] = [_box_problem(r, bench.boxes) for r in records]
     return pd.DataFrame({key: pd.Series(values, dtype=_dtype(key)) for key, values in columns.items()})
@@ -112,12 +114,11 @@ def _id_problems(records: Sequence[Record | None], kind: str) -> list[str | None
     return found
 
 
-def _answer_problem(record: Record | None, answers: frozenset[str]) -> str | None:
-    """Whether the answer that most people gave cannot be predicted."""
+def _answer_known(record: Record | None, answers: frozenset[str]) -> float | None:
+    """1 if the answer that most people gave can be chosen, 0 if not."""
     if record is None or "answer" not in record:
         return None
-    answer = Counter(_listed(record["answer"])).most_common(1)[0][0]
-    return None if answer in answers else f"{answer!r} is not in answer_list.json"
+    return float(Counter(_listed(record["answer"])).most_common(1)[0][0] in answers)
 
 
 def _box_problem(record: Record | None, boxes: Mapping[str, Any]) -> str | None:

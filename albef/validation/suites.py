@@ -122,8 +122,17 @@ class Inspector:
                     **everywhere,
                 ),
             ]
-        if "answer_problem" in table:
-            found.append(clean("answer_problem", "answer_known", "The usual answer is in the answer list."))
+        if "answer_known" in table:
+            # Of the list, not of a record: people also answer what few others do, and such questions count in VQA.
+            found.append(
+                e.ExpectColumnMeanToBeBetween(
+                    column="answer_known",
+                    min_value=config.min_known_answers,
+                    meta={"name": "answers_known"},
+                    notes="Share of questions whose usual answer is in the answer list.",
+                    **everywhere,
+                )
+            )
         if "box_problem" in table:
             found.append(clean("box_problem", "boxes_known", "Every expression has a true box and proposals."))
         return found

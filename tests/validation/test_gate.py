@@ -73,7 +73,6 @@ BROKEN: list[tuple[str, str, int, Callable[[list[Any]], None]]] = [
     ("ids_unique", "vqa_val", 9, change(9, question_id=0)),
     ("ids_unique", "retrieval_train", 9, change(9, image_id=0)),
     ("ids_unique", "grounding_test", 9, change(9, ref_id=1)),
-    ("answer_known", "vqa_val", 0, change(0, answer=["maybe"] * 6 + ["yes"] * 4)),
     ("boxes_known", "grounding_test", 0, change(0, ref_id=77)),
     ("no_leakage", "pretrain", 0, change(0, image="test4.png")),
     ("no_leakage", "retrieval_train", 1, change(1, image="val5.png")),
@@ -146,6 +145,18 @@ def test_lists_as_a_whole_cannot_be_quarantined(make: Make, quarantine: Validate
 
     with pytest.raises(ValidationError, match=r"nlvr_train\.json: expectation 'labels_balanced' failed, observed 0.9"):
         gate.run(quarantine, make(nlvr_train=uniform), tmp_path / "out")
+
+
+def test_answers_outside_the_list_count_as_a_share(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
+    def unknown(records: list[Any]) -> None:
+        for record in records[1:]:
+            record["answer"] = ["maybe"] * 6 + ["yes"] * 4
+
+    data = make(vqa_val=unknown)
+    with pytest.raises(ValidationError, match=r"vqa_val\.json: expectation 'answers_known' failed, observed 0"):
+        gate.run(dataclasses.replace(quarantine, min_known_answers=0.5), data, tmp_path / "out")
+    gate.run(dataclasses.replace(quarantine, min_known_answers=0.01), data, tmp_path / "out")
+    assert len(json.loads((tmp_path / "out" / "lists" / "vqa_val.json").read_text())) > 1  # none was taken out
 
 
 def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
