@@ -9,7 +9,8 @@ def run(artifacts: Path, images: Path, out: Path) -> None:
     """Write ``index.html`` and its pictures.
 
     Args:
-        artifacts: Folder of the pipeline's outputs (``pretrain``, ``finetune``, ``evaluate``, ``export`` below it).
+        artifacts: Folder of the pipeline's outputs (``evaluate``, and as far as they are there ``pretrain``,
+            ``text_assignment``, ``finetune``, ``export`` and ``validated`` below it).
         images: Folder that image paths start from.
         out: Folder to write; an old one is replaced once the new one is whole.
 

@@ -1,0 +1,178 @@
+"""Sections of the tasks, from what their evaluations write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from albef import report
+from albef.data.tokenizer import Encoder
+from albef.evaluation import run as evaluation
+from albef.model import checkpoint
+from albef.model.albef import ALBEF
+from albef.report.cards import read_questions, read_references, read_statements
+from albef.report.source import ReportError
+from tests.worlds import colour_world, tiny_config
+
+TASKS = ("vqa", "entailment", "nlvr2", "grounding")
+GREEN = (0x1A, 0x7F, 0x37)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``world`` and the evaluations of random models below ``artifacts``."""
+    folder = tmp_path_factory.mktemp("report")
+    world, config = colour_world(folder / "world", images=16), tiny_config()
+    encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
+    for task in TASKS:
+        torch.manual_seed(0)
+        checkpoint.save(ALBEF(config.model, encoder.vocab_size, task), folder / "model" / "model.pth")
+        out = folder / "artifacts" / "evaluate" / task
+        evaluation.run(config, task, folder / "model", world / "lists", world, world / "tokenizer", out)
+    return folder
+
+
+@pytest.fixture
+def artifacts(evaluated: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(evaluated / "artifacts", tmp_path / "artifacts"))
+
+
+def write(artifacts: Path, evaluated: Path) -> str:
+    report.run(artifacts, evaluated / "world", artifacts / "report")
+    return (artifacts / "report" / "index.html").read_text()
+
+
+def edit(path: Path, change: Any) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def keep(artifacts: Path, task: str) -> Path:
+    """Leave the evaluation of one task alone; returns its folder."""
+    for other in TASKS:
+        if other != task:
+            shutil.rmtree(artifacts / "evaluate" / other)
+    return artifacts / "evaluate" / task
+
+
+def green(path: Path) -> int:
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    return int((np.abs(pixels - GREEN).sum(axis=2) < 8).sum())
+
+
+def test_every_task_has_its_section_without_any_training_run(artifacts: Path, evaluated: Path) -> None:
+    text = write(artifacts, evaluated)
+    for title in ("Visual question answering", "Visual entailment", "NLVR2", "Visual grounding"):
+        assert title in text
+    for task in TASKS:
+        assert f"{task}_examples.png" in text
+        with Image.open(artifacts / "report" / f"{task}_examples.png") as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
+    assert len(list((artifacts / "report").glob("grounding_words_*.png"))) == 8
+    assert 'for comparison: a random proposal</td><td class="n">25<' in text
+    assert "losses.png" not in text
+    assert "Export" not in text
+
+
+def test_curves_show_every_run_there_is(artifacts: Path, evaluated: Path) -> None:
+    keep(artifacts, "entailment")
+    for run in ("text_assignment", "finetune/nlvr2"):
+        (artifacts / run).mkdir(parents=True)
+        (artifacts / run / "history.csv").write_text("step,loss,ta_loss\n1,2,2\n2,1,1\n")
+        (artifacts / run / "metrics.json").write_text('{"loss": 0.375}')
+    text = write(artifacts, evaluated)
+    assert "losses.png" in text
+    assert "text assignment" in text
+    assert "finetune nlvr2" in text
+    assert text.count("0.375") == 2
+
+
+def test_confusion_counts_every_pair(artifacts: Path, evaluated: Path) -> None:
+    folder = keep(artifacts, "entailment")
+    (folder / "confusion.csv").write_text("actual,predicted\n" + "a,b\n" * 37 + "b,b\n" * 41)
+    text = write(artifacts, evaluated)
+    assert '<td>a</td><td class="n">0</td><td class="n">37</td>' in text
+    assert '<td>b</td><td class="n">0</td><td class="n">41</td>' in text
+
+
+@pytest.mark.parametrize(("task", "field", "other"), [("vqa", "accuracy", 0.6), ("entailment", "label", "nothing")])
+def test_the_right_answer_is_green(artifacts: Path, evaluated: Path, task: str, field: str, other: Any) -> None:
+    path = keep(artifacts, task) / "examples.json"
+
+    def right(data: Any) -> None:
+        for example in data["examples"]:
+            if task == "vqa":
+                example["answers"][0][field] = 1.0
+
+    edit(path, right)
+    write(artifacts, evaluated)
+    shown = green(artifacts / "report" / f"{task}_examples.png")
+
+    def wrong(data: Any) -> None:
+        for example in data["examples"]:
+            for part in example["answers"] if task == "vqa" else [example]:
+                part[field] = other
+
+    edit(path, wrong)
+    write(artifacts, evaluated)
+    # Green is also a colour of the world's pictures, but of another shade.
+    assert shown > green(artifacts / "report" / f"{task}_examples.png") + 200
+
+
+def test_the_true_box_is_green(artifacts: Path, evaluated: Path) -> None:
+    path = keep(artifacts, "grounding") / "examples.json"
+    write(artifacts, evaluated)
+    shown = green(artifacts / "report" / "grounding_examples.png")
+    edit(path, lambda data: [example.update(box=[-9, -9, 1, 1]) for example in data["examples"]])
+    write(artifacts, evaluated)
+    assert shown > green(artifacts / "report" / "grounding_examples.png") + 500
+
+
+def test_without_peoples_answers_there_is_no_table(artifacts: Path, evaluated: Path) -> None:
+    folder = keep(artifacts, "vqa")
+    (folder / "metrics.json").write_text("{}")
+    assert "No answers to compare with" in write(artifacts, evaluated)
+
+
+def test_cards_hold_what_the_evaluation_says(evaluated: Path) -> None:
+    folder = evaluated / "artifacts" / "evaluate"
+    questions = read_questions(folder / "vqa" / "examples.json")
+    assert questions[0].expected == "red (7), dark red (3)"
+    statements = read_statements(folder / "nlvr2" / "examples.json")
+    assert len(statements[0].images) == 2
+    for card in statements:
+        assert [p for _, p, _ in card.answers] == sorted((p for _, p, _ in card.answers), reverse=True)
+        assert [c for c, _, right in card.answers if right] == [card.expected]
+    mode, references = read_references(folder / "grounding" / "examples.json")
+    assert mode == "itm"
+    assert references[0].box == [0, 0, 32, 16]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vqa/examples.json", '{"examples": [{"image": "a"}]}', "not the examples of VQA"),
+        ("nlvr2/examples.json", '{"classes": 3}', "not the examples of a classification"),
+        ("grounding/examples.json", "[]", "not the examples of grounding"),
+        ("entailment/confusion.csv", "row\n1\n", "expected columns 'actual' and 'predicted'"),
+        ("grounding/maps/000000.png", None, "run the stage that writes it"),
+    ],
+)
+def test_a_bad_file_is_named(artifacts: Path, evaluated: Path, name: str, content: str | None, message: str) -> None:
+    path = keep(artifacts, name.split("/")[0]).parent / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ReportError, match=message) as caught:
+        write(artifacts, evaluated)
+    assert path.name in str(caught.value)
+    assert not (artifacts / "report").exists()
