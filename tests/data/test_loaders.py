@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from albef.data import transforms
-from albef.data.datasets import PairDataset
 from albef.data.images import ImageError
 from albef.data.loaders import EpochSampler, train_loader
+from albef.data.pairs import PairDataset
 from albef.data.tokenizer import Encoder
 from tests.worlds import colour_world, tiny_config
 
