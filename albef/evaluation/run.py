@@ -29,7 +29,7 @@ class EvaluationError(ValueError):
 
 
 def run(config: Config, task: str, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
-    """Evaluate ``task``: ``metrics.json``, ``examples.json``, a table for plots, and what else the task writes.
+    """Evaluate ``task``: ``metrics.json``, a table for plots, and ``shown`` with examples and what else the task has.
 
     Args:
         model: Folder with ``model.pth``.

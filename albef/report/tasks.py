@@ -28,6 +28,11 @@ class Section:
     images: Path
     out: Path
 
+    @property
+    def shown(self) -> Path:
+        """Folder of the examples."""
+        return self.source / "shown"
+
     def metrics(self) -> dict[str, float]:
         """Of the evaluation."""
         return read_metrics(self.source / "metrics.json")
@@ -57,7 +62,7 @@ def _accuracies(metrics: dict[str, float], chance: str) -> str:
 
 def _retrieval(section: Section) -> list[str]:
     metrics = section.metrics()
-    examples = read_examples(section.source / "examples.json")
+    examples = read_examples(section.shown / "shown" / "examples.json")
     rows: list[list[html.Cell]] = []
     for direction, short in {"text to image": "ir", "image to text": "tr"}.items():
         for stage, prefix in (("shortlist (ITC)", "itc_"), ("re-ranked (ITM)", "")):
@@ -81,7 +86,7 @@ def _retrieval(section: Section) -> list[str]:
 
 
 def _vqa(section: Section) -> list[str]:
-    shown = read_questions(section.source / "examples.json")
+    shown = read_questions(section.shown / "shown" / "examples.json")
     return [
         "<p>VQA accuracy: how many of ten people gave the model's answer, three or more of them being enough.</p>",
         _accuracies(section.metrics(), "the best single answer to all questions"),
@@ -93,7 +98,7 @@ def _vqa(section: Section) -> list[str]:
 
 
 def _classification(section: Section) -> list[str]:
-    shown = read_statements(section.source / "examples.json")
+    shown = read_statements(section.shown / "shown" / "examples.json")
     parts = [_accuracies(section.metrics(), "always the most frequent class")]
     table = section.source / "confusion.csv"
     if table.is_file():
@@ -120,7 +125,7 @@ def _confusion(path: Path) -> str:
 
 def _grounding(section: Section) -> list[str]:
     metrics = section.metrics()
-    mode, shown = read_references(section.source / "examples.json")
+    mode, shown = read_references(section.shown / "shown" / "examples.json")
     rows: list[list[html.Cell]] = []
     for name in ("itm", "itc"):
         prefix = "" if name == mode else f"{name}_"
@@ -140,7 +145,7 @@ def _grounding(section: Section) -> list[str]:
         html.note("What each word looks at, and the same boxes."),
     ]
     for number, reference in enumerate(shown):
-        source, name = section.source / reference.words, f"grounding_words_{number}.png"
+        source, name = section.shown / reference.words, f"grounding_words_{number}.png"
         if not source.is_file():
             raise ReportError(f"{source}: missing; run the stage that writes it")
         shutil.copyfile(source, section.out / name)

@@ -31,7 +31,7 @@ def artifacts(tmp_path: Path) -> Path:
         "pretrain/metrics.json": {"loss": 1.5, "itc_loss": 0.5},
         "finetune/retrieval/metrics.json": {"val_r_mean": 0.75},
         "evaluate/retrieval/metrics.json": {"ir_r1": 0.625, "itc_ir_r1": 0.5, "tr_r1": 0.25, "r_mean": 0.5},
-        "evaluate/retrieval/examples.json": {
+        "evaluate/retrieval/shown/examples.json": {
             "text_to_image": [
                 {"query": CAPTION, "target": names[1], "ranked": [{"image": n, "score": 1.0} for n in names[:5]]}
             ],
@@ -92,7 +92,7 @@ def test_the_right_image_is_framed(artifacts: Path) -> None:
 
     framed = green()
     assert framed > 200
-    path = artifacts / "evaluate/retrieval/examples.json"
+    path = artifacts / "evaluate/retrieval/shown/examples.json"
     path.write_text(
         path.read_text().replace('"target": "images/test/000001.png"', '"target": "images/test/000005.png"')
     )
@@ -125,8 +125,8 @@ def test_a_run_without_losses_yet_is_shown(artifacts: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("evaluate/retrieval/examples.json", "{}", "not the examples of a retrieval evaluation"),
-        ("evaluate/retrieval/examples.json", "[", "not valid JSON"),
+        ("evaluate/retrieval/shown/examples.json", "{}", "not the examples of a retrieval evaluation"),
+        ("evaluate/retrieval/shown/examples.json", "[", "not valid JSON"),
         ("evaluate/retrieval/metrics.json", '{"ir_r1": "high"}', "expected a mapping of names to numbers"),
         ("pretrain/history.csv", "step,loss\n1,low\n", "expected numbers under a header"),
         ("pretrain/history.csv", "epoch,loss\n1,2\n", "expected a column 'step'"),

@@ -11,14 +11,14 @@ _PREFIXES = {"entailment": "ve", "nlvr2": "nlvr"}
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``confusion.csv`` and ``examples.json``."""
+    """Write ``metrics.json``, ``confusion.csv`` and ``shown/examples.json``."""
     split = StatementSet.read(job.lists / f"{_PREFIXES[job.task]}_test.json", job.images)
     result = evaluate(job.model, split, job.encoder, getattr(job.config.tasks, job.task))
     actual = [split.classes[label] for label in split.labels]
     predicted = [split.classes[label] for label in result.probabilities.argmax(axis=1)]
     chance = float(np.bincount(split.labels).max() / len(split.labels))
     job.write_csv("confusion.csv", "actual,predicted", list(zip(actual, predicted, strict=True)))
-    job.write_json("examples.json", {"classes": list(split.classes), "examples": examples(split, result)})
+    job.write_json("shown/examples.json", {"classes": list(split.classes), "examples": examples(split, result)})
     job.write_metrics({**result.metrics, "chance": chance})
 
 

@@ -44,7 +44,7 @@ def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingCon
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``iou.csv``, ``examples.json`` and one picture an example below ``maps/``.
+    """Write ``metrics.json``, ``iou.csv``, ``shown/examples.json`` and one picture an example below ``shown/maps``.
 
     Metrics of the mode that the parameters do not name have it as their prefix. ``chance`` is the accuracy of a
     proposal drawn at random.
@@ -70,10 +70,12 @@ def run(job: Job) -> None:
     )
     job.write_csv("iou.csv", "mode,threshold,accuracy", rows)
     shown = spaced(len(split.texts))
-    with new_folder(job.out / "maps") as folder:
+    with new_folder(job.out / "shown" / "maps") as folder:
         for row in shown:
             word_maps(job, split, row, results[own].chosen[row]).save(folder / f"{row:06}.png")
-    job.write_json("examples.json", {"mode": own, "examples": [_example(split, results[own], row) for row in shown]})
+    job.write_json(
+        "shown/examples.json", {"mode": own, "examples": [_example(split, results[own], row) for row in shown]}
+    )
     job.write_metrics(metrics)
 
 

@@ -13,7 +13,7 @@ _DIRECTIONS = {"tr": "image to text", "ir": "text to image"}
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``recall.csv`` and ``examples.json``."""
+    """Write ``metrics.json``, ``recall.csv`` and ``shown/examples.json``."""
     split = RetrievalSet.read(job.lists / "retrieval_test.json", job.images)
     result = evaluate(job.model, split, job.encoder, job.config.tasks.retrieval)
     rows: list[tuple[object, ...]] = []
@@ -23,7 +23,7 @@ def run(job: Job) -> None:
         if direction in _DIRECTIONS:
             rows.append((_DIRECTIONS[direction], stage, k, value))
     job.write_csv("recall.csv", "direction,stage,k,recall", rows)
-    job.write_json("examples.json", examples(split, result))
+    job.write_json("shown/examples.json", examples(split, result))
     job.write_metrics(result.metrics)
 
 

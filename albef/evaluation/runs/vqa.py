@@ -28,7 +28,7 @@ def constant_accuracy(split: QuestionSet) -> float:
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``answers.csv``, ``examples.json`` and ``submission.json`` (EvalAI).
+    """Write ``metrics.json``, ``answers.csv``, ``shown/examples.json`` and ``shown/submission.json`` (EvalAI).
 
     A split without people's answers has no metrics, and a table without rows.
     """
@@ -46,8 +46,8 @@ def run(job: Job) -> None:
         metrics |= {f"accuracy_{kind.replace('/', '_')}": value for kind, value in means.items()}
     rows = [(kind, len(judged[kind]), value) for kind, value in means.items()]
     job.write_csv("answers.csv", "kind,questions,accuracy", rows)
-    job.write_json("submission.json", result.submission(split))
-    job.write_json("examples.json", {"examples": examples(split, result)})
+    job.write_json("shown/submission.json", result.submission(split))
+    job.write_json("shown/examples.json", {"examples": examples(split, result)})
     job.write_metrics(metrics)
 
 
