@@ -54,7 +54,7 @@ def table(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("model", ["retrieval", "pretrain"])
 def test_retrieval_also_zero_shot(world: Path, tmp_path: Path, model: str) -> None:
     out = evaluated(world, tmp_path, "retrieval", model)
-    metrics, examples = read(out / "metrics.json"), read(out / "shown" / "shown" / "examples.json")
+    metrics, examples = read(out / "metrics.json"), read(out / "shown" / "examples.json")
     assert {"ir_r1", "tr_r10", "itc_ir_r1", "r_mean"} <= set(metrics)
     assert len(table(out / "recall.csv")) == 12
     assert len(examples["text_to_image"]) == len(examples["image_to_text"]) == 8
@@ -63,9 +63,9 @@ def test_retrieval_also_zero_shot(world: Path, tmp_path: Path, model: str) -> No
 
 def test_vqa(world: Path, tmp_path: Path) -> None:
     out = evaluated(world, tmp_path, "vqa")
-    metrics, examples = read(out / "metrics.json"), read(out / "shown" / "shown" / "examples.json")["examples"]
+    metrics, examples = read(out / "metrics.json"), read(out / "shown" / "examples.json")["examples"]
     records = {r["question_id"]: r for r in read(world / "lists" / "vqa_test.json")}
-    submission = read(out / "shown" / "shown" / "submission.json")
+    submission = read(out / "shown" / "submission.json")
     assert [row["question_id"] for row in submission] == list(records)
     scores = [vqa_accuracy(row["answer"], records[row["question_id"]]["answer"]) for row in submission]
     assert metrics["accuracy"] == pytest.approx(sum(scores) / len(scores))
@@ -94,15 +94,15 @@ def test_vqa_without_answers_gives_the_submission_alone(world: Path, tmp_path: P
     evaluated(world, tmp_path, "vqa")
     run(CONFIG, "vqa", tmp_path / "model", lists, world, world / "tokenizer", tmp_path / "result")
     assert read(tmp_path / "result" / "metrics.json") == {}
-    assert len(read(tmp_path / "result" / "shown" / "shown" / "submission.json")) == len(records)
+    assert len(read(tmp_path / "result" / "shown" / "submission.json")) == len(records)
     assert table(tmp_path / "result" / "answers.csv") == []
-    assert read(tmp_path / "result" / "shown" / "shown" / "examples.json")["examples"][0]["answers"][0]["accuracy"] is None
+    assert read(tmp_path / "result" / "shown" / "examples.json")["examples"][0]["answers"][0]["accuracy"] is None
 
 
 @pytest.mark.parametrize(("task", "classes"), [("entailment", 3), ("nlvr2", 2)])
 def test_classification(world: Path, tmp_path: Path, task: str, classes: int) -> None:
     out = evaluated(world, tmp_path, task)
-    metrics, examples = read(out / "metrics.json"), read(out / "shown" / "shown" / "examples.json")
+    metrics, examples = read(out / "metrics.json"), read(out / "shown" / "examples.json")
     rows = table(out / "confusion.csv")
     assert len(rows) == 16
     right = sum(row["actual"] == row["predicted"] for row in rows)
@@ -119,7 +119,7 @@ def test_classification(world: Path, tmp_path: Path, task: str, classes: int) ->
 @pytest.mark.parametrize("model", ["grounding", "pretrain"])
 def test_grounding_in_both_modes_with_maps(world: Path, tmp_path: Path, model: str) -> None:
     out = evaluated(world, tmp_path, "grounding", model)
-    metrics, found = read(out / "metrics.json"), read(out / "shown" / "shown" / "examples.json")
+    metrics, found = read(out / "metrics.json"), read(out / "shown" / "examples.json")
     assert {"accuracy", "pointing", "itc_accuracy", "itc_pointing", "accuracy_test", "chance"} <= set(metrics)
     assert metrics["chance"] == pytest.approx(0.25)  # one of four boxes is the true one
     assert found["mode"] == CONFIG.tasks.grounding.evaluate.mode

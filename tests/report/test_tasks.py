@@ -106,7 +106,7 @@ def test_confusion_counts_every_pair(artifacts: Path, evaluated: Path) -> None:
 
 @pytest.mark.parametrize(("task", "field", "other"), [("vqa", "accuracy", 0.6), ("entailment", "label", "nothing")])
 def test_the_right_answer_is_green(artifacts: Path, evaluated: Path, task: str, field: str, other: Any) -> None:
-    path = keep(artifacts, task) / "shown/shown/examples.json"
+    path = keep(artifacts, task) / "shown/examples.json"
 
     def right(data: Any) -> None:
         for example in data["examples"]:
@@ -129,7 +129,7 @@ def test_the_right_answer_is_green(artifacts: Path, evaluated: Path, task: str, 
 
 
 def test_the_true_box_is_green(artifacts: Path, evaluated: Path) -> None:
-    path = keep(artifacts, "grounding") / "shown/shown/examples.json"
+    path = keep(artifacts, "grounding") / "shown/examples.json"
     write(artifacts, evaluated)
     shown = green(artifacts / "report" / "grounding_examples.png")
     edit(path, lambda data: [example.update(box=[-9, -9, 1, 1]) for example in data["examples"]])
@@ -145,14 +145,14 @@ def test_without_peoples_answers_there_is_no_table(artifacts: Path, evaluated: P
 
 def test_cards_hold_what_the_evaluation_says(evaluated: Path) -> None:
     folder = evaluated / "artifacts" / "evaluate"
-    questions = read_questions(folder / "vqa" / "shown/shown/examples.json")
+    questions = read_questions(folder / "vqa" / "shown/examples.json")
     assert questions[0].expected == "red (7), dark red (3)"
-    statements = read_statements(folder / "nlvr2" / "shown/shown/examples.json")
+    statements = read_statements(folder / "nlvr2" / "shown/examples.json")
     assert len(statements[0].images) == 2
     for card in statements:
         assert [p for _, p, _ in card.answers] == sorted((p for _, p, _ in card.answers), reverse=True)
         assert [c for c, _, right in card.answers if right] == [card.expected]
-    mode, references = read_references(folder / "grounding" / "shown/shown/examples.json")
+    mode, references = read_references(folder / "grounding" / "shown/examples.json")
     assert mode == "itm"
     assert references[0].box == [0, 0, 32, 16]
 
