@@ -62,7 +62,7 @@ def _accuracies(metrics: dict[str, float], chance: str) -> str:
 
 def _retrieval(section: Section) -> list[str]:
     metrics = section.metrics()
-    examples = read_examples(section.shown / "shown" / "examples.json")
+    examples = read_examples(section.shown / "examples.json")
     rows: list[list[html.Cell]] = []
     for direction, short in {"text to image": "ir", "image to text": "tr"}.items():
         for stage, prefix in (("shortlist (ITC)", "itc_"), ("re-ranked (ITM)", "")):
@@ -86,7 +86,7 @@ def _retrieval(section: Section) -> list[str]:
 
 
 def _vqa(section: Section) -> list[str]:
-    shown = read_questions(section.shown / "shown" / "examples.json")
+    shown = read_questions(section.shown / "examples.json")
     return [
         "<p>VQA accuracy: how many of ten people gave the model's answer, three or more of them being enough.</p>",
         _accuracies(section.metrics(), "the best single answer to all questions"),
@@ -98,7 +98,7 @@ def _vqa(section: Section) -> list[str]:
 
 
 def _classification(section: Section) -> list[str]:
-    shown = read_statements(section.shown / "shown" / "examples.json")
+    shown = read_statements(section.shown / "examples.json")
     parts = [_accuracies(section.metrics(), "always the most frequent class")]
     table = section.source / "confusion.csv"
     if table.is_file():
@@ -125,7 +125,7 @@ def _confusion(path: Path) -> str:
 
 def _grounding(section: Section) -> list[str]:
     metrics = section.metrics()
-    mode, shown = read_references(section.shown / "shown" / "examples.json")
+    mode, shown = read_references(section.shown / "examples.json")
     rows: list[list[html.Cell]] = []
     for name in ("itm", "itc"):
         prefix = "" if name == mode else f"{name}_"
