@@ -21,7 +21,6 @@ _SYNONYMS = 0.1
 _TRAIN_CAPTIONS = 2  # rows an image in retrieval_train
 _QUESTIONS = 2  # an image
 # More texts of the same pictures in training: other words teach more than the same ones once again.
-_QUESTIONS_TRAIN = 3
 _STATEMENTS_TRAIN = 3  # of entailment and of pairs; val and test have one
 _EXPRESSIONS_TRAIN = 2
 _VG_SHARE = 0.15  # of vqa_train, as Visual Genome has them: one answer, no id
@@ -69,7 +68,7 @@ def vqa(world: World, split: str, config: EmojiConfig) -> Rows:
     asker = Asker(world.lexicon, Compositions(world.seed), config.max_objects, split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        for question in asker.ask(scene, _QUESTIONS_TRAIN if split == "train" else _QUESTIONS, rng):
+        for question in asker.ask(scene, _QUESTIONS, rng):
             record: dict[str, Any] = {"question": question.text, "image": image}
             if split == "train" and rng.random() < _VG_SHARE:
                 record |= {"answer": question.answer, "dataset": "vg"}
