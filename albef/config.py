@@ -269,6 +269,15 @@ class Config:
     serve: ServeConfig
 
 
+def section_of(config: Config, task: str) -> Any:
+    """The section of a task: below ``tasks``, or at the top for pretraining and text assignment.
+
+    Raises:
+        AttributeError: If there is none.
+    """
+    return getattr(config.tasks if hasattr(config.tasks, task) else config, task)
+
+
 def _expected(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))

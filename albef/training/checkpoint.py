@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from albef.config import Config
+from albef.config import Config, section_of
 from albef.model.checkpoint import save_atomic
 from albef.model.official import CheckpointError, read_weights
 
@@ -30,7 +30,7 @@ def fingerprint(task: str, config: Config, files: Iterable[Path]) -> str:
     package = Path(__file__).resolve().parents[1]
     sources = [p for room in _ROOMS for p in sorted([package / room, *(package / room).rglob("*.py")]) if p.is_file()]
     parameters = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
-    parameters["train"] = asdict(getattr(config.tasks if hasattr(config.tasks, task) else config, task))
+    parameters["train"] = asdict(section_of(config, task))
     if task == "pretrain" and config.init is not None:
         parameters["init"] = asdict(config.init)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from albef.config import Config, to_dict
+from albef.config import Config, section_of, to_dict
 
 _logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def start_run(
     commit = _git_commit()
     if commit:
         tags["mlflow.source.git.commit"] = commit
-    section = config.pretrain if name == "pretrain" else getattr(config.tasks, name)
+    section = section_of(config, name)
     recorded = dict(_flat({"model": to_dict(config.model), "train": to_dict(section), **params}))
     tracker = MlflowTracker(uri, name, recorded, tags, folder)
     status = "FAILED"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from albef import tasks
 from albef.training.tracking import EXPERIMENT, start_run
 from tests.worlds import tiny_config
 
@@ -41,6 +42,20 @@ def test_sqlite_gets_parameters_and_metrics(tmp_path: Path) -> None:
     assert run.data.params["model.vision.width"] == "32"
     assert run.data.tags["task"] == "pretrain"
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_runs_of_every_task_are_told_apart(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for name in tasks.names():
+        with start_run(name, tiny_config(), tmp_path / name, uri) as tracker:
+            tracker.log_metrics({"loss": 1.0}, 1)
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])  # type: ignore[union-attr]
+    seeds = {
+        run.data.tags["task"]: run.data.params.get("train.seed") or run.data.params["train.train.seed"] for run in runs
+    }
+    assert seeds == {name: str(tasks.get(name).train_config(tiny_config()).seed) for name in tasks.names()}
 
 
 @contextmanager
