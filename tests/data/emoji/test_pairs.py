@@ -9,7 +9,7 @@ import pytest
 
 from albef.data.emoji.captions import NUMBERS
 from albef.data.emoji.lexicon import BACKGROUNDS
-from albef.data.emoji.lists import nlvr
+from albef.data.emoji.lists import _STATEMENTS_TRAIN, nlvr
 from albef.data.emoji.pairs import Comparer
 from albef.data.emoji.scenes import Scene
 from albef.data.emoji.world import World
@@ -41,7 +41,7 @@ def judge(text: str, left: Scene, right: Scene, world: World) -> bool:
 def test_labels_are_true_and_balanced(world: World, split: str) -> None:
     scenes = dict(zip(world.images(split), world.scenes[split], strict=True))
     rows = nlvr(world, split)
-    assert len(rows) == len(scenes)
+    assert len(rows) == len(scenes) * (_STATEMENTS_TRAIN if split == "train" else 1)
     for row in rows:
         assert row["images"][0] != row["images"][1]
         left, right = (scenes[i] for i in row["images"])
