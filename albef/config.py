@@ -149,6 +149,13 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FusionTrainConfig(TrainConfig):
+    """Training without ITC: nothing in a batch speaks against several texts of one picture."""
+
+    share_images: bool  # texts of one picture come in one batch and share its encoding (official: no)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
     """Pretraining; the switches are those of the paper's ablation (table 1), all true in ALBEF itself."""
 
@@ -188,7 +195,7 @@ class AnswerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VqaConfig:
-    train: TrainConfig
+    train: FusionTrainConfig
     evaluate: AnswerConfig
 
 
@@ -201,7 +208,7 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig:
-    train: TrainConfig
+    train: FusionTrainConfig
     evaluate: BatchConfig
 
 

@@ -32,13 +32,10 @@ def tiny_config(**train: Any) -> Config:
     pretrain = dataclasses.replace(config.pretrain, **values)
     assignment = dataclasses.replace(config.text_assignment, **values)
     sections = {field.name: getattr(config.tasks, field.name) for field in dataclasses.fields(config.tasks)}
-    tasks = dataclasses.replace(
-        config.tasks,
-        **{
-            name: dataclasses.replace(section, train=dataclasses.replace(section.train, **values))
-            for name, section in sections.items()
-        },
-    )
+    for name, section in sections.items():
+        changes = {**values, "share_images": False} if hasattr(section.train, "share_images") else values
+        sections[name] = dataclasses.replace(section, train=dataclasses.replace(section.train, **changes))
+    tasks = dataclasses.replace(config.tasks, **sections)
     return dataclasses.replace(config, model=model, pretrain=pretrain, text_assignment=assignment, tasks=tasks)
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from albef.config import ModelConfig, TrainConfig
+from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
 from albef.data.images import open_image, to_pixels
-from albef.data.schema import read_list
+from albef.data.schema import images_of, read_list
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -55,6 +55,8 @@ class TrainSet(Dataset[Sample], ABC):
         self.size = size
         self.train = train
         self.crop_scale = crop_scale
+        self.members: dict[int, list[int]] = {}
+        self.groups = self._groups() if isinstance(train, FusionTrainConfig) and train.share_images else None
 
     @classmethod
     def from_list(
@@ -66,22 +68,64 @@ class TrainSet(Dataset[Sample], ABC):
     def __len__(self) -> int:
         return len(self.records)
 
+    def _groups(self) -> NDArray[np.int64]:
+        """Of each row, the first row of the same pictures."""
+        first: dict[tuple[str, ...], int] = {}
+        groups = [first.setdefault(tuple(images_of(r)), row) for row, r in enumerate(self.records)]
+        for row, group in enumerate(groups):
+            self.members.setdefault(group, []).append(row)
+        return np.array(groups)
+
     @abstractmethod
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
-        """One sample; every draw comes from ``rng``."""
+        """One sample but for its pictures, its text as ``text``; every draw comes from ``rng``."""
 
     @abstractmethod
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Tensors of a batch; called in the worker that made the samples."""
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Sample of ``(epoch, row)``.
+        """Sample of ``(epoch, row)``: what `sample` tells and ``images``, each (3, size, size).
 
         Raises:
             ImageError: If an image cannot be read; the message names the file.
         """
-        epoch, row = key
-        return self.sample(self.records[row], row, np.random.default_rng([self.train.seed, epoch, row]))
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample]:
+        """Samples of a batch. With shared images, rows of the same pictures hold the same arrays."""
+        made: dict[tuple[int, int], list[NDArray[np.float32]]] = {}
+        samples = []
+        for epoch, row in keys:
+            sample, rng = self._text_sample(epoch, row)
+            source, text = row, sample["text"]
+            if self.groups is not None:
+                source = int(self.groups[row])
+                # One augmentation for all texts of the pictures, so one text that names a side speaks for all.
+                text = " ".join(self._text_sample(epoch, other)[0]["text"] for other in self.members[source])
+                rng = np.random.default_rng([self.train.seed, epoch, source, 1])
+            if (epoch, source) not in made:
+                made[epoch, source] = [self.pixels(image, text, rng) for image in images_of(self.records[row])]
+            samples.append({**sample, "images": made[epoch, source]})
+        return samples
+
+    def _text_sample(self, epoch: int, row: int) -> tuple[Sample, np.random.Generator]:
+        rng = np.random.default_rng([self.train.seed, epoch, row])
+        return self.sample(self.records[row], row, rng), rng
+
+    def stack(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Pictures of a batch: ``image (B, 3, H, H)``; of two a sentence, ``(2B, 3, H, H)``, first ones first.
+
+        With shared images each stands once, ``image (I, 3, H, H)``, and ``image_rows (B, 1 or 2)`` tells whose it is.
+        """
+        pictures = [[s["images"][place] for s in samples] for place in range(len(samples[0]["images"]))]
+        flat = [picture for column in pictures for picture in column]
+        if self.groups is None:
+            return {"image": torch.from_numpy(np.stack(flat))}
+        once = {id(picture): picture for picture in flat}
+        index = {key: row for row, key in enumerate(once)}
+        rows = torch.tensor([[index[id(picture)] for picture in column] for column in pictures]).T
+        return {"image": torch.from_numpy(np.stack(list(once.values()))), "image_rows": rows}
 
     def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.float32]:
         """Augmented pixels ``(3, size, size)`` of a picture that ``text`` speaks of."""

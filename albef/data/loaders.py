@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -23,22 +24,35 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         size: Rows of the data set.
         batch_size: Rows of a batch; an incomplete last batch is dropped.
         start: Batches to skip: the position a resumed run goes on from.
+        groups: A number for each row; rows of the same number then follow one another.
 
     Raises:
         ValueError: If the data set has less than one batch.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, epoch: int = 0, start: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        epoch: int = 0,
+        start: int = 0,
+        groups: NDArray[np.int64] | None = None,
+    ) -> None:
         if size < batch_size:
             raise ValueError(f"batch_size: {batch_size} is more than the {size} rows of the training list")
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.epoch, self.start = epoch, start
+        self.epoch, self.start, self.groups = epoch, start, groups
 
     def __len__(self) -> int:
         return self.size // self.batch_size - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.size)
+        if self.groups is not None:
+            place = rng.permutation(int(self.groups.max()) + 1)
+            order = order[np.argsort(place[self.groups[order]], kind="stable")]
         for batch in range(self.start, self.size // self.batch_size):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield [(self.epoch, int(row)) for row in rows]
@@ -50,7 +64,7 @@ def train_loader(
     """Batches of one epoch, from batch ``start`` on; a worker stacks and tokenizes what it read."""
     return DataLoader(
         cast(Dataset[Any], dataset),
-        batch_sampler=EpochSampler(len(dataset), train.batch_size, train.seed, epoch, start),
+        batch_sampler=EpochSampler(len(dataset), train.batch_size, train.seed, epoch, start, dataset.groups),
         collate_fn=partial(dataset.collate, encoder),
         num_workers=train.workers,
         pin_memory=torch.cuda.is_available(),

@@ -27,20 +27,16 @@ class PairDataset(TrainSet):
         self.image_ids = [index.setdefault(r.get("image_id", r["image"]), len(index)) for r in records]
 
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
-        """``image`` (3, size, size), ``caption`` and ``image_id``."""
+        """A caption as ``text``, and ``image_id``."""
         caption = record["caption"] if "caption" in record else record["text"]
         if not isinstance(caption, str):
             caption = caption[int(rng.integers(len(caption)))]
-        return {
-            "image": self.pixels(record["image"], caption, rng),
-            "caption": caption,
-            "image_id": self.image_ids[row],
-        }
+        return {"text": caption, "image_id": self.image_ids[row]}
 
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """``image (B, 3, H, H)``, ``input_ids`` and ``attention_mask (B, L)``, ``image_id (B,)``."""
         return {
-            "image": torch.from_numpy(np.stack([s["image"] for s in samples])),
-            **self.words(encoder, [s["caption"] for s in samples]),
+            **self.stack(samples),
+            **self.words(encoder, [s["text"] for s in samples]),
             "image_id": torch.tensor([s["image_id"] for s in samples]),
         }

@@ -32,16 +32,11 @@ class QuestionDataset(TrainSet):
     """Questions with their pictures and answers. Answers are taken as they are, closed by [SEP]."""
 
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
-        """``image`` (3, size, size), ``question`` and ``answers`` (text -> weight)."""
-        question = record["question"]
-        return {
-            "image": self.pixels(record["image"], question, rng),
-            "question": question,
-            "answers": weighted_answers(record),
-        }
+        """The question as ``text``, and ``answers`` (text -> weight)."""
+        return {"text": record["question"], "answers": weighted_answers(record)}
 
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """``image``, ``input_ids``, ``attention_mask`` of B questions, and their A answers.
+        """Pictures as of `stack`, ``input_ids``, ``attention_mask`` of B questions, and their A answers.
 
         Of these ``answer_ids`` and ``answer_mask (A, L)``, ``answer_weight (A,)`` and ``answer_question (A,)``, the
         row of the question.
@@ -49,8 +44,8 @@ class QuestionDataset(TrainSet):
         answers = [(a, weight, row) for row, s in enumerate(samples) for a, weight in s["answers"].items()]
         ids, mask = encoder.encode_batch([a for a, _, _ in answers], end=True)
         return {
-            "image": torch.from_numpy(np.stack([s["image"] for s in samples])),
-            **self.words(encoder, [s["question"] for s in samples]),
+            **self.stack(samples),
+            **self.words(encoder, [s["text"] for s in samples]),
             "answer_ids": torch.from_numpy(ids),
             "answer_mask": torch.from_numpy(mask),
             "answer_weight": torch.tensor([weight for _, weight, _ in answers]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +119,3 @@ def _metrics(answers: list[list[tuple[str, float]]], split: QuestionSet) -> dict
         if people
     ]
     return {"accuracy": sum(judged) / len(judged)} if judged else {}
-
-
-def write_submission(result: VqaResult, split: QuestionSet, path: Path) -> None:
-    """Write the file that EvalAI takes."""
-    path.write_text(json.dumps(result.submission(split)) + "\n", encoding="utf-8")

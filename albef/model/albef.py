@@ -67,20 +67,25 @@ class Towers(nn.Module):
         pixels: Tensor,
         input_ids: Tensor,
         attention_mask: Tensor,
+        image_rows: Tensor | None = None,
         cls_only: bool = False,
     ) -> Tensor:
         """Fused states ``(B, L, W)`` (``(B, 1, W)`` with ``cls_only``) of images and texts side by side.
 
         Args:
             pixels: ``(B, 3, H, H)``; with two images a text ``(2B, 3, H, H)``, all first ones before all second ones.
+            image_rows: For images ``(I, 3, H, H)`` that texts share: each text's, as in `FusionEncoder`.
         """
         keys_values = self.fusion.keys_values(self.vision(pixels))
         text = self.text(input_ids, attention_mask)
-        return cast(Tensor, self.fusion(text, attention_mask, keys_values, cls_only=cls_only))
+        return cast(Tensor, self.fusion(text, attention_mask, keys_values, image_rows, cls_only))
 
-    def classify(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def classify(
+        self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, image_rows: Tensor | None = None
+    ) -> Tensor:
         """Class logits ``(B, classes)``; images as in `fuse`."""
-        return cast(Tensor, self.cls_head(self.fuse(pixels, input_ids, attention_mask, cls_only=True)[:, 0]))
+        fused = self.fuse(pixels, input_ids, attention_mask, image_rows, cls_only=True)
+        return cast(Tensor, self.cls_head(fused[:, 0]))
 
     def word_logits(self, states: Tensor) -> Tensor:
         """MLM logits ``(..., V)`` of fused states ``(..., W)``."""

@@ -96,3 +96,12 @@ def align(
     itm = itm_loss(logits[: len(own)], logits[len(own) :], valid)
     losses = {"itc_loss": itc.loss, "itm_loss": itm} if contrast else {"itm_loss": itm}
     return Aligned(losses, keys_values, image_embeds_m)
+
+
+def align_images(
+    model: ALBEF, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Losses of `align` where texts share images, told by ``image_id (B,)``: retrieval and grounding (section 5)."""
+    if not model.config.faithful:
+        model.clamp_temperature()  # the official fine-tuning leaves it free
+    return align(model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
 Batch = Mapping[str, Tensor]
-"""``image`` (B, 3, H, H), ``input_ids`` and ``attention_mask`` (B, L), and what the task's data set adds."""
+"""``image`` (B, 3, H, H), ``input_ids`` and ``attention_mask`` (B, L), and what the task's data set adds.
+
+With shared images ``image`` is (I, 3, H, H) and ``image_rows`` (B, 1 or 2) says which a row looks at.
+"""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Classification(Task):
 
     def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
         """Loss of a step; moves the teacher first, as the official code does."""
-        inputs = (batch["image"], batch["input_ids"], batch["attention_mask"])
+        inputs = (batch["image"], batch["input_ids"], batch["attention_mask"], batch.get("image_rows"))
         logits = self.model.student.classify(*inputs)
         with torch.no_grad():
             self.model.update_teacher()

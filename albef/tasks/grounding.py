@@ -10,7 +10,7 @@ from albef.config import Config, TrainConfig
 from albef.data.datasets import NO_CROP
 from albef.data.pairs import PairDataset
 from albef.evaluation.grounding import GroundingSet, evaluate
-from albef.tasks.alignment import align
+from albef.tasks.alignment import align_images
 from albef.tasks.base import Batch, Task, TaskData
 
 
@@ -38,9 +38,7 @@ class Grounding(Task):
 
     def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
         """Losses of a step; ``negatives`` as in `albef.tasks.alignment.align`."""
-        if not self.config.model.faithful:
-            self.model.clamp_temperature()
-        return align(self.model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses
+        return align_images(self.model, batch, alpha, negatives)
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Accuracy of boxes on the validation split."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from albef.config import Config, TrainConfig
 from albef.data.pairs import PairDataset
 from albef.evaluation.retrieval import RetrievalSet, evaluate
-from albef.tasks.alignment import align
+from albef.tasks.alignment import align_images
 from albef.tasks.base import Batch, Task, TaskData
 
 
@@ -33,9 +33,7 @@ class Retrieval(Task):
 
     def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
         """Losses of a step; ``negatives`` as in `albef.tasks.alignment.align`."""
-        if not self.config.model.faithful:
-            self.model.clamp_temperature()  # the official fine-tuning leaves it free
-        return align(self.model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses
+        return align_images(self.model, batch, alpha, negatives)
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Recalls on the validation split after re-ranking, and ITC's own under ``itc_*``."""

@@ -48,7 +48,7 @@ class Vqa(Task):
                 batch["answer_ids"],
                 batch["answer_mask"],
                 batch["answer_weight"],
-                batch["image"].shape[0],
+                batch["input_ids"].shape[0],
                 teacher,
                 alpha,
             )
@@ -63,7 +63,7 @@ class Vqa(Task):
 
 def _answer_logits(towers: Towers, batch: Batch) -> Tensor:
     """Word logits ``(M, V)`` after every answer token but the last ones."""
-    question = towers.fuse(batch["image"], batch["input_ids"], batch["attention_mask"])
+    question = towers.fuse(batch["image"], batch["input_ids"], batch["attention_mask"], batch.get("image_rows"))
     decoder = towers.decoder
     states = decoder(
         batch["answer_ids"],

@@ -88,7 +88,7 @@ def test_pretraining_lists_are_joined(prepare: Prepare) -> None:
     result = prepare("COCO", files={"pretrain": files})
     samples = result.train(PairDataset, "pretrain")
     assert len(samples) == 9
-    assert samples[0]["caption"] in ("A bowl of broccoli beside bread.", "Lunch in coloured boxes.")
+    assert samples[0]["text"] in ("A bowl of broccoli beside bread.", "Lunch in coloured boxes.")
     assert [s["image_id"] for s in samples[2:5]] == [2, 2, 3]
     records = read_list(result.lists / "pretrain.json")
     assert records[0]["image"] == "coco/train2014/COCO_train2014_000000000009.jpg"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from albef.data.loaders import EpochSampler, train_loader
 from albef.data.questions import QuestionDataset, weighted_answers
 from albef.data.statements import StatementDataset
 from albef.data.tokenizer import Encoder
@@ -84,3 +87,38 @@ def test_entailment_has_one_picture_and_the_official_classes(world: Path, encode
     assert batch["image"].shape == (3, 3, 32, 32)
     assert [dataset.records[row]["label"] for row in range(3)] == ["entailment", "contradiction", "neutral"]
     assert batch["label"].tolist() == [2, 0, 1]
+
+
+def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_path: Path) -> None:
+    config = tiny_config(augment="randaugment", batch_size=6)
+    records = json.loads((world / "lists" / "nlvr_train.json").read_text())[:8]
+    swapped = [{**record, "images": record["images"][::-1]} for record in records]
+    same = [{**record, "sentence": "a dog is left of a cat"} for record in records]
+    train = dataclasses.replace(config.tasks.nlvr2.train, share_images=True)
+    dataset = StatementDataset([*records, *swapped, *same], world, 32, train)
+    assert dataset.groups is not None
+    assert dataset.groups.tolist() == [*range(8), *range(8, 16), *range(8)]
+    batch = dataset.collate(encoder, dataset.__getitems__([(0, row) for row in (1, 3, 17, 9)]))
+    assert batch["image"].shape == (6, 3, 32, 32)  # of 8 looks, rows 1 and 17 have the same
+    rows = batch["image_rows"]
+    assert rows.shape == (4, 2)
+    assert torch.equal(rows[0], rows[2])
+    for index, row in enumerate((1, 3, 17, 9)):
+        for place, picture in enumerate(dataset[0, row]["images"]):  # whatever else the batch holds
+            assert torch.equal(batch["image"][rows[index, place]], torch.from_numpy(picture))
+    seen = [row for keys in EpochSampler(24, 6, 1, 0, groups=dataset.groups) for _, row in keys]
+    assert sorted(seen) == list(range(24))
+    places = {row: place for place, row in enumerate(seen)}
+    assert all(abs(places[row] - places[row + 16]) == 1 for row in range(8))
+    assert next(iter(train_loader(dataset, encoder, train, 0)))["image_rows"].shape == (6, 2)
+
+
+def test_sharing_pictures_changes_no_sample_without_augmentation(world: Path, encoder: Encoder) -> None:
+    config = tiny_config(augment="none")
+    path, plain = world / "lists" / "vqa_train.json", config.tasks.vqa.train
+    shared = dataclasses.replace(plain, share_images=True)
+    keys = [(0, row) for row in (0, 5, 3)]
+    sets = [QuestionDataset.from_list(path, world, config.model, train) for train in (plain, shared)]
+    alone, once = (each.collate(encoder, each.__getitems__(keys)) for each in sets)
+    assert torch.equal(once["image"][once["image_rows"][:, 0]], alone["image"])
+    assert all(torch.equal(once[name], alone[name]) for name in alone if name != "image")

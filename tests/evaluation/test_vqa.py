@@ -15,7 +15,7 @@ from albef.config import AnswerConfig, VqaConfig
 from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
 from albef.evaluation.encode import pixels_of, words_of
-from albef.evaluation.vqa import QuestionSet, VqaResult, evaluate, read_candidates, write_submission
+from albef.evaluation.vqa import QuestionSet, VqaResult, evaluate, read_candidates
 from albef.evaluation.vqa_metric import vqa_accuracy
 from albef.model.albef import ALBEF
 from tests.worlds import colour_world, tiny_config
@@ -107,8 +107,7 @@ def test_a_split_without_answers_has_no_accuracy(world: Path, encoder: Encoder, 
     split = QuestionSet.read(path, world)
     result = evaluate(model, split, ["red", "blue"], encoder, _config())
     assert result.metrics == {}
-    write_submission(result, split, tmp_path / "answers.json")
-    rows = json.loads((tmp_path / "answers.json").read_text())
+    rows = result.submission(split)
     assert [row["question_id"] for row in rows] == split.ids
     assert {row["answer"] for row in rows} <= {"red", "blue"}
 

@@ -139,3 +139,22 @@ def test_a_task_may_see_larger_pictures_than_pretraining(data: TaskData, tmp_pat
     checkpoint.initialise(task.model, tmp_path / "model.pth")
     assert torch.isfinite(task(batch, 0.4)["answer_loss"])
     assert task.validate(data).keys() == {"accuracy"}
+
+
+@pytest.mark.parametrize("name", ["vqa", "entailment", "nlvr2"])
+def test_sharing_pictures_changes_no_loss(data: TaskData, name: str) -> None:
+    """The same rows, encoded with each picture once and with one picture a row."""
+    task = _task(name, tiny_config(augment="none"), data)
+    records = task.dataset(data).records[:3]
+    texts = [{**record, "image" if "image" in record else "images": picture} for record in records
+             for picture in [records[0].get("image", records[0].get("images"))] * 2]  # fmt: skip
+    losses = []
+    for share in (False, True):
+        train = dataclasses.replace(task.train_config(task.config), share_images=share)
+        dataset = type(task.dataset(data))(texts, data.images, 32, train)
+        batch = dataset.collate(data.encoder, dataset.__getitems__([(0, row) for row in range(6)]))
+        places = 2 if name == "nlvr2" else 1
+        assert len(batch["image"]) == (places if share else 6 * places)
+        task = _task(name, tiny_config(augment="none"), data)
+        losses.append(next(value.item() for key, value in task(batch, 0.4).items() if key.endswith("_loss")))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
