@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,11 +70,17 @@ class TrainSet(Dataset[Sample], ABC):
         return len(self.records)
 
     def _groups(self) -> NDArray[np.int64]:
-        """Of each row, the first row of the same pictures."""
+        """Of each row, the first row of its group: the same pictures, or row after row with one in common."""
         first: dict[tuple[str, ...], int] = {}
-        groups = [first.setdefault(tuple(images_of(r)), row) for row, r in enumerate(self.records)]
-        for row, group in enumerate(groups):
-            self.members.setdefault(group, []).append(row)
+        groups: list[int] = []
+        common: set[str] = set()
+        for row, record in enumerate(self.records):
+            pictures = tuple(images_of(record))
+            if pictures not in first:
+                first[pictures] = groups[-1] if common.intersection(pictures) else row
+            groups.append(first[pictures])
+            common = common.intersection(pictures) or set(pictures)
+            self.members.setdefault(groups[-1], []).append(row)
         return np.array(groups)
 
     @abstractmethod
@@ -93,21 +100,26 @@ class TrainSet(Dataset[Sample], ABC):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample]:
-        """Samples of a batch. With shared images, rows of the same pictures hold the same arrays."""
-        made: dict[tuple[int, int], list[NDArray[np.float32]]] = {}
+        """Samples of a batch. With shared images, rows of a group hold the same arrays."""
+        made: dict[tuple[int, int, str], NDArray[np.float32]] = {}
         samples = []
         for epoch, row in keys:
             sample, rng = self._text_sample(epoch, row)
-            source, text = row, sample["text"]
-            if self.groups is not None:
-                source = int(self.groups[row])
-                # One augmentation for all texts of the pictures, so one text that names a side speaks for all.
-                text = " ".join(self._text_sample(epoch, other)[0]["text"] for other in self.members[source])
-                rng = np.random.default_rng([self.train.seed, epoch, source, 1])
-            if (epoch, source) not in made:
-                made[epoch, source] = [self.pixels(image, text, rng) for image in images_of(self.records[row])]
-            samples.append({**sample, "images": made[epoch, source]})
+            images = images_of(self.records[row])
+            if self.groups is None:
+                pictures = [self.pixels(image, sample["text"], rng) for image in images]
+            else:
+                wanted = [(epoch, int(self.groups[row]), image) for image in images]
+                made |= {key: self._shared_pixels(*key) for key in dict.fromkeys(wanted) if key not in made}
+                pictures = [made[key] for key in wanted]
+            samples.append({**sample, "images": pictures})
         return samples
+
+    def _shared_pixels(self, epoch: int, group: int, image: str) -> NDArray[np.float32]:
+        # One augmentation for all texts of the group, so one text that names a side speaks for all.
+        text = " ".join(self._text_sample(epoch, row)[0]["text"] for row in self.members[group])
+        rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.encode())])
+        return self.pixels(image, text, rng)
 
     def _text_sample(self, epoch: int, row: int) -> tuple[Sample, np.random.Generator]:
         rng = np.random.default_rng([self.train.seed, epoch, row])

@@ -97,7 +97,8 @@ def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_p
     train = dataclasses.replace(config.tasks.nlvr2.train, share_images=True)
     dataset = StatementDataset([*records, *swapped, *same], world, 32, train)
     assert dataset.groups is not None
-    assert dataset.groups.tolist() == [*range(8), *range(8, 16), *range(8)]
+    # Row 8 follows row 7 and has a picture in common with it.
+    assert dataset.groups.tolist() == [*range(8), 7, *range(9, 16), *range(8)]
     batch = dataset.collate(encoder, dataset.__getitems__([(0, row) for row in (1, 3, 17, 9)]))
     assert batch["image"].shape == (6, 3, 32, 32)  # of 8 looks, rows 1 and 17 have the same
     rows = batch["image_rows"]
@@ -109,7 +110,8 @@ def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_p
     seen = [row for keys in EpochSampler(24, 6, 1, 0, groups=dataset.groups) for _, row in keys]
     assert sorted(seen) == list(range(24))
     places = {row: place for place, row in enumerate(seen)}
-    assert all(abs(places[row] - places[row + 16]) == 1 for row in range(8))
+    assert all(abs(places[row] - places[row + 16]) == 1 for row in range(7))
+    assert max(places[row] for row in (7, 8, 23)) - min(places[row] for row in (7, 8, 23)) == 2
     assert next(iter(train_loader(dataset, encoder, train, 0)))["image_rows"].shape == (6, 2)
 
 

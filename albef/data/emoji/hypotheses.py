@@ -6,7 +6,7 @@ Every form of sentence occurs with each label equally often and with the same wo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from random import Random
 
@@ -35,13 +35,13 @@ class Claimant:
         )
         self.turns: dict[str, int] = {}
 
-    def claim(self, scene: Scene, rng: Random) -> tuple[str, str] | None:
-        """A sentence with its label, or None if no form suits the scene."""
+    def claim(self, scene: Scene, rng: Random, said: Container[str] = ()) -> tuple[str, str] | None:
+        """A sentence that was not ``said`` yet, with its label; None if no form suits the scene."""
         for form in rng.sample(self.forms, len(self.forms)):
             turn = self.turns.get(form.__name__, 0)
             label = LABELS[turn % len(LABELS)]
             sentence = form(scene, label, rng)
-            if sentence is not None:
+            if sentence is not None and sentence not in said:
                 self.turns[form.__name__] = turn + 1
                 return sentence, label
         return None

@@ -21,7 +21,9 @@ _SYNONYMS = 0.1
 _TRAIN_CAPTIONS = 2  # rows an image in retrieval_train
 _QUESTIONS = 2  # an image
 # More texts of the same pictures in training: other words teach more than the same ones once again.
-_STATEMENTS_TRAIN = 3  # of entailment and of pairs; val and test have one
+_QUESTIONS_TRAIN = 4
+_HYPOTHESES_TRAIN = 6  # val and test have one
+_STATEMENTS_TRAIN = 4  # about pairs; val and test have one
 _EXPRESSIONS_TRAIN = 2
 _VG_SHARE = 0.15  # of vqa_train, as Visual Genome has them: one answer, no id
 _DOWNSTREAM = ("train", "val", "test")
@@ -68,7 +70,7 @@ def vqa(world: World, split: str, config: EmojiConfig) -> Rows:
     asker = Asker(world.lexicon, Compositions(world.seed), config.max_objects, split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        for question in asker.ask(scene, _QUESTIONS, rng):
+        for question in asker.ask(scene, _QUESTIONS_TRAIN if split == "train" else _QUESTIONS, rng):
             record: dict[str, Any] = {"question": question.text, "image": image}
             if split == "train" and rng.random() < _VG_SHARE:
                 record |= {"answer": question.answer, "dataset": "vg"}
@@ -85,8 +87,11 @@ def entailment(world: World, split: str, config: EmojiConfig) -> Rows:
     claimant = Claimant(world.lexicon, Compositions(world.seed), config.max_objects, split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        claims = [claimant.claim(scene, rng) for _ in range(_STATEMENTS_TRAIN if split == "train" else 1)]
-        result += [{"image": image, "sentence": c[0], "label": c[1]} for c in dict.fromkeys(claims) if c is not None]
+        said: dict[str, str] = {}
+        for _ in range(_HYPOTHESES_TRAIN if split == "train" else 1):
+            if (claim := claimant.claim(scene, rng, said)) is not None:
+                said[claim[0]] = claim[1]
+        result += [{"image": image, "sentence": sentence, "label": label} for sentence, label in said.items()]
     return result
 
 
