@@ -116,6 +116,7 @@ class InitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
+    kind: Literal["adamw", "muon"]  # muon: AdamW for all but the matrices (official: adamw)
     lr: float
     min_lr: float
     warmup_lr: float

@@ -3,47 +3,63 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
+from timm.optim import Muon
 from torch import nn
 
 from albef.config import OptimConfig
 
 _WARMUP_STRIDE = 100  # the official code moves its warm-up every 100 iterations
+_NEWTON_SCHULZ_STEPS = (
+    4  # of an update's orthogonalisation; 5 are usual, on a CPU each costs 4 % of a small model's step
+)
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; biases and other vectors are not decayed.
+def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> torch.optim.Optimizer:
+    """AdamW or Muon over the trainable parameters; biases and other vectors are not decayed.
 
     The official rule decays all else, among it the temperature, the [CLS] token and the position embeddings; only
     ``faithful`` keeps that. The temperature moves at its own share of the learning rate: a rate that suits a small
     model's weights would throw a scalar of 0.07 about. The group key ``lr_scale`` holds the share.
+
+    With ``kind: muon`` matrices and convolutions move along the orthogonalised momentum (Muon, Jordan 2024), scaled to
+    AdamW's usual step (Liu et al., "Muon is Scalable for LLM Training", 2025), and all else by AdamW. Embeddings are
+    tables, not maps, and stay with AdamW.
     """
+    mapped: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     temperature: list[nn.Parameter] = []
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         if name.endswith("temperature"):
             temperature.append(parameter)
             continue
-        spared = parameter.ndim == 1 or name.endswith(".bias")
-        if not faithful:
-            spared = spared or name.endswith((".cls_token", ".pos_embed"))
-        (plain if spared else decayed).append(parameter)
+        token = name.endswith((".cls_token", ".pos_embed"))
+        spared = parameter.ndim == 1 or name.endswith(".bias") or (token and not faithful)
+        if config.kind == "muon" and not (spared or token or id(parameter) in tables):
+            mapped.append(parameter)
+        else:
+            (plain if spared else decayed).append(parameter)
+    decay = config.weight_decay
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay, "lr_scale": 1.0},
+        {"params": decayed, "weight_decay": decay, "lr_scale": 1.0},
         {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
-        {
-            "params": temperature,
-            "weight_decay": config.weight_decay if faithful else 0.0,
-            "lr_scale": config.temperature_lr_scale,
-        },
+        {"params": temperature, "weight_decay": decay if faithful else 0.0, "lr_scale": config.temperature_lr_scale},
     ]
+    if config.kind == "muon":
+        groups = [{**group, "use_fallback": True} for group in groups]
+        groups.append({"params": mapped, "weight_decay": decay, "lr_scale": 1.0, "use_fallback": False})
     groups = [group for group in groups if group["params"]]  # only some tasks have a temperature
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+    betas = (0.9, config.beta2)
+    if config.kind == "muon":
+        muon = Muon(groups, lr=config.lr, betas=betas, nesterov=True, ns_steps=_NEWTON_SCHULZ_STEPS)
+        return cast(torch.optim.Optimizer, muon)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, config: OptimConfig) -> float:

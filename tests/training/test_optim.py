@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 
 import pytest
+import torch
+from torch import nn
 
 from albef.config import OptimConfig
 from albef.model.albef import ALBEF
@@ -13,6 +16,7 @@ from albef.training.optim import build_optimizer, learning_rate
 from tests.worlds import tiny_config
 
 OFFICIAL = OptimConfig(
+    kind="adamw",
     lr=1e-4,
     min_lr=1e-5,
     warmup_lr=1e-5,
@@ -76,3 +80,43 @@ def test_weight_decay_groups(faithful: bool) -> None:
     assert "student.text.layers.0.attention.qkv.bias" in plain
     assert "student.text.layers.0.attention.qkv.weight" in decayed
     assert not any(n.startswith("teacher.") for n in decayed | plain)
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_muon_moves_maps_and_adamw_the_rest(faithful: bool) -> None:
+    model = ALBEF(tiny_config().model, 64)
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = build_optimizer(model, dataclasses.replace(OFFICIAL, kind="muon"), faithful).param_groups
+    mapped = {names[id(p)] for g in groups if not g["use_fallback"] for p in g["params"]}
+    others = {names[id(p)] for g in groups if g["use_fallback"] for p in g["params"]}
+    assert {"student.text.layers.0.attention.qkv.weight", "itm_head.weight", "student.vision_proj.weight"} <= mapped
+    assert {
+        "temperature",
+        "student.text.embeddings.word.weight",
+        "student.vision.vit.cls_token",
+        "student.vision.vit.pos_embed",
+        "student.text.layers.0.attention.qkv.bias",
+    } <= others
+    assert mapped | others == {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_muon_step_is_orthogonal_and_its_state_goes_on() -> None:
+    """Whatever the gradient's scale, a matrix moves as far in every direction: 0.2 * sqrt(longest side) * lr."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(OFFICIAL, kind="muon", lr=1e-2, weight_decay=0.0)
+    module = nn.Linear(24, 12)
+    optimizer = build_optimizer(module, config, faithful=False)
+    before = module.weight.detach().clone()
+    module.weight.grad, module.bias.grad = 1e-3 * torch.randn(12, 24), torch.zeros(12)
+    optimizer.step()
+    moved = torch.linalg.svdvals((module.weight.detach() - before) / (0.2 * 24**0.5 * config.lr))
+    assert moved.min() > 0.5
+    assert moved.max() < 1.5
+    twin = copy.deepcopy(module)
+    again = build_optimizer(twin, config, faithful=False)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, its in ((module, optimizer), (twin, again)):
+        each.weight.grad, each.bias.grad = torch.ones(12, 24), torch.ones(12)
+        its.step()
+    assert torch.equal(module.weight, twin.weight)
+    assert torch.equal(module.bias, twin.bias)
