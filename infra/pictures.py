@@ -7,17 +7,23 @@ from pathlib import Path
 from PIL import Image
 
 REPORT, DOCS = Path("artifacts/report"), Path("docs/pictures")
-ROWS = 5 / 8  # of the report's queries: enough to see, and a page that loads
+SHOWN = {
+    "scenes": ("scenes", 1, 1),
+    "text_to_image": ("retrieval", 5 / 8, 3 / 4),
+    "vqa_examples": ("vqa", 1 / 2, 1),
+    "grounding_examples": ("grounding", 1, 1),
+}
+"""What of a report's picture goes where: its name there, the share of its height, and its scale."""
 
 
 def main() -> None:
-    """Shrink the pictures of scenes and of retrieved results into ``docs/pictures``."""
+    """Shrink the report's pictures into ``docs/pictures``: enough to see, and a page that loads."""
     DOCS.mkdir(parents=True, exist_ok=True)
-    found = Image.open(REPORT / "text_to_image.png").convert("RGB")
-    width, height = found.width, int(found.height * ROWS)
-    found = found.crop((0, 0, width, height)).resize((width * 3 // 4, height * 3 // 4), Image.Resampling.LANCZOS)
-    found.quantize(128).save(DOCS / "retrieval.png", optimize=True)
-    Image.open(REPORT / "scenes.png").convert("RGB").quantize(128).save(DOCS / "scenes.png", optimize=True)
+    for source, (name, share, scale) in SHOWN.items():
+        picture = Image.open(REPORT / f"{source}.png").convert("RGB")
+        picture = picture.crop((0, 0, picture.width, int(picture.height * share)))
+        size = (int(picture.width * scale), int(picture.height * scale))
+        picture.resize(size, Image.Resampling.LANCZOS).quantize(128).save(DOCS / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
