@@ -46,7 +46,7 @@ def plot(results: Results, path: Path) -> None:
         axes.errorbar(places, [mean(v) - base for v in own], yerr=spread, marker="o", capsize=3, label="here")
         axes.plot(places, [v.paper[index] - paper for v in VARIANTS], marker="s", linestyle="--", label="paper, 4M")
         axes.axhline(0, color="grey", linewidth=0.8)
-        axes.set(title=COLUMNS[column].replace(", ", "\n"), xticks=places, xticklabels=[str(i + 1) for i in places])
+        axes.set(title=COLUMNS[column].replace(", ", "\n", 1), xticks=places, xticklabels=[str(i + 1) for i in places])
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="points over row 1", xlabel="row of the table")
     panels[0].legend()
