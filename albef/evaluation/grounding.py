@@ -6,17 +6,16 @@ Boxes are x, y, width, height in pixels of the picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from albef.config import GroundingConfig
+from albef.data.boxes import Box, box_scores, iou, upsample
 from albef.data.images import open_image, to_pixels
 from albef.data.schema import SchemaError, read_list
 from albef.evaluation.encode import evaluating, words_of
@@ -25,8 +24,6 @@ from albef.model.gradcam import heat_map
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
-
-Box = Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -69,40 +66,6 @@ class GroundingSet:
         )
 
 
-def iou(first: Box, second: Box) -> float:
-    """Intersection over union, corners counted as pixels (the official ``computeIoU``)."""
-    left, top = max(first[0], second[0]), max(first[1], second[1])
-    right = min(first[0] + first[2], second[0] + second[2]) - 1
-    bottom = min(first[1] + first[3], second[1] + second[3]) - 1
-    inner = (right - left + 1) * (bottom - top + 1) if left < right and top < bottom else 0.0
-    return inner / (first[2] * first[3] + second[2] * second[3] - inner)
-
-
-def box_scores(heat: NDArray[np.floating[Any]], boxes: Sequence[Box]) -> NDArray[np.float64]:
-    """Heat within each box over the square root of its area; an integral image serves all boxes.
-
-    Args:
-        heat: ``(height, width)`` of the picture.
-    """
-    height, width = heat.shape
-    integral = np.zeros((height + 1, width + 1))
-    integral[1:, 1:] = heat.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-    array = np.asarray([box[:4] for box in boxes], dtype=np.float64)
-    x0, y0 = array[:, 0].astype(int).clip(0, width), array[:, 1].astype(int).clip(0, height)
-    x1 = (array[:, 0] + array[:, 2]).astype(int).clip(0, width)
-    y1 = (array[:, 1] + array[:, 3]).astype(int).clip(0, height)
-    inside = integral[y1, x1] - integral[y0, x1] - integral[y1, x0] + integral[y0, x0]
-    scores: NDArray[np.float64] = inside / np.sqrt(array[:, 2] * array[:, 3])
-    return scores
-
-
-def upsample(heat: torch.Tensor, width: int, height: int) -> NDArray[np.float32]:
-    """A map ``(G, G)`` at the size of the picture: bicubic ``(height, width)``."""
-    large = F.interpolate(heat[None, None].float(), size=(height, width), mode="bicubic", align_corners=False)
-    result: NDArray[np.float32] = large[0, 0].cpu().numpy()
-    return result
-
-
 @dataclass(frozen=True)
 class GroundingResult:
     """Metrics; of every expression the map ``(G, G)`` and the proposal chosen by it."""
@@ -130,7 +93,7 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
             maps += heat_map(model, pixels, ids, mask, look.mode, look.block).float().cpu().unbind()
     chosen, hits, points = [], [], []
     for heat, (width, height), box, proposals in zip(maps, sizes, split.boxes, split.proposals, strict=True):
-        large = upsample(heat, width, height)
+        large = upsample(heat.numpy(), width, height)
         best = int(box_scores(large, proposals).argmax())
         chosen.append(best)
         hits.append(iou(proposals[best], box) >= 0.5)

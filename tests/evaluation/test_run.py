@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from albef.data.boxes import iou
 from albef.data.tokenizer import Encoder
-from albef.evaluation.grounding import iou
 from albef.evaluation.job import spaced
 from albef.evaluation.run import EvaluationError, run
 from albef.evaluation.runs.grounding import tokens_of_words, usual_block

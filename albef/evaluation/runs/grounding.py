@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from albef.config import GroundingConfig
+from albef.data.boxes import iou, upsample
 from albef.data.files import new_folder
 from albef.data.images import open_image, to_pixels
 from albef.evaluation.encode import words_of
-from albef.evaluation.grounding import GroundingResult, GroundingSet, evaluate, iou, upsample
+from albef.evaluation.grounding import GroundingResult, GroundingSet, evaluate
 from albef.evaluation.job import Job, spaced
 from albef.evaluation.overlay import framed, overlay, strip
 from albef.model.albef import ALBEF
@@ -130,7 +131,7 @@ def word_maps(job: Job, split: GroundingSet, row: int, chosen: int) -> Image.Ima
     panels = [("", framed(picture, [([scale * value for value in box[:4]], colour) for box, colour in boxes]))]
     tokens = [str(job.encoder.tokenizer.id_to_token(index)) for index in ids[0].tolist()]
     for word, places in tokens_of_words(tokens):
-        panels.append((word, overlay(picture, upsample(maps[places].mean(dim=0), *picture.size))))
+        panels.append((word, overlay(picture, upsample(maps[places].mean(dim=0).numpy(), *picture.size))))
     return strip(panels)
 
 
