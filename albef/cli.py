@@ -120,7 +120,14 @@ def _serve(args: argparse.Namespace) -> None:
 def _ask(args: argparse.Namespace) -> None:
     from albef.serving import ask
 
-    ask.retrieval(args.url, args.text, args.image, args.k, not args.no_rerank)
+    if args.endpoint == "retrieval":
+        ask.retrieval(args.url, args.text, args.image, args.k, not args.no_rerank)
+    elif args.endpoint == "vqa":
+        ask.vqa(args.url, args.image, args.text, args.k, args.candidates, args.generate or None)
+    elif args.endpoint == "entailment":
+        ask.entailment(args.url, args.image, args.text)
+    else:
+        ask.grounding(args.url, args.image, args.text)
 
 
 def _folders(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -176,16 +183,34 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--http-port", type=int, default=8000)
     serve.add_argument("--grpc-port", type=int, default=8001)
     serve.add_argument("--metrics-port", type=int, default=8002)
-    ask = commands.add_parser("ask", help="ask the served model").add_subparsers(dest="endpoint", required=True)
-    retrieval = ask.add_parser("retrieval", help="images for a text, or texts for an image")
-    retrieval.set_defaults(function=_ask)
+    _ask_commands(commands.add_parser("ask", help="ask the served model"))
+    return root
+
+
+def _ask_commands(command: argparse.ArgumentParser) -> None:
+    ask = command.add_subparsers(dest="endpoint", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        endpoint = ask.add_parser(name, help=text, description=text)
+        endpoint.set_defaults(function=_ask)
+        endpoint.add_argument("--url", default="127.0.0.1:8001", help="gRPC address")
+        return endpoint
+
+    retrieval = add("retrieval", "images for a text, or texts for an image")
     query = retrieval.add_mutually_exclusive_group(required=True)
     query.add_argument("text", nargs="?")
     query.add_argument("--image", type=Path)
     retrieval.add_argument("-k", type=int, default=5, help="number of answers")
     retrieval.add_argument("--no-rerank", action="store_true", help="rank by ITC alone")
-    retrieval.add_argument("--url", default="127.0.0.1:8001", help="gRPC address")
-    return root
+    vqa = add("vqa", "answers to a question about an image")
+    vqa.add_argument("-k", type=int, default=5, help="number of answers")
+    vqa.add_argument("--candidates", nargs="+", metavar="ANSWER", help="choose from these")
+    vqa.add_argument("--generate", action="store_true", help="write answers rather than choose")
+    entailment = add("entailment", "whether an image entails a hypothesis")
+    grounding = add("grounding", "where in an image an expression is")
+    for endpoint in (vqa, entailment, grounding):
+        endpoint.add_argument("--image", type=Path, required=True)
+        endpoint.add_argument("text")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

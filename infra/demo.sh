@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pipeline, then one question to the served model. PARAMS of the question: QUESTION="a cat above a green book".
+# The pipeline, then questions to the served models. The first is up to you: QUESTION="a cat above a green book".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -56,6 +56,14 @@ done
 address="$(sed -n 's/^serving .*gRPC \([^, ]*\),.*/\1/p' "$served")"
 echo "Question, over gRPC: \"$question\""
 albef ask retrieval "$question" --url "$address"
+picture=artifacts/data/images/test/000000.png
+echo
+echo "Of $picture: \"what is right of the banana\""
+albef ask vqa --image "$picture" "what is right of the banana" -k 3 --url "$address"
+echo "\"a green book is left of a banana\""
+albef ask entailment --image "$picture" "a green book is left of a banana" --url "$address"
+echo "\"the green book on the right\""
+albef ask grounding --image "$picture" "the green book on the right" --url "$address"
 
 echo
 if grep -qv ' end$' "$times"; then

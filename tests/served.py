@@ -45,11 +45,14 @@ def served_config() -> Config:
     return dataclasses.replace(config, serve=serve, export=export, tasks=tasks)
 
 
-def random_model(folder: Path, config: Config, seed: int = 0) -> ALBEF:
+TASKS = ("retrieval", "vqa", "entailment", "grounding")
+
+
+def random_model(folder: Path, config: Config, seed: int = 0, task: str = "retrieval") -> ALBEF:
     """A model of the world in ``folder``, with weights large enough that answers differ."""
     torch.manual_seed(seed)
     vocabulary = tokenizer.load(folder / "tokenizer").get_vocab_size()
-    model = ALBEF(config.model, vocabulary, "retrieval").eval()
+    model = ALBEF(config.model, vocabulary, task).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.ndim > 1 and not name.startswith("teacher."):
@@ -63,8 +66,10 @@ def served() -> Served:
     folder = Path(_temporary().name)
     config = served_config()
     colour_world(folder)
-    checkpoint.save(random_model(folder, config), folder / "model" / "model.pth")
-    onnx.run(config, "retrieval", folder / "model", folder / "tokenizer", folder / "export" / "retrieval")
+    for task in TASKS:
+        model = folder / "model" if task == "retrieval" else folder / "models" / task
+        checkpoint.save(random_model(folder, config, task=task), model / "model.pth")
+        onnx.run(config, task, model, folder / "tokenizer", folder / "export" / task)
     result = Served(config, folder)
     repository.run(config, result.exported, folder / "lists", folder, folder / "tokenizer", result.repository)
     return result

@@ -74,16 +74,14 @@ def _grounding(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     return {contract.VISION: modules.VisionGraph(model), contract.HEAT: heat}
 
 
-TASKS: dict[
-    str, tuple[Callable[[ALBEF, Config], dict[str, nn.Module]], Callable[[GraphSizes], dict[str, ModelSpec]]]
-] = {
-    "retrieval": (_retrieval, contract.retrieval_graphs),
-    "vqa": (_vqa, contract.vqa_graphs),
-    "entailment": (_entailment, contract.entailment_graphs),
-    "nlvr2": (_nlvr2, contract.nlvr2_graphs),
-    "grounding": (_grounding, contract.grounding_graphs),
+TASKS: dict[str, Callable[[ALBEF, Config], dict[str, nn.Module]]] = {
+    "retrieval": _retrieval,
+    "vqa": _vqa,
+    "entailment": _entailment,
+    "nlvr2": _nlvr2,
+    "grounding": _grounding,
 }
-"""Tasks that can be exported: their modules, and their signatures."""
+"""The modules of the tasks that can be exported; `contract.GRAPHS` has their signatures."""
 
 
 def graphs_of(task: str, model: ALBEF, config: Config) -> Graphs:
@@ -94,9 +92,8 @@ def graphs_of(task: str, model: ALBEF, config: Config) -> Graphs:
     """
     if task not in TASKS:
         raise ValueError(f"no export for task {task!r}; known are {', '.join(TASKS)}")
-    build, describe = TASKS[task]
-    specs = describe(graph_sizes(model))
-    return {name: (module.eval(), specs[name]) for name, module in build(model, config).items()}
+    specs = contract.GRAPHS[task](graph_sizes(model))
+    return {name: (module.eval(), specs[name]) for name, module in TASKS[task](model, config).items()}
 
 
 def served_parts(model: ALBEF) -> dict[str, Tensor]:

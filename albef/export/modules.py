@@ -72,7 +72,7 @@ class DecoderGraph(Graph):
     def forward(
         self, question_states: Tensor, attention_mask: Tensor, answer_ids: Tensor, answer_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Score answers: ``(B, C, A)`` of the tokens given, and ``(B, V)`` of every first token.
+        """Score answers: ``(B, C, A)`` of the tokens given, and ``(B, V)`` of every token after the first candidate.
 
         A candidate that is padding alone is as good as [CLS] alone: its tokens are 0.
         """
@@ -85,8 +85,10 @@ class DecoderGraph(Graph):
         states = decoder(ids, mask, decoder.keys_values(question_states), attention_mask, rows)
         log_p = decoder.word_logits(states[:, :-1]).log_softmax(dim=-1)
         own = log_p.gather(-1, ids[:, 1:, None])[..., 0]
-        own = F.pad(own.masked_fill(mask[:, 1:] == 0, 0.0), (1, 0))
-        return own.reshape(size, count, length), log_p[:, 0].reshape(size, count, -1)[:, 0]
+        own = F.pad(own.masked_fill(mask[:, 1:] == 0, 0.0), (1, 0)).reshape(size, count, length)
+        first = log_p.unflatten(0, (size, count))[:, 0]
+        last = (mask.unflatten(0, (size, count))[:, 0].sum(dim=-1) - 1).clamp(max=length - 2)
+        return own, first.gather(1, last[:, None, None].expand(-1, 1, first.shape[-1]))[:, 0]
 
 
 class ClassifyGraph(Graph):

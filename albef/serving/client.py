@@ -1,32 +1,30 @@
-"""A typed client of the endpoints, over gRPC."""
+"""Typed clients of the endpoints over gRPC, one for threads and one for asyncio."""
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
+from albef.serving import calls, contract
+from albef.serving.calls import Answer, Call, Grounded, InvalidRequestError, Match, Picture, ServingError
 
-from albef.serving import contract
-
+T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
 MAX_MESSAGE = 2**31 - 1
-
-
-class ServingError(OSError):
-    """The server gave no answer."""
-
-
-class InvalidRequestError(ServingError, ValueError):
-    """The server refused the question; the message says what is wrong with it."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
 
 
 class ServerUnavailableError(ServingError, ConnectionError):
-    """No server at this address, or the endpoint is not loaded there."""
+    """No server at this address, or one that is about to stop."""
+
+
+class NoSuchEndpointError(ServingError, ConnectionError):
+    """The server has no such endpoint."""
 
 
 class ServerTimeoutError(ServingError, TimeoutError):
@@ -36,17 +34,9 @@ class ServerTimeoutError(ServingError, TimeoutError):
 _ERRORS: dict[str, type[ServingError]] = {
     "StatusCode.INVALID_ARGUMENT": InvalidRequestError,
     "StatusCode.UNAVAILABLE": ServerUnavailableError,
-    "StatusCode.NOT_FOUND": ServerUnavailableError,
+    "StatusCode.NOT_FOUND": NoSuchEndpointError,
     "StatusCode.DEADLINE_EXCEEDED": ServerTimeoutError,
 }
-
-
-@dataclass(frozen=True)
-class Match:
-    """One answer: the path of an image or a caption, and how well it fits."""
-
-    id: str
-    score: float
 
 
 @contextmanager
@@ -72,75 +62,51 @@ def _options() -> list[tuple[str, int]]:
     ]
 
 
-def _request(spec: contract.ModelSpec, arrays: dict[str, Any]) -> dict[str, Any]:
+def _request(call: Call[T]) -> dict[str, Any]:
     """Arguments of an inference call."""
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
     inputs = []
-    for tensor in spec.inputs:
-        if tensor.name in arrays:
-            value = InferInput(tensor.name, arrays[tensor.name].shape, tensor.dtype)
-            value.set_data_from_numpy(arrays[tensor.name])
+    for tensor in call.spec.inputs:
+        if tensor.name in call.arrays:
+            value = InferInput(tensor.name, call.arrays[tensor.name].shape, tensor.dtype)
+            value.set_data_from_numpy(call.arrays[tensor.name])
             inputs.append(value)
-    outputs = [InferRequestedOutput(name) for name in spec.output_names]
-    return {"model_name": spec.name, "inputs": inputs, "outputs": outputs}
+    outputs = [InferRequestedOutput(name) for name in call.spec.output_names]
+    return {"model_name": call.spec.name, "inputs": inputs, "outputs": outputs}
 
 
-def _query(text: str | None, image: str | Path | bytes | None) -> tuple[str, list[bytes]]:
-    """The one input that a question has.
-
-    Raises:
-        InvalidRequestError: If it has both or neither, or the file cannot be read.
-    """
-    if text is not None and image is None:
-        return contract.ENDPOINT_TEXT, [text.encode()]
-    if image is None or text is not None:
-        raise InvalidRequestError(f"give exactly one of text and image, not {'neither' if text is None else 'both'}")
-    if isinstance(image, bytes):
-        return contract.ENDPOINT_IMAGE, [image]
-    try:
-        return contract.ENDPOINT_IMAGE, [Path(image).read_bytes()]
-    except OSError as error:
-        raise InvalidRequestError(f"{image}: cannot read the picture ({error.strerror})") from error
+def _answers(call: Call[T], result: Any) -> list[T]:
+    return call.read({name: result.as_numpy(name) for name in call.spec.output_names})
 
 
-def _retrieval(name: str, values: list[bytes], k: int, rerank: bool) -> dict[str, Any]:
-    """Arguments of a call of the retrieval endpoint."""
-    rows = len(values)
-    if not rows:
-        raise InvalidRequestError("give at least one text")
-    if not -(2**31) <= k < 2**31:
-        raise InvalidRequestError(f"'k' is {k}, which is no 32-bit number")
-    arrays = {
-        name: np.array(values, dtype=np.object_).reshape(rows, 1),
-        contract.ENDPOINT_K: np.full((rows, 1), k, dtype=np.int32),
-        contract.ENDPOINT_RERANK: np.full((rows, 1), rerank, dtype=np.bool_),
-    }
-    return _request(contract.RETRIEVAL, arrays)
-
-
-def _matches(result: Any) -> list[list[Match]]:
-    """Answers per query."""
-    ids, scores = result.as_numpy(contract.ENDPOINT_IDS), result.as_numpy(contract.ENDPOINT_SCORES)
-    return [
-        [Match(key.decode(), float(score)) for key, score in zip(row, line, strict=True)]
-        for row, line in zip(ids, scores, strict=True)
-    ]
+def _wait(attempt: int) -> float:
+    """Seconds before another attempt: doubling, and never in step with other clients."""
+    longest: float = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
+    return longest * random.uniform(0.5, 1.0)
 
 
 class Client:
     """Asks a server questions. Usable from several threads; closes with the ``with`` block.
 
+    All questions raise:
+        InvalidRequestError: If the question is not one the endpoint takes.
+        NoSuchEndpointError: If the server does not have the endpoint.
+        ServerUnavailableError: If there is no such server, after ``retries`` more attempts.
+        ServerTimeoutError: If it takes longer than ``timeout``.
+        ServingError: If the endpoint fails.
+
     Args:
         url: Host and port of the gRPC service.
-        timeout: Seconds to wait for an answer.
+        timeout: Seconds to wait for an answer, attempts included.
+        retries: Further attempts where the server is unavailable. Nothing else is tried again: a request that timed
+            out or failed may have been worked on.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, timeout: float = 30.0) -> None:
+    def __init__(self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2) -> None:
         from tritonclient.grpc import InferenceServerClient
 
-        self.url = url
-        self.timeout = timeout
+        self.url, self.timeout, self.retries = url, timeout, retries
         self.triton = InferenceServerClient(url, channel_args=_options())
 
     def __enter__(self) -> Client:
@@ -167,44 +133,83 @@ class Client:
     def retrieve(
         self,
         text: str | None = None,
-        image: str | Path | bytes | None = None,
+        image: Picture | None = None,
         k: int = contract.DEFAULT_K,
         rerank: bool = contract.DEFAULT_RERANK,
     ) -> list[Match]:
         """Images for a text, or captions for an image, best first.
 
         Args:
-            image: Path of a file, or its bytes.
             k: Number of answers, at most; the gallery may hold fewer.
             rerank: Re-rank the shortlist by the match head. Without it scores are cosine similarities.
-
-        Raises:
-            InvalidRequestError: If the question is not one the endpoint takes.
-            ServerUnavailableError: If there is no such server.
-            ServerTimeoutError: If it takes longer than ``timeout``.
-            ServingError: If the endpoint fails.
         """
-        return self._infer(_retrieval(*_query(text, image), k, rerank))[0]
+        return self.ask(calls.retrieval(*calls.query(text, image), k, rerank))[0]
 
     def retrieve_many(
         self, texts: Sequence[str], k: int = contract.DEFAULT_K, rerank: bool = contract.DEFAULT_RERANK
     ) -> list[list[Match]]:
         """Images for several texts in one request; see `retrieve`. One bad text fails them all."""
-        return self._infer(_retrieval(contract.ENDPOINT_TEXT, [text.encode() for text in texts], k, rerank))
+        return self.ask(calls.retrieval(contract.ENDPOINT_TEXT, [text.encode() for text in texts], k, rerank))
 
-    def _infer(self, call: dict[str, Any]) -> list[list[Match]]:
-        with _errors(self.url, call["model_name"]):
-            return _matches(self.triton.infer(**call, client_timeout=self.timeout))
+    def answer(
+        self,
+        image: Picture,
+        question: str,
+        k: int = contract.DEFAULT_ANSWERS,
+        candidates: Sequence[str] | None = None,
+        generate: bool | None = None,
+    ) -> list[Answer]:
+        """Answers to a question about an image, best first.
+
+        Args:
+            candidates: To choose from, in place of the answers of the task.
+            generate: Write answers rather than choose; by default as the endpoint is set up.
+        """
+        return self.ask(calls.vqa(image, [question], k, candidates, generate))[0]
+
+    def answer_many(
+        self,
+        image: Picture,
+        questions: Sequence[str],
+        k: int = contract.DEFAULT_ANSWERS,
+        candidates: Sequence[str] | None = None,
+        generate: bool | None = None,
+    ) -> list[list[Answer]]:
+        """Answers to several questions about an image, which is encoded once; see `answer`."""
+        return self.ask(calls.vqa(image, questions, k, candidates, generate))
+
+    def entail(self, image: Picture, hypothesis: str) -> dict[str, float]:
+        """Probabilities that an image contradicts a hypothesis, says nothing of it or entails it, by label."""
+        return self.ask(calls.entailment(image, [hypothesis]))[0]
+
+    def ground(self, image: Picture, expression: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounded:
+        """Where in an image an expression is: the best of ``boxes``, or the surroundings of the hottest place."""
+        return self.ask(calls.grounding(image, [expression], boxes))[0]
+
+    def ask(self, call: Call[T]) -> list[T]:
+        """Send a request; one answer a row."""
+        deadline = time.monotonic() + self.timeout
+        arguments = _request(call)
+        for attempt in range(self.retries + 1):
+            left = max(deadline - time.monotonic(), 0.001)
+            try:
+                with _errors(self.url, call.spec.name):
+                    return _answers(call, self.triton.infer(**arguments, client_timeout=left))
+            except ServerUnavailableError:
+                wait = _wait(attempt)
+                if attempt == self.retries or time.monotonic() + wait > deadline:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("unreachable")
 
 
 class AsyncClient:
     """`Client` for asyncio; closes with the ``async with`` block. To be made within a running event loop."""
 
-    def __init__(self, url: str = DEFAULT_URL, timeout: float = 30.0) -> None:
+    def __init__(self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2) -> None:
         from tritonclient.grpc.aio import InferenceServerClient
 
-        self.url = url
-        self.timeout = timeout
+        self.url, self.timeout, self.retries = url, timeout, retries
         self.triton = InferenceServerClient(url, channel_args=_options())
 
     async def __aenter__(self) -> AsyncClient:
@@ -218,11 +223,44 @@ class AsyncClient:
     async def retrieve(
         self,
         text: str | None = None,
-        image: str | Path | bytes | None = None,
+        image: Picture | None = None,
         k: int = contract.DEFAULT_K,
         rerank: bool = contract.DEFAULT_RERANK,
     ) -> list[Match]:
         """See `Client.retrieve`."""
-        call = _retrieval(*_query(text, image), k, rerank)
-        with _errors(self.url, call["model_name"]):
-            return _matches(await self.triton.infer(**call, client_timeout=self.timeout))[0]
+        return (await self.ask(calls.retrieval(*calls.query(text, image), k, rerank)))[0]
+
+    async def answer(
+        self,
+        image: Picture,
+        question: str,
+        k: int = contract.DEFAULT_ANSWERS,
+        candidates: Sequence[str] | None = None,
+        generate: bool | None = None,
+    ) -> list[Answer]:
+        """See `Client.answer`."""
+        return (await self.ask(calls.vqa(image, [question], k, candidates, generate)))[0]
+
+    async def entail(self, image: Picture, hypothesis: str) -> dict[str, float]:
+        """See `Client.entail`."""
+        return (await self.ask(calls.entailment(image, [hypothesis])))[0]
+
+    async def ground(self, image: Picture, expression: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounded:
+        """See `Client.ground`."""
+        return (await self.ask(calls.grounding(image, [expression], boxes)))[0]
+
+    async def ask(self, call: Call[T]) -> list[T]:
+        """See `Client.ask`."""
+        deadline = time.monotonic() + self.timeout
+        arguments = _request(call)
+        for attempt in range(self.retries + 1):
+            left = max(deadline - time.monotonic(), 0.001)
+            try:
+                with _errors(self.url, call.spec.name):
+                    return _answers(call, await self.triton.infer(**arguments, client_timeout=left))
+            except ServerUnavailableError:
+                wait = _wait(attempt)
+                if attempt == self.retries or time.monotonic() + wait > deadline:
+                    raise
+                await asyncio.sleep(wait)
+        raise AssertionError("unreachable")

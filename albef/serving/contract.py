@@ -10,7 +10,7 @@ N = image tokens, L = text tokens (-1: any), P = projection width, k = answers o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ANY = -1
 """A dimension that changes from request to request."""
@@ -77,7 +77,7 @@ SECOND_IMAGE_EMBEDS = "second_image_embeds"
 LOGITS = "logits"
 QUESTION_STATES = "question_states"
 ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
-TOKEN_LOG_PROBS, FIRST_LOG_PROBS = "token_log_probs", "first_log_probs"
+TOKEN_LOG_PROBS, NEXT_LOG_PROBS = "token_log_probs", "next_log_probs"
 HEAT_MAP = "heat_map"
 FREE_SIZES = {ANSWER_IDS: ("answers", "answer_length"), ANSWER_MASK: ("answers", "answer_length")}
 """Names of the dimensions `ANY` of a tensor, one name one size in all of a graph; ``length`` for tensors not here."""
@@ -133,10 +133,10 @@ def retrieval_graphs(sizes: GraphSizes, task: str = "retrieval") -> dict[str, Mo
 def vqa_graphs(sizes: GraphSizes, task: str = "vqa") -> dict[str, ModelSpec]:
     """The graphs behind VQA: image encoder, question encoder over its output, and a scorer of answers.
 
-    A row of the decoder's batch is a question with candidates, each [CLS] first and [SEP] last, two tokens at least.
-    ``token_log_probs`` are of every answer token given those before it, 0 for [CLS] and padding: their sum is the
-    answer's. ``first_log_probs`` are of the whole vocabulary as first token, for the shortlist; one candidate, such as
-    [CLS] [SEP], is enough to ask for them.
+    A row of the decoder's batch is a question with candidates, each [CLS] first and two tokens long at least, padding
+    included. ``token_log_probs`` are of every token given those before it, 0 for [CLS] and padding: where a candidate
+    ends with [SEP] their sum is the answer's. ``next_log_probs`` are of the whole vocabulary after the first candidate,
+    which is to end with padding then: after [CLS] alone for the shortlist, after what is written for generation.
     """
     states = TensorSpec(QUESTION_STATES, "FP32", (ANY, sizes.text_width))
     answers = (ANY, ANY)
@@ -151,7 +151,7 @@ def vqa_graphs(sizes: GraphSizes, task: str = "vqa") -> dict[str, ModelSpec]:
                 TensorSpec(ANSWER_IDS, "INT64", answers),
                 TensorSpec(ANSWER_MASK, "INT64", answers),
             ),
-            (TensorSpec(TOKEN_LOG_PROBS, "FP32", answers), TensorSpec(FIRST_LOG_PROBS, "FP32", (sizes.vocabulary,))),
+            (TensorSpec(TOKEN_LOG_PROBS, "FP32", answers), TensorSpec(NEXT_LOG_PROBS, "FP32", (sizes.vocabulary,))),
         ),
     }
 
@@ -193,18 +193,38 @@ def grounding_graphs(sizes: GraphSizes, task: str = "grounding") -> dict[str, Mo
     }
 
 
+GRAPHS = {
+    "retrieval": retrieval_graphs,
+    "vqa": vqa_graphs,
+    "entailment": entailment_graphs,
+    "nlvr2": nlvr2_graphs,
+    "grounding": grounding_graphs,
+}
+"""The graphs of every task."""
+
 ENDPOINT_TEXT, ENDPOINT_IMAGE, ENDPOINT_K, ENDPOINT_RERANK = "text", "image", "k", "rerank"
+ENDPOINT_CANDIDATES, ENDPOINT_GENERATE = "candidates", "generate"
+ENDPOINT_BOXES = "boxes"
 ENDPOINT_IDS, ENDPOINT_SCORES = "ids", "scores"
+ENDPOINT_ANSWERS, ENDPOINT_PROBABILITIES = "answers", "probabilities"
+ENDPOINT_LABELS = "labels"
+ENDPOINT_HEAT, ENDPOINT_BOX = "heat_map", "box"
 DEFAULT_K = 10
+DEFAULT_ANSWERS = 5
 DEFAULT_RERANK = True
 MAX_TEXT_BYTES = 10_000
+MAX_CANDIDATES = 10_000
+MAX_BOXES = 1_000
+
+_ONE_TEXT, _ONE_IMAGE = TensorSpec(ENDPOINT_TEXT, "BYTES", (1,)), TensorSpec(ENDPOINT_IMAGE, "BYTES", (1,))
+_K = TensorSpec(ENDPOINT_K, "INT32", (1,), optional=True)
 
 RETRIEVAL = ModelSpec(
     "retrieval",
     (
-        TensorSpec(ENDPOINT_TEXT, "BYTES", (1,), optional=True),
-        TensorSpec(ENDPOINT_IMAGE, "BYTES", (1,), optional=True),
-        TensorSpec(ENDPOINT_K, "INT32", (1,), optional=True),
+        replace(_ONE_TEXT, optional=True),
+        replace(_ONE_IMAGE, optional=True),
+        _K,
         TensorSpec(ENDPOINT_RERANK, "BOOL", (1,), optional=True),
     ),
     (TensorSpec(ENDPOINT_IDS, "BYTES", (ANY,)), TensorSpec(ENDPOINT_SCORES, "FP32", (ANY,))),
@@ -215,36 +235,114 @@ All rows of a request are of one kind and share ``k`` and ``rerank``. ``scores``
 or cosine similarities where ``rerank`` is false.
 """
 
+VQA = ModelSpec(
+    "vqa",
+    (
+        _ONE_IMAGE,
+        _ONE_TEXT,
+        _K,
+        TensorSpec(ENDPOINT_CANDIDATES, "BYTES", (ANY,), optional=True),
+        TensorSpec(ENDPOINT_GENERATE, "BOOL", (1,), optional=True),
+    ),
+    (TensorSpec(ENDPOINT_ANSWERS, "BYTES", (ANY,)), TensorSpec(ENDPOINT_PROBABILITIES, "FP32", (ANY,))),
+)
+"""The VQA endpoint. A row is a question (``text``) about an image file.
+
+Its answers are chosen from ``candidates``, by default from the list of the task, or written freely where ``generate``
+is true. All rows of a request share ``k`` and ``generate``. ``probabilities`` fall from left to right; those of chosen
+answers sum to 1 over the shortlist. A row with fewer answers than its neighbours ends with empty ones of probability 0.
+"""
+
+ENTAILMENT = ModelSpec(
+    "entailment",
+    (_ONE_IMAGE, _ONE_TEXT),
+    (
+        TensorSpec(ENDPOINT_LABELS, "BYTES", (ENTAILMENT_CLASSES,)),
+        TensorSpec(ENDPOINT_PROBABILITIES, "FP32", (ENTAILMENT_CLASSES,)),
+    ),
+)
+"""The visual entailment endpoint. A row is a hypothesis (``text``) about an image file. The labels come in the order
+of the classes, whatever their ``probabilities``."""
+
+GROUNDING = ModelSpec(
+    "grounding",
+    (_ONE_IMAGE, _ONE_TEXT, TensorSpec(ENDPOINT_BOXES, "FP32", (ANY, 4), optional=True)),
+    (
+        TensorSpec(ENDPOINT_HEAT, "FP32", (ANY, ANY)),
+        TensorSpec(ENDPOINT_BOX, "FP32", (4,)),
+    ),
+)
+"""The grounding endpoint. A row is an expression (``text``) about an image file: where in the picture is it?
+
+``heat_map`` has a value a patch; ``box`` is x, y, width, height in pixels of the picture: the best of ``boxes``, or
+without them the surroundings of the hottest place.
+"""
+
+ENDPOINTS = {spec.name: spec for spec in (RETRIEVAL, VQA, ENTAILMENT, GROUNDING)}
+"""The endpoints by name, which is the task's; the graphs behind it are `GRAPHS` of it."""
+
 SETTINGS_FILE = "settings.json"
 GALLERY_FOLDER = "gallery"
 TOKENIZER_FOLDER = "tokenizer"
+ANSWERS_FILE = "answers.json"
 """What lies beside an endpoint's ``model.py``."""
 
 
 @dataclass(frozen=True)
-class RetrievalSettings:
-    """What the retrieval endpoint is told when the repository is written.
+class Settings:
+    """What an endpoint is told when the repository is written.
 
     Args:
         task: Whose graphs answer.
+        model_hash, tokenizer_hash: Those of its graphs; others are refused.
         image_size: Pixels per side.
         max_words: Texts are cut to this many words, then to ``max_tokens`` tokens, as in training.
         batch_size: Rows of one call of a graph.
-        shortlist: ITC candidates that are re-ranked, at the least.
-        score: ``itm`` or ``itm+itc``, which adds the similarity divided by ``temperature``.
+        max_k: Answers of a query, at most.
     """
 
     task: str
+    model_hash: str
+    tokenizer_hash: str
     image_size: int
     max_words: int
     max_tokens: int
     batch_size: int
-    shortlist: int
     max_k: int
     max_image_bytes: int
     max_image_pixels: int
+
+
+@dataclass(frozen=True)
+class RetrievalSettings(Settings):
+    """Of the retrieval endpoint.
+
+    Args:
+        shortlist: ITC candidates that are re-ranked, at the least.
+        score: ``itm`` or ``itm+itc``, which adds the similarity divided by ``temperature``.
+    """
+
+    shortlist: int
     score: str
     temperature: float
+
+
+@dataclass(frozen=True)
+class EntailmentSettings(Settings):
+    """Of the visual entailment endpoint: ``labels`` in the order of the classes."""
+
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class VqaSettings(Settings):
+    """Of the VQA endpoint, see `albef.config.VqaEvaluateConfig`."""
+
+    generate: bool
+    shortlist: int
+    beams: int
+    max_answer_tokens: int
+    faithful: bool
 
 
 HASH_KEY = "albef.model_hash"

@@ -22,6 +22,7 @@ class Deployment:
         queue_delay_us: How long a request may wait for company.
         instances: Copies of the model.
         threads: Of one ONNX Runtime instance.
+        cache: Whether answers to requests seen before come from the server's response cache, where it has one.
         versions: How many of the newest versions stay loaded: 2 lets a release be rolled back.
     """
 
@@ -30,6 +31,7 @@ class Deployment:
     queue_delay_us: int
     instances: int
     threads: int = 1
+    cache: bool = False
     versions: int = 2
 
 
@@ -70,6 +72,7 @@ def render(spec: ModelSpec, run: Deployment) -> str:
     for tensor in spec.outputs:
         _describe(config.output.add(), tensor)
     config.dynamic_batching.max_queue_delay_microseconds = run.queue_delay_us
+    config.response_cache.enable = run.cache
     group = config.instance_group.add(count=run.instances)
     config.version_policy.latest.num_versions = run.versions
     if graph:

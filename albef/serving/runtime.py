@@ -75,6 +75,11 @@ class Runtime:
         """Folder of the backends."""
         return self.package / "pytriton" / "tritonserver" / "backends"
 
+    @property
+    def caches(self) -> Path:
+        """Folder of the response caches."""
+        return self.package / "pytriton" / "tritonserver" / "caches"
+
     def environment(self) -> dict[str, str]:
         """Variables the server runs under.
 

@@ -16,11 +16,15 @@ from albef.export import bundle, repository
 from albef.export.repository import RepositoryError
 from albef.export.session import GraphError
 from albef.serving import contract, pbtxt
+from albef.serving.contract import GraphSizes
 from albef.serving.gallery import Gallery
 from albef.serving.runtime import INFRA
 from tests.worlds import ROOT
 
-MODELS = ["retrieval", "retrieval_fusion", "retrieval_text", "retrieval_vision"]
+ENDPOINTS = list(contract.ENDPOINTS)
+MODELS = sorted(
+    [*ENDPOINTS, *(spec.name for task in ENDPOINTS for spec in contract.GRAPHS[task](GraphSizes(1, 1, 1, 1)).values())]
+)
 
 
 def build(model, out, config=None, export=None, lists=None, tokenizer=None):
@@ -40,9 +44,10 @@ def test_layout(model):
     for name in MODELS:
         config = pbtxt.parse(model.repository / name / "config.pbtxt")
         assert config.name == name
-        file = "model.py" if name == "retrieval" else "model.onnx"
+        file = "model.py" if name in ENDPOINTS else "model.onnx"
         assert (model.repository / name / str(model.config.serve.version) / file).is_file()
-        expected = model.config.serve.max_queries if name == "retrieval" else model.config.serve.max_batch_size
+        few = name in ENDPOINTS or name == "vqa_decoder"
+        expected = model.config.serve.max_queries if few else model.config.serve.max_batch_size
         assert config.max_batch_size == expected
     assert not list(model.repository.rglob("__pycache__"))
 
@@ -182,3 +187,30 @@ def test_stage_needs_no_torch():
     code = "import sys, albef.export.repository; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+def test_what_is_not_exported_is_not_served(model, tmp_path, exported):
+    for task in ENDPOINTS:
+        if task != "entailment":
+            shutil.rmtree(exported / task)
+    build(model, tmp_path / "out", export=exported)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["entailment", "entailment_classify", "entailment_vision"]
+    shutil.rmtree(exported / "entailment")
+    with pytest.raises(RepositoryError, match="no exported task to serve"):
+        build(model, tmp_path / "out2", export=exported)
+
+
+def test_more_beams_than_a_batch_has_rows_are_refused(model, tmp_path):
+    vqa = model.config.tasks.vqa
+    vqa = dataclasses.replace(vqa, evaluate=dataclasses.replace(vqa.evaluate, beams=9))
+    config = dataclasses.replace(model.config, tasks=dataclasses.replace(model.config.tasks, vqa=vqa))
+    with pytest.raises(
+        ConfigError, match=r"tasks\.vqa\.evaluate\.beams: expected at most serve\.max_queries, 8, got 9"
+    ):
+        build(model, tmp_path / "out", config)
+
+
+def test_image_encoders_answer_from_the_cache(model):
+    cached = {n for n in MODELS if pbtxt.parse(model.repository / n / "config.pbtxt").response_cache.enable}
+    assert cached == {f"{task}_vision" for task in ENDPOINTS}

@@ -108,14 +108,16 @@ def test_sums_of_token_log_probabilities_rank_answers(model, exported):
     (states,) = run(folder, "question", image_embeds=embeds, input_ids=ids, attention_mask=mask)
     encoder = Encoder.from_file(model.folder / "tokenizer" / "tokenizer.json")
     answer_ids, answer_mask = encoder.encode_batch(["red", "dark red", "dark red and green", "blue"], end=True)
-    per_token, first = run(
-        folder,
-        "decoder",
-        question_states=states,
-        attention_mask=mask,
-        answer_ids=np.stack([answer_ids] * 2),
-        answer_mask=np.stack([answer_mask] * 2),
-    )
+
+    def decode(ids, seen):
+        answers = {"answer_ids": np.stack([ids] * 2), "answer_mask": np.stack([seen] * 2)}
+        return run(folder, "decoder", question_states=states, attention_mask=mask, **answers)
+
+    per_token, _ = decode(answer_ids, answer_mask)
+    # What follows the first candidate, whatever the others: of [CLS] alone, and of "dark".
+    _, first = decode(np.array([[encoder.cls, encoder.pad]]), np.array([[1, 0]]))
+    written = answer_ids[[1, 0]] * (np.arange(answer_ids.shape[1]) < 2)
+    _, second = decode(written, (written > 0).astype(np.int64))
     assert (per_token[:, :, 0] == 0).all()
     tree = AnswerTree.build([row[: m.sum()].tolist() for row, m in zip(answer_ids, answer_mask, strict=True)])
     with torch.no_grad():
@@ -124,6 +126,7 @@ def test_sums_of_token_log_probabilities_rank_answers(model, exported):
     np.testing.assert_allclose(per_token.sum(axis=2), expected.numpy(), atol=1e-4)
     np.testing.assert_allclose(np.exp(first).sum(axis=1), 1, atol=1e-4)
     np.testing.assert_allclose(first[:, answer_ids[:, 1]], per_token[:, :, 1], atol=1e-5)
+    np.testing.assert_allclose(second[:, answer_ids[1:3, 2]], per_token[:, 1:3, 2], atol=1e-5)
 
 
 def test_heat_map_is_that_of_the_evaluation(model, exported):

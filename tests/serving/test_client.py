@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from albef.serving import ask
-from albef.serving.client import Client, Match, ServerTimeoutError, ServerUnavailableError, ServingError
+from albef.serving.calls import Match, ServingError
+from albef.serving.client import Client, ServerTimeoutError, ServerUnavailableError
 from albef.serving.server import free_ports
 
 
@@ -49,7 +50,7 @@ def test_proxy_of_the_environment_is_ignored(monkeypatch):
 def test_table_aligns():
     lines = ask.table([Match("a.png", 12.34567), Match("b.png", -0.5)]).splitlines()
     assert lines == [
-        "rank      score  answer",
-        "   1    12.3457  a.png",
-        "   2    -0.5000  b.png",
+        "rank        score  answer",
+        "   1      12.3457  a.png",
+        "   2      -0.5000  b.png",
     ]

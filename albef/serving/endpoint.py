@@ -1,0 +1,235 @@
+"""What the endpoints of a model repository share: reading requests, calling graphs, answering errors.
+
+For Triton's Python backend, which provides ``triton_python_backend_utils``; it lies beside every ``model.py``. The
+graphs are other models of the repository, called in the version of the endpoint, so that a release never mixes two
+models.
+
+B = rows of a request, L = text tokens, H = pixels a side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+from PIL import Image
+
+from albef.data.images import ImageError, decode, to_pixels
+from albef.data.text import clean
+from albef.data.tokenizer import Encoder, load
+from albef.serving import contract
+from albef.serving.contract import ModelSpec, Settings
+from albef.serving.onnxfile import metadata
+
+Array = NDArray[Any]
+
+
+class QueryError(ValueError):
+    """The caller's fault: answered with INVALID_ARGUMENT."""
+
+
+class GraphError(RuntimeError):
+    """A graph behind the endpoint failed."""
+
+
+def failure(error: object, code: int) -> Any:
+    """An answer that reports an error. Always a new object: sharing one between answers crashes the server."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+
+
+def values_of(request: Any, name: str) -> Array | None:
+    """An input of a request, None where it has none."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def constant(request: Any, name: str, default: Any) -> Any:
+    """The value of an input that all rows of a request share.
+
+    Raises:
+        QueryError: If the rows differ.
+    """
+    values = values_of(request, name)
+    if values is None:
+        return default
+    values = values.reshape(-1)
+    if (values != values[0]).any():
+        raise QueryError(f"'{name}' must be the same for all queries of a request")
+    return values[0].item()
+
+
+class Endpoint:
+    """An endpoint of one task; a subclass answers requests.
+
+    Attributes:
+        spec: Its signature.
+        settings_type: Kind of its settings.
+    """
+
+    spec: ClassVar[ModelSpec]
+    settings_type: ClassVar[type[Settings]]
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open settings and tokenizer, and check that they belong to the graphs."""
+        self.name, self.version = args["model_name"], int(args["model_version"])
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+        self.settings: Any = self.settings_type(**json.loads((self.folder / contract.SETTINGS_FILE).read_text()))
+        self.encoder = Encoder(load(self.folder / contract.TOKENIZER_FOLDER))
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse graphs and a tokenizer that are not those of the settings.
+
+        Raises:
+            ValueError: If a graph is missing or of another model, or the tokenizer another one.
+        """
+        settings = self.settings
+        words = hashlib.sha256((self.folder / contract.TOKENIZER_FOLDER / "tokenizer.json").read_bytes()).hexdigest()
+        if words != settings.tokenizer_hash:
+            raise ValueError(f"{self.name}: the tokenizer is not the one its model was trained with")
+        sizes = contract.GraphSizes(1, 1, 1, 1)
+        for spec in contract.GRAPHS[settings.task](sizes).values():
+            folder = self.folder.parents[1] / spec.name
+            if not folder.is_dir():  # a repository in object storage is fetched model by model
+                pb_utils.Logger.log_warn(f"{self.name}: {spec.name} is not beside this model, its hash goes unchecked")
+                continue
+            found = metadata(folder / str(self.version) / "model.onnx").get(contract.HASH_KEY)
+            if found != settings.model_hash:
+                raise ValueError(
+                    f"{spec.name} version {self.version} is of model {str(found)[:12]}, "
+                    f"but {self.name} was written for {settings.model_hash[:12]}"
+                )
+
+    async def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer a batch of requests, each on its own."""
+        return await asyncio.gather(*(self.respond(request) for request in requests))
+
+    async def respond(self, request: Any) -> Any:
+        """The answer to one request, or what was wrong with it."""
+        try:
+            outputs = await self.answer(request)
+        except (QueryError, ImageError) as error:
+            return failure(error, pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__}: {error}")
+            return failure(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(
+            output_tensors=[
+                pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in self.spec.output_names
+            ]
+        )
+
+    async def answer(self, request: Any) -> dict[str, Array]:
+        """The outputs of a request by name.
+
+        Raises:
+            QueryError, ImageError: If the request is not as the contract says.
+            GraphError: If a graph fails.
+        """
+        raise NotImplementedError
+
+    def count(self, request: Any, default: int = contract.DEFAULT_K) -> int:
+        """``k`` of a request."""
+        k = int(constant(request, contract.ENDPOINT_K, default))
+        if not 1 <= k <= self.settings.max_k:
+            raise QueryError(f"'{contract.ENDPOINT_K}' is {k}, expected 1 to {self.settings.max_k}")
+        return k
+
+    def text(self, value: bytes, name: str = contract.ENDPOINT_TEXT) -> str:
+        """One text of a request."""
+        if len(value) > contract.MAX_TEXT_BYTES:
+            raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {contract.MAX_TEXT_BYTES}")
+        try:
+            text = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise QueryError(f"'{name}' is not UTF-8 ({error})") from error
+        if not clean(text):
+            raise QueryError(f"'{name}' is empty, or holds nothing but punctuation")
+        return text
+
+    def texts(self, request: Any) -> list[str]:
+        """The texts of a request, one a row."""
+        values = values_of(request, contract.ENDPOINT_TEXT)
+        return [] if values is None else [self.text(value) for value in values.reshape(-1)]
+
+    def picture(self, value: bytes) -> Image.Image:
+        """One image of a request."""
+        name = f"'{contract.ENDPOINT_IMAGE}'"
+        if len(value) > self.settings.max_image_bytes:
+            raise QueryError(f"{name} has {len(value)} bytes, expected at most {self.settings.max_image_bytes}")
+        return decode(value, max_pixels=self.settings.max_image_pixels, name=name)
+
+    def words(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array]:
+        """Ids and mask ``(B, L)`` as a graph takes them, L a multiple of the contract's step; and the mask again."""
+        limit, step = self.settings.max_tokens, contract.LENGTH_STEP
+        ids, mask = self.encoder.encode_batch(texts, max_tokens=limit, max_words=self.settings.max_words)
+        length = ids.shape[1]
+        extra = max(min(-(-length // step) * step, limit) - length, 0)
+        ids = np.pad(ids, ((0, 0), (0, extra)), constant_values=self.encoder.pad)
+        mask = np.pad(mask, ((0, 0), (0, extra)))
+        return {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask}, mask
+
+    async def look(self, request: Any, outputs: Sequence[str]) -> tuple[list[Array], list[tuple[int, int]]]:
+        """Encode the images of a request.
+
+        An image that several rows show is decoded and encoded once. Each goes to the graph by itself: the server's
+        batcher joins them, and its response cache knows those that it has seen before.
+
+        Returns:
+            The graph's ``outputs``, each with a row a row of the request, and width and height of each image.
+        """
+        values = values_of(request, contract.ENDPOINT_IMAGE)
+        if values is None:
+            raise QueryError(f"'{contract.ENDPOINT_IMAGE}' is missing")
+        files = [bytes(value) for value in values.reshape(-1)]
+        different = {file: place for place, file in enumerate(dict.fromkeys(files))}
+        pictures = [self.picture(file) for file in different]
+
+        async def encode(picture: Image.Image) -> list[Array]:
+            pixels = to_pixels(picture, self.settings.image_size)[None]
+            return await self.infer(contract.VISION, {contract.PIXEL_VALUES: pixels}, outputs)
+
+        found = await asyncio.gather(*(encode(picture) for picture in pictures))
+        rows = [different[file] for file in files]
+        joined = [np.concatenate([each[i] for each in found])[rows] for i in range(len(outputs))]
+        return joined, [pictures[row].size for row in rows]
+
+    async def infer(self, graph: str, feeds: dict[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Call a graph of this version; the answers are in the order of ``outputs``.
+
+        Raises:
+            GraphError: If it fails.
+        """
+        name = contract.model_name(self.settings.task, graph)
+        call = pb_utils.InferenceRequest(
+            model_name=name,
+            model_version=self.version,
+            requested_output_names=list(outputs),
+            inputs=[pb_utils.Tensor(key, np.ascontiguousarray(array)) for key, array in feeds.items()],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = await call.async_exec()
+        if response.has_error():
+            raise GraphError(f"{name}: {response.error().message()}")
+        return [pb_utils.get_output_tensor_by_name(response, output).as_numpy() for output in outputs]
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities over the last axis; -inf is 0."""
+    shifted: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: Array = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def padded(rows: Iterable[Sequence[Any]], fill: Any, dtype: Any) -> Array:
+    """Rows of differing lengths as one array, filled up at their ends."""
+    lines = [list(row) for row in rows]
+    length = max((len(row) for row in lines), default=0)
+    return np.array([row + [fill] * (length - len(row)) for row in lines], dtype=dtype).reshape(len(lines), length)

@@ -1,0 +1,32 @@
+"""The visual entailment endpoint: a picture and a hypothesis in, three probabilities out.
+
+What it imports from ``albef`` lies beside this file.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+
+from albef.serving import contract
+from albef.serving.endpoint import Endpoint, softmax
+
+
+class TritonPythonModel(Endpoint):
+    """One instance of the endpoint."""
+
+    spec, settings_type = contract.ENTAILMENT, contract.EntailmentSettings
+
+    async def answer(self, request):
+        """Labels and probabilities, both ``(B, 3)``."""
+        words, _ = self.words(self.texts(request))
+        (embeds,), _ = await self.look(request, [contract.IMAGE_EMBEDS])
+        feeds = {contract.IMAGE_EMBEDS: embeds, **words}
+        (logits,) = await self.infer(contract.CLASSIFY, feeds, [contract.LOGITS])
+        labels = np.array([label.encode() for label in self.settings.labels], dtype=np.object_)
+        return {
+            contract.ENDPOINT_LABELS: np.stack([labels] * len(logits)),
+            contract.ENDPOINT_PROBABILITIES: softmax(logits),
+        }

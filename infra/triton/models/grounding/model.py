@@ -1,0 +1,51 @@
+"""The grounding endpoint: a picture and an expression in, a heat map and a box out.
+
+What it imports from ``albef`` lies beside this file.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+
+from albef.data.boxes import best_box, hot_box
+from albef.serving import contract
+from albef.serving.endpoint import Endpoint, QueryError, values_of
+
+
+def boxes_of(request):
+    """The proposals of a request ``(B, n, 4)``, None where it has none.
+
+    Raises:
+        QueryError: If they are too many, or one has no area.
+    """
+    boxes = values_of(request, contract.ENDPOINT_BOXES)
+    if boxes is None:
+        return None
+    if not 1 <= boxes.shape[1] <= contract.MAX_BOXES:
+        raise QueryError(f"'{contract.ENDPOINT_BOXES}' holds {boxes.shape[1]}, expected 1 to {contract.MAX_BOXES}")
+    if not np.isfinite(boxes).all() or (boxes[..., 2:] <= 0).any():
+        raise QueryError(f"'{contract.ENDPOINT_BOXES}': expected x, y, width, height, the last two above 0")
+    return boxes
+
+
+class TritonPythonModel(Endpoint):
+    """One instance of the endpoint."""
+
+    spec, settings_type = contract.GROUNDING, contract.Settings
+
+    async def answer(self, request):
+        """Heat maps ``(B, G, G)`` and boxes ``(B, 4)``."""
+        boxes = boxes_of(request)
+        words, mask = self.words(self.texts(request))
+        (embeds,), sizes = await self.look(request, [contract.IMAGE_EMBEDS])
+        feeds = {contract.IMAGE_EMBEDS: embeds, **words}
+        (tokens,) = await self.infer(contract.HEAT, feeds, [contract.HEAT_MAP])
+        heat = tokens.sum(axis=1) / mask.sum(axis=1)[:, None, None]
+        if boxes is None:
+            chosen = [hot_box(each, *size) for each, size in zip(heat, sizes, strict=True)]
+        else:
+            chosen = [own[best_box(each, *size, own)] for each, size, own in zip(heat, sizes, boxes, strict=True)]
+        return {contract.ENDPOINT_HEAT: heat, contract.ENDPOINT_BOX: np.array(chosen, dtype=np.float32)}
