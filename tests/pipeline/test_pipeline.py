@@ -117,7 +117,7 @@ def test_metrics_and_plots_show_what_the_stages_wrote(tree: Tree) -> None:
         ("pretrain.optim.lr", 2e-3, {"pretrain"}),
         ("model.temperature", 0.08, {"pretrain", "text_assignment", *(f"finetune@{task}" for task in TASKS)}),
         ("text_assignment.epochs", 2, {"text_assignment"}),
-        ("tasks.vqa.evaluate.shortlist", 4, {"finetune@vqa", "evaluate@vqa"}),
+        ("tasks.vqa.evaluate.shortlist", 4, {"finetune@vqa", "evaluate@vqa", "repository"}),
         ("tasks.retrieval.evaluate.shortlist", 4, {"finetune@retrieval", "evaluate@retrieval"}),
         ("tasks.retrieval.evaluate.score", "itm+itc", {"finetune@retrieval", "evaluate@retrieval", "repository"}),
         ("export.parity_samples", 3, {f"export@{task}" for task in TASKS}),
