@@ -80,10 +80,29 @@ def _answers(call: Call[T], result: Any) -> list[T]:
     return call.read({name: result.as_numpy(name) for name in call.spec.output_names})
 
 
-def _wait(attempt: int) -> float:
-    """Seconds before another attempt: doubling, and never in step with other clients."""
-    longest: float = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
-    return longest * random.uniform(0.5, 1.0)
+class _Attempts:
+    """How often and how long a question may be put."""
+
+    def __init__(self, timeout: float, retries: int) -> None:
+        self.deadline = time.monotonic() + timeout
+        self.retries, self.longest = retries, _FIRST_WAIT
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return max(self.deadline - time.monotonic(), 0.001)
+
+    def pause(self, error: ServerUnavailableError) -> float:
+        """Seconds before another attempt: doubling, and never in step with other clients.
+
+        Raises:
+            ServerUnavailableError: ``error`` itself, where no attempt or no time is left.
+        """
+        wait = self.longest * random.uniform(0.5, 1.0)
+        if not self.retries or wait >= self.left():
+            raise error
+        self.retries -= 1
+        self.longest = min(2 * self.longest, _LONGEST_WAIT)
+        return wait
 
 
 class Client:
@@ -188,19 +207,13 @@ class Client:
 
     def ask(self, call: Call[T]) -> list[T]:
         """Send a request; one answer a row."""
-        deadline = time.monotonic() + self.timeout
-        arguments = _request(call)
-        for attempt in range(self.retries + 1):
-            left = max(deadline - time.monotonic(), 0.001)
+        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call)
+        while True:
             try:
                 with _errors(self.url, call.spec.name):
-                    return _answers(call, self.triton.infer(**arguments, client_timeout=left))
-            except ServerUnavailableError:
-                wait = _wait(attempt)
-                if attempt == self.retries or time.monotonic() + wait > deadline:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("unreachable")
+                    return _answers(call, self.triton.infer(**arguments, client_timeout=attempts.left()))
+            except ServerUnavailableError as error:
+                time.sleep(attempts.pause(error))
 
 
 class AsyncClient:
@@ -251,16 +264,10 @@ class AsyncClient:
 
     async def ask(self, call: Call[T]) -> list[T]:
         """See `Client.ask`."""
-        deadline = time.monotonic() + self.timeout
-        arguments = _request(call)
-        for attempt in range(self.retries + 1):
-            left = max(deadline - time.monotonic(), 0.001)
+        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call)
+        while True:
             try:
                 with _errors(self.url, call.spec.name):
-                    return _answers(call, await self.triton.infer(**arguments, client_timeout=left))
-            except ServerUnavailableError:
-                wait = _wait(attempt)
-                if attempt == self.retries or time.monotonic() + wait > deadline:
-                    raise
-                await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
+                    return _answers(call, await self.triton.infer(**arguments, client_timeout=attempts.left()))
+            except ServerUnavailableError as error:
+                await asyncio.sleep(attempts.pause(error))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,7 +66,7 @@ def constant(request: Any, name: str, default: Any) -> Any:
     return values[0].item()
 
 
-class Endpoint:
+class Endpoint(ABC):
     """An endpoint of one task; a subclass answers requests.
 
     Attributes:
@@ -126,6 +127,7 @@ class Endpoint:
             ]
         )
 
+    @abstractmethod
     async def answer(self, request: Any) -> dict[str, Array]:
         """The outputs of a request by name.
 
@@ -133,9 +135,8 @@ class Endpoint:
             QueryError, ImageError: If the request is not as the contract says.
             GraphError: If a graph fails.
         """
-        raise NotImplementedError
 
-    def count(self, request: Any, default: int = contract.DEFAULT_K) -> int:
+    def count(self, request: Any, default: int) -> int:
         """``k`` of a request."""
         k = int(constant(request, contract.ENDPOINT_K, default))
         if not 1 <= k <= self.settings.max_k:
@@ -166,15 +167,15 @@ class Endpoint:
             raise QueryError(f"{name} has {len(value)} bytes, expected at most {self.settings.max_image_bytes}")
         return decode(value, max_pixels=self.settings.max_image_pixels, name=name)
 
-    def words(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array]:
-        """Ids and mask ``(B, L)`` as a graph takes them, L a multiple of the contract's step; and the mask again."""
+    def words(self, texts: Sequence[str]) -> dict[str, Array]:
+        """Ids and mask ``(B, L)`` as a graph takes them, L a multiple of the contract's step."""
         limit, step = self.settings.max_tokens, contract.LENGTH_STEP
         ids, mask = self.encoder.encode_batch(texts, max_tokens=limit, max_words=self.settings.max_words)
         length = ids.shape[1]
         extra = max(min(-(-length // step) * step, limit) - length, 0)
         ids = np.pad(ids, ((0, 0), (0, extra)), constant_values=self.encoder.pad)
         mask = np.pad(mask, ((0, 0), (0, extra)))
-        return {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask}, mask
+        return {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask}
 
     async def look(self, request: Any, outputs: Sequence[str]) -> tuple[list[Array], list[tuple[int, int]]]:
         """Encode the images of a request.

@@ -21,7 +21,7 @@ class TritonPythonModel(Endpoint):
 
     async def answer(self, request):
         """Labels and probabilities, both ``(B, 3)``."""
-        words, _ = self.words(self.texts(request))
+        words = self.words(self.texts(request))
         (embeds,), _ = await self.look(request, [contract.IMAGE_EMBEDS])
         feeds = {contract.IMAGE_EMBEDS: embeds, **words}
         (logits,) = await self.infer(contract.CLASSIFY, feeds, [contract.LOGITS])

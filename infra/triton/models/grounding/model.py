@@ -39,11 +39,11 @@ class TritonPythonModel(Endpoint):
     async def answer(self, request):
         """Heat maps ``(B, G, G)`` and boxes ``(B, 4)``."""
         boxes = boxes_of(request)
-        words, mask = self.words(self.texts(request))
+        words = self.words(self.texts(request))
         (embeds,), sizes = await self.look(request, [contract.IMAGE_EMBEDS])
         feeds = {contract.IMAGE_EMBEDS: embeds, **words}
         (tokens,) = await self.infer(contract.HEAT, feeds, [contract.HEAT_MAP])
-        heat = tokens.sum(axis=1) / mask.sum(axis=1)[:, None, None]
+        heat = tokens.sum(axis=1) / words[contract.ATTENTION_MASK].sum(axis=1)[:, None, None]
         if boxes is None:
             chosen = [hot_box(each, *size) for each, size in zip(heat, sizes, strict=True)]
         else:

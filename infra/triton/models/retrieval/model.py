@@ -33,7 +33,7 @@ class TritonPythonModel(Endpoint):
 
     async def answer(self, request):
         """Ids (bytes) and scores of a request, both ``(B, k)``."""
-        k = self.count(request)
+        k = self.count(request, contract.DEFAULT_K)
         rerank = bool(constant(request, contract.ENDPOINT_RERANK, contract.DEFAULT_RERANK))
         if self.by_text(request):
             query, features = await self.encode_texts(self.texts(request))
@@ -64,9 +64,9 @@ class TritonPythonModel(Endpoint):
 
     async def encode_texts(self, texts):
         """The fusion graph's text inputs for some texts, and their features."""
-        feeds, mask = self.words(texts)
+        feeds = self.words(texts)
         embeds, features = await self.infer(contract.TEXT, feeds, [contract.TEXT_EMBEDS, contract.TEXT_FEAT])
-        return {contract.TEXT_EMBEDS: embeds, contract.ATTENTION_MASK: mask}, features
+        return {contract.TEXT_EMBEDS: embeds, contract.ATTENTION_MASK: feeds[contract.ATTENTION_MASK]}, features
 
     async def encode_images(self, request):
         """The fusion graph's image input for the images of a request, and their features."""

@@ -38,15 +38,16 @@ class TritonPythonModel(Endpoint):
 
     async def answer(self, request):
         """Answers (bytes) and probabilities, both ``(B, k)``."""
-        k = self.count(request)
+        k = self.count(request, contract.DEFAULT_ANSWERS)
         generate = bool(constant(request, contract.ENDPOINT_GENERATE, self.settings.generate))
         candidates = self.candidates(request)
         if generate and candidates is not None:
             raise QueryError(f"give '{contract.ENDPOINT_CANDIDATES}' or '{contract.ENDPOINT_GENERATE}', not both")
-        words, mask = self.words(self.texts(request))
+        words = self.words(self.texts(request))
         (embeds,), _ = await self.look(request, [contract.IMAGE_EMBEDS])
         feeds = {contract.IMAGE_EMBEDS: embeds, **words}
         (states,) = await self.infer(contract.QUESTION, feeds, [contract.QUESTION_STATES])
+        mask = words[contract.ATTENTION_MASK]
         questions = [
             {contract.QUESTION_STATES: states[row : row + 1], contract.ATTENTION_MASK: mask[row : row + 1]}
             for row in range(len(states))
