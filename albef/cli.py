@@ -78,6 +78,20 @@ def _repository(args: argparse.Namespace) -> None:
     repository.run(config, args.export, args.lists, args.images, args.tokenizer, args.out)
 
 
+def _index(args: argparse.Namespace) -> None:
+    from albef.export import index
+
+    if args.action in ("build", "add"):
+        source = index.Source(args.folder, args.list, args.images, args.skip_unreadable)
+        if args.action == "build":
+            index.build(args.repository, source, args.dtype, args.model_version)
+        else:
+            index.add(args.repository, source, args.model_version)
+    elif args.action == "remove":
+        index.remove(args.repository, args.ids, args.captions, args.model_version)
+    print(index.describe(args.repository, args.model_version))
+
+
 def _report(args: argparse.Namespace) -> None:
     from albef import report
 
@@ -114,7 +128,29 @@ def _preset(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     from albef.serving import server
 
-    server.serve(args.repository, http_port=args.http_port, grpc_port=args.grpc_port, metrics_port=args.metrics_port)
+    server.serve(
+        args.repository,
+        http_port=args.http_port,
+        grpc_port=args.grpc_port,
+        metrics_port=args.metrics_port,
+        log=args.log,
+        explicit=args.explicit,
+        log_requests=args.log_requests,
+        trace=args.trace,
+    )
+
+
+def _release(args: argparse.Namespace) -> None:
+    from albef.serving import release
+
+    probes = release.read_probes(args.probes) if args.probes else []
+    print(f"version {release.release(args.repository, args.new, args.url, probes, args.model_version)} answers")
+
+
+def _rollback(args: argparse.Namespace) -> None:
+    from albef.serving import release
+
+    print(f"version {release.rollback(args.repository, args.url)} answers")
 
 
 def _ask(args: argparse.Namespace) -> None:
@@ -183,8 +219,49 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--http-port", type=int, default=8000)
     serve.add_argument("--grpc-port", type=int, default=8001)
     serve.add_argument("--metrics-port", type=int, default=8002)
+    serve.add_argument("--log", type=Path, help="file for the server's log")
+    serve.add_argument("--log-requests", action="store_true", help="log every request, not mistakes and failures alone")
+    serve.add_argument("--trace", type=Path, help="file for the timestamps of requests; `albef trace` reads it")
+    serve.add_argument("--explicit", action="store_true", help="models are loaded on request, as `albef release` does")
+    release = add(
+        "release", _release, "load a new version beside the served one, try it, let it take over", "repository"
+    )
+    release.add_argument("--new", type=Path, required=True, help="model repository with the new version")
+    release.add_argument("--probes", type=Path, help="JSON list of questions that it has to answer")
+    release.add_argument("--model-version", type=int, help="its number; by default the next")
+    rollback = add("rollback", _rollback, "go back to the version before the served one", "repository")
+    for command in (release, rollback):
+        command.add_argument("--url", default="127.0.0.1:8001", help="gRPC address of the server")
+    _index_commands(commands.add_parser("index", help="the gallery that retrieval searches"))
     _ask_commands(commands.add_parser("ask", help="ask the served model"))
     return root
+
+
+def _index_commands(command: argparse.ArgumentParser) -> None:
+    index = command.add_subparsers(dest="action", required=True)
+    for name, text in (
+        ("build", "a new gallery in place of the one that is there"),
+        ("add", "add pictures and captions; a picture whose id is there takes its place"),
+        ("remove", "take out pictures by id, or captions by text"),
+        ("show", "what is in the gallery"),
+    ):
+        action = index.add_parser(name, help=text, description=text)
+        action.set_defaults(function=_index)
+        action.add_argument("--repository", type=Path, required=True, help="model repository")
+        action.add_argument("--model-version", type=int, help="of the retrieval endpoint; by default the newest")
+        if name in ("build", "add"):
+            source = action.add_mutually_exclusive_group(required=True)
+            source.add_argument("--folder", type=Path, help="pictures below it; their paths from there are the ids")
+            source.add_argument("--list", type=Path, help="JSON list of retrieval: pictures and captions")
+            action.add_argument("--images", type=Path, help="folder that paths of the list start from")
+            action.add_argument("--skip-unreadable", action="store_true", help="leave out what is no picture")
+        if name == "build":
+            action.add_argument(
+                "--dtype", choices=("float32", "float16", "int8"), default="float32", help="of the embeddings kept"
+            )
+        if name == "remove":
+            action.add_argument("--captions", action="store_true", help="captions, by their text")
+            action.add_argument("ids", nargs="+")
 
 
 def _ask_commands(command: argparse.ArgumentParser) -> None:

@@ -256,7 +256,7 @@ class ServeConfig:
     threads: int  # per instance
     shortlist: int  # ITC candidates that are re-ranked
     max_k: int
-    gallery: Literal["float32", "float16"]  # precision of the stored embeddings
+    gallery: Literal["float32", "float16", "int8"]  # precision of the stored embeddings
     max_image_bytes: int
     max_image_pixels: int
 

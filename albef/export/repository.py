@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from albef.config import Config, ConfigError
 from albef.data.files import image_root, new_folder
-from albef.data.schema import VE_LABELS, read_list
-from albef.data.tokenizer import Encoder, load
-from albef.export import bundle
-from albef.export.gallery import write_gallery
+from albef.data.schema import VE_LABELS
+from albef.export import bundle, gallery, index
 from albef.export.session import check_signature, file_hash, open_session
 from albef.serving import contract, onnxfile, pbtxt
 from albef.serving.contract import GraphSizes
@@ -158,10 +156,9 @@ def add_retrieval(part: _Part, config: Config, lists: Path, images: Path, tokeni
         temperature=float(part.origin[contract.TEMPERATURE_KEY]),
     )
     part.write(settings)
-    target = part.endpoint / contract.GALLERY_FOLDER
-    target.mkdir()
-    rows = read_list(lists / GALLERY_LIST)
-    write_gallery(target, config, part.sessions, part.origin, Encoder(load(tokenizer)), rows, images)
+    pictures, captions = index.of_list(lists / GALLERY_LIST, images)
+    encoders = index.encoders(part.endpoint, config.serve.threads)
+    gallery.build(part.endpoint / contract.GALLERY_FOLDER, encoders, pictures, captions, config.serve.gallery)
 
 
 def add_vqa(part: _Part, config: Config, lists: Path, images: Path, tokenizer: Path) -> None:

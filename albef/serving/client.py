@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def _options() -> list[tuple[str, int]]:
     ]
 
 
-def _request(call: Call[T]) -> dict[str, Any]:
+def _request(call: Call[T], version: int | None = None) -> dict[str, Any]:
     """Arguments of an inference call."""
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
@@ -73,7 +74,13 @@ def _request(call: Call[T]) -> dict[str, Any]:
             value.set_data_from_numpy(call.arrays[tensor.name])
             inputs.append(value)
     outputs = [InferRequestedOutput(name) for name in call.spec.output_names]
-    return {"model_name": call.spec.name, "inputs": inputs, "outputs": outputs}
+    return {
+        "model_name": call.spec.name,
+        "model_version": "" if version is None else str(version),
+        "inputs": inputs,
+        "outputs": outputs,
+        "request_id": secrets.token_hex(8),  # the server's logs and traces name it
+    }
 
 
 def _answers(call: Call[T], result: Any) -> list[T]:
@@ -120,12 +127,15 @@ class Client:
         timeout: Seconds to wait for an answer, attempts included.
         retries: Further attempts where the server is unavailable. Nothing else is tried again: a request that timed
             out or failed may have been worked on.
+        version: Of the endpoints; by default the newest that is loaded.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2, version: int | None = None
+    ) -> None:
         from tritonclient.grpc import InferenceServerClient
 
-        self.url, self.timeout, self.retries = url, timeout, retries
+        self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
         self.triton = InferenceServerClient(url, channel_args=_options())
 
     def __enter__(self) -> Client:
@@ -141,13 +151,16 @@ class Client:
         self.triton.close()
 
     def ready(self) -> bool:
-        """Whether the server answers and all its models are loaded."""
+        """Whether the server answers, and each of its models is loaded in some version."""
         from tritonclient.utils import InferenceServerException
 
         try:
-            return bool(self.triton.is_server_ready(client_timeout=self.timeout))
+            if not self.triton.is_server_ready(client_timeout=self.timeout):
+                return False
+            found = self.triton.get_model_repository_index(client_timeout=self.timeout).models
         except InferenceServerException:
             return False
+        return {model.name for model in found} == {model.name for model in found if model.state == "READY"}
 
     def retrieve(
         self,
@@ -207,7 +220,7 @@ class Client:
 
     def ask(self, call: Call[T]) -> list[T]:
         """Send a request; one answer a row."""
-        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call)
+        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call, self.version)
         while True:
             try:
                 with _errors(self.url, call.spec.name):
@@ -219,10 +232,12 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio; closes with the ``async with`` block. To be made within a running event loop."""
 
-    def __init__(self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2, version: int | None = None
+    ) -> None:
         from tritonclient.grpc.aio import InferenceServerClient
 
-        self.url, self.timeout, self.retries = url, timeout, retries
+        self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
         self.triton = InferenceServerClient(url, channel_args=_options())
 
     async def __aenter__(self) -> AsyncClient:
@@ -264,7 +279,7 @@ class AsyncClient:
 
     async def ask(self, call: Call[T]) -> list[T]:
         """See `Client.ask`."""
-        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call)
+        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call, self.version)
         while True:
             try:
                 with _errors(self.url, call.spec.name):

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,15 +27,24 @@ from PIL import Image
 from albef.data.images import ImageError, decode, to_pixels
 from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
-from albef.serving import contract
+from albef.serving import contract, metrics
 from albef.serving.contract import ModelSpec, Settings
+from albef.serving.metrics import Log, Meter
 from albef.serving.onnxfile import metadata
 
 Array = NDArray[Any]
 
 
 class QueryError(ValueError):
-    """The caller's fault: answered with INVALID_ARGUMENT."""
+    """The caller's fault: answered with INVALID_ARGUMENT.
+
+    Args:
+        field: The input that is wrong; counted by it.
+    """
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class GraphError(RuntimeError):
@@ -51,6 +62,11 @@ def values_of(request: Any, name: str) -> Array | None:
     return None if tensor is None else tensor.as_numpy()
 
 
+def has(request: Any, name: str) -> bool:
+    """Whether a request has an input."""
+    return pb_utils.get_input_tensor_by_name(request, name) is not None
+
+
 def constant(request: Any, name: str, default: Any) -> Any:
     """The value of an input that all rows of a request share.
 
@@ -62,7 +78,7 @@ def constant(request: Any, name: str, default: Any) -> Any:
         return default
     values = values.reshape(-1)
     if (values != values[0]).any():
-        raise QueryError(f"'{name}' must be the same for all queries of a request")
+        raise QueryError(f"'{name}' must be the same for all queries of a request", name)
     return values[0].item()
 
 
@@ -84,6 +100,8 @@ class Endpoint(ABC):
         self.settings: Any = self.settings_type(**json.loads((self.folder / contract.SETTINGS_FILE).read_text()))
         self.encoder = Encoder(load(self.folder / contract.TOKENIZER_FOLDER))
         self._check()
+        self.meter = Meter(pb_utils, self.name, self.version)
+        self.log = Log(self.name, self.version)
 
     def _check(self) -> None:
         """Refuse graphs and a tokenizer that are not those of the settings.
@@ -99,7 +117,7 @@ class Endpoint(ABC):
         for spec in contract.GRAPHS[settings.task](sizes).values():
             folder = self.folder.parents[1] / spec.name
             if not folder.is_dir():  # a repository in object storage is fetched model by model
-                pb_utils.Logger.log_warn(f"{self.name}: {spec.name} is not beside this model, its hash goes unchecked")
+                Log(self.name, self.version)("warning", "unchecked", message=f"{spec.name} is not beside this model")
                 continue
             found = metadata(folder / str(self.version) / "model.onnx").get(contract.HASH_KEY)
             if found != settings.model_hash:
@@ -110,22 +128,39 @@ class Endpoint(ABC):
 
     async def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch of requests, each on its own."""
-        return await asyncio.gather(*(self.respond(request) for request in requests))
+        answers = await asyncio.gather(*(self.respond(request) for request in requests))
+        self.meter.flush()
+        return answers
 
     async def respond(self, request: Any) -> Any:
         """The answer to one request, or what was wrong with it."""
+        start = time.perf_counter()
+        rows = int(request.inputs()[0].shape()[0])
+        self.meter.add(metrics.REQUESTS)
+        self.meter.add(metrics.ROWS, rows)
         try:
             outputs = await self.answer(request)
         except (QueryError, ImageError) as error:
+            reason = getattr(error, "field", contract.ENDPOINT_IMAGE)
+            self.meter.add(metrics.REFUSALS, reason=reason)
+            self._note("warning", "refused", request, rows, start, reason=reason, message=str(error))
             return failure(error, pb_utils.TritonError.INVALID_ARG)
         except Exception as error:
-            pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__}: {error}")
-            return failure(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+            message = f"{type(error).__name__}: {error}"
+            self.meter.add(metrics.FAILURES)
+            self._note("error", "failed", request, rows, start, message=message, trace=traceback.format_exc())
+            return failure(message, pb_utils.TritonError.INTERNAL)
+        if self.log.requests:
+            self._note("info", "answered", request, rows, start)
         return pb_utils.InferenceResponse(
             output_tensors=[
                 pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in self.spec.output_names
             ]
         )
+
+    def _note(self, level: str, event: str, request: Any, rows: int, start: float, **fields: Any) -> None:
+        spent = round(1000 * (time.perf_counter() - start), 1)
+        self.log(level, event, request=request.request_id(), rows=rows, milliseconds=spent, **fields)
 
     @abstractmethod
     async def answer(self, request: Any) -> dict[str, Array]:
@@ -140,19 +175,20 @@ class Endpoint(ABC):
         """``k`` of a request."""
         k = int(constant(request, contract.ENDPOINT_K, default))
         if not 1 <= k <= self.settings.max_k:
-            raise QueryError(f"'{contract.ENDPOINT_K}' is {k}, expected 1 to {self.settings.max_k}")
+            name = contract.ENDPOINT_K
+            raise QueryError(f"'{name}' is {k}, expected 1 to {self.settings.max_k}", name)
         return k
 
     def text(self, value: bytes, name: str = contract.ENDPOINT_TEXT) -> str:
         """One text of a request."""
         if len(value) > contract.MAX_TEXT_BYTES:
-            raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {contract.MAX_TEXT_BYTES}")
+            raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {contract.MAX_TEXT_BYTES}", name)
         try:
             text = value.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise QueryError(f"'{name}' is not UTF-8 ({error})") from error
+            raise QueryError(f"'{name}' is not UTF-8 ({error})", name) from error
         if not clean(text):
-            raise QueryError(f"'{name}' is empty, or holds nothing but punctuation")
+            raise QueryError(f"'{name}' is empty, or holds nothing but punctuation", name)
         return text
 
     def texts(self, request: Any) -> list[str]:
@@ -162,10 +198,10 @@ class Endpoint(ABC):
 
     def picture(self, value: bytes) -> Image.Image:
         """One image of a request."""
-        name = f"'{contract.ENDPOINT_IMAGE}'"
-        if len(value) > self.settings.max_image_bytes:
-            raise QueryError(f"{name} has {len(value)} bytes, expected at most {self.settings.max_image_bytes}")
-        return decode(value, max_pixels=self.settings.max_image_pixels, name=name)
+        name, limit = contract.ENDPOINT_IMAGE, self.settings.max_image_bytes
+        if len(value) > limit:
+            raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {limit}", name)
+        return decode(value, max_pixels=self.settings.max_image_pixels, name=f"'{name}'")
 
     def words(self, texts: Sequence[str]) -> dict[str, Array]:
         """Ids and mask ``(B, L)`` as a graph takes them, L a multiple of the contract's step."""
@@ -188,10 +224,12 @@ class Endpoint(ABC):
         """
         values = values_of(request, contract.ENDPOINT_IMAGE)
         if values is None:
-            raise QueryError(f"'{contract.ENDPOINT_IMAGE}' is missing")
+            raise QueryError(f"'{contract.ENDPOINT_IMAGE}' is missing", contract.ENDPOINT_IMAGE)
         files = [bytes(value) for value in values.reshape(-1)]
         different = {file: place for place, file in enumerate(dict.fromkeys(files))}
         pictures = [self.picture(file) for file in different]
+        self.meter.add(metrics.IMAGES, len(pictures), outcome="decoded")
+        self.meter.add(metrics.IMAGES, len(files) - len(pictures), outcome="repeated")
 
         async def encode(picture: Image.Image) -> list[Array]:
             pixels = to_pixels(picture, self.settings.image_size)[None]

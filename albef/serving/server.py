@@ -22,6 +22,8 @@ from types import FrameType, TracebackType
 from albef.serving import contract
 from albef.serving.calls import ServingError
 from albef.serving.client import Client
+from albef.serving.metrics import LOG_REQUESTS
+from albef.serving.probes import standard
 from albef.serving.runtime import Runtime, ensure
 
 _logger = logging.getLogger(__name__)
@@ -29,15 +31,6 @@ _logger = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 CACHE_BYTES = 256 * 2**20
 """Of the response cache: 340 encoded images of a ViT-B/16 at 256 pixels, 0.8 MB each."""
-# A grey pixel, as a PPM file.
-_PICTURE = b"P6 1 1 255\n\x80\x80\x80"
-PROBES: dict[str, Callable[[Client], object]] = {
-    contract.RETRIEVAL.name: lambda client: client.retrieve(text="a", k=1),
-    contract.VQA.name: lambda client: client.answer(_PICTURE, "a", k=1),
-    contract.ENTAILMENT.name: lambda client: client.entail(_PICTURE, "a"),
-    contract.GROUNDING.name: lambda client: client.ground(_PICTURE, "a"),
-}
-"""A question per endpoint: a model may say that it is ready when its process is gone."""
 
 
 class ServerError(ServingError):
@@ -73,6 +66,8 @@ class TritonServer:
         log: File for the server's log; by default one that is removed with the server.
         explicit: Whether models are loaded and unloaded on request, as a release does. All are loaded at the start.
         cache_bytes: Of the response cache, which keeps encodings of images; 0 for none.
+        log_requests: Whether the endpoints log every request, not those alone that are refused or fail.
+        trace: File for the timestamps of every request and of the graphs behind it; see `albef.serving.trace`.
         auto_complete: Whether a model's configuration may leave things out. Ours do not, and load faster without.
         start_timeout: Seconds until the first answer.
         stop_timeout: Seconds for requests under way when stopping.
@@ -93,6 +88,8 @@ class TritonServer:
         log: Path | None = None,
         explicit: bool = False,
         cache_bytes: int = CACHE_BYTES,
+        log_requests: bool = False,
+        trace: Path | None = None,
         auto_complete: bool = False,
         start_timeout: float = 120.0,
         stop_timeout: float = 20.0,
@@ -101,6 +98,7 @@ class TritonServer:
         self.runtime = runtime or ensure()
         self.ports = (http_port, grpc_port, metrics_port)
         self.explicit, self.cache_bytes, self.auto_complete = explicit, cache_bytes, auto_complete
+        self.log_requests, self.trace = log_requests, trace.resolve() if trace else None
         self.start_timeout, self.stop_timeout = start_timeout, stop_timeout
         self.log = log
         self._wanted_ports = self.ports
@@ -145,12 +143,16 @@ class TritonServer:
         }
         # Segments of this server alone, to be removed with it.
         shared = ["--backend-config=python,shm-region-prefix-name=" + self._shared]
-        control = ["--model-control-mode=explicit", "--load-model=*"] if self.explicit else []
+        # A version that was unloaded would count as one that is not ready.
+        control = ["--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false"]
+        control = control if self.explicit else []
         store = [f"--cache-directory={self.runtime.caches}", f"--cache-config=local,size={self.cache_bytes}"]
         cache = store if self.cache_bytes else []
+        kept = [f"triton,file={self.trace}", "rate=1", "level=TIMESTAMPS"] if self.trace else []
+        traced = [f"--trace-config={option}" for option in kept]
         given = [f"--{name}={value}" for name, value in options.items()]
         complete = [] if self.auto_complete else ["--disable-auto-complete-config"]
-        return [str(self.runtime.server), *given, *shared, *control, *cache, *complete]
+        return [str(self.runtime.server), *given, *shared, *control, *cache, *traced, *complete]
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start the server and wait for its first answer.
@@ -190,27 +192,29 @@ class TritonServer:
             self._scratch = Path(tempfile.mkdtemp(prefix="albef-triton-"))
         self.log = self.log or self._scratch / "server.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = self.runtime.environment()
+        if self.log_requests:
+            environment[LOG_REQUESTS] = "1"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self.runtime.environment(),
+                env=environment,
                 cwd=self._scratch,
                 start_new_session=True,
             )
         deadline = time.monotonic() + self.start_timeout
         self._until(self._loaded, deadline, cancelled)
         with Client(self.grpc_url, timeout=max(deadline - time.monotonic(), 1.0)) as client:
-            for name, probe in PROBES.items():
-                if (self.repository / name).is_dir():
-                    try:
-                        probe(client)
-                    except ServingError as error:
-                        raise ServerError(
-                            f"{name}: loaded, but gives no answer: {error}\n{self.complaints()}"
-                        ) from error
+            for probe in standard(name for name in contract.ENDPOINTS if (self.repository / name).is_dir()):
+                try:
+                    probe.ask(client)
+                except ServingError as error:
+                    raise ServerError(
+                        f"{probe.endpoint}: loaded, but gives no answer: {error}\n{self.complaints()}"
+                    ) from error
 
     def _until(self, done: Callable[[], bool], deadline: float, cancelled: Callable[[], bool]) -> None:
         while not done():
@@ -234,14 +238,16 @@ class TritonServer:
             connection.close()
 
     def complaints(self, limit: int = 12) -> str:
-        """The last errors of the log; without any, its last lines."""
+        """The last errors of the log; its last lines where there are none, or the server crashed."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log else []
         except OSError:
             return ""
         # Without a GPU the server complains of CUDA, and goes on.
         errors = [line for line in lines if line.startswith("E") and "CUDA" not in line and "cuda" not in line]
-        return "\n".join((errors or lines)[-limit:])
+        status = self._process.poll() if self._process else None
+        crashed = status is not None and status < 0
+        return "\n".join((lines if crashed or not errors else errors)[-limit:])
 
     def alive(self) -> bool:
         """Whether the server's process runs."""
@@ -309,6 +315,8 @@ def serve(
     metrics_port: int = 8002,
     log: Path | None = None,
     explicit: bool = False,
+    log_requests: bool = False,
+    trace: Path | None = None,
 ) -> None:
     """Serve a repository until SIGINT or SIGTERM; for the main thread. Port 0 takes a free one.
 
@@ -318,7 +326,14 @@ def serve(
     """
     stopping = threading.Event()
     server = TritonServer(
-        repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log=log, explicit=explicit
+        repository,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        log=log,
+        explicit=explicit,
+        log_requests=log_requests,
+        trace=trace,
     )
     with _signals(stopping):
         try:

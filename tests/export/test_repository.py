@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import pytest
 
 from albef.config import ConfigError
 from albef.export import bundle, repository
+from albef.export.gallery import names
 from albef.export.repository import RepositoryError
 from albef.export.session import GraphError
 from albef.serving import contract, pbtxt
@@ -71,17 +73,18 @@ def test_gallery_holds_every_image_and_distinct_caption(model, tmp_path):
     (lists / "retrieval_test.json").write_text(json.dumps(rows))
     build(model, tmp_path / "out", lists=lists)
     gallery = Gallery(tmp_path / "out" / "retrieval" / "1" / "gallery")
-    assert gallery.manifest.image_ids == [row["image"] for row in rows[:3]]
-    assert gallery.manifest.caption_ids == ["red", "blue", *rows[2]["caption"]]
-    embeds, mask = gallery.caption_embeds([0])
+    assert list(names(gallery.images)) == [row["image"] for row in rows[:3]]
+    assert list(names(gallery.captions)) == ["red", "blue", *rows[2]["caption"]]
+    embeds, mask = gallery.captions.embeds([0])
     assert mask.sum() == embeds.shape[1] == 2  # [CLS] red
 
 
 def test_float16_halves_the_gallery(model, tmp_path):
     config = dataclasses.replace(model.config, serve=dataclasses.replace(model.config.serve, gallery="float16"))
     build(model, tmp_path / "out", config)
-    small = np.load(tmp_path / "out" / "retrieval" / "1" / "gallery" / "image_embeds.npy", mmap_mode="r")
-    full = np.load(model.repository / "retrieval" / "1" / "gallery" / "image_embeds.npy", mmap_mode="r")
+    place = Path("retrieval") / "1" / "gallery" / "images-1-0" / "embeds.npy"
+    small = np.load(tmp_path / "out" / place, mmap_mode="r")
+    full = np.load(model.repository / place, mmap_mode="r")
     assert small.dtype == np.float16
     np.testing.assert_allclose(small, full, atol=0.01)
 

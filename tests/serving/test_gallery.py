@@ -7,81 +7,106 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.serving.gallery import Gallery, GalleryError, Manifest, top, write
+from albef.export import gallery as writing
+from albef.serving.gallery import Gallery, GalleryError, top
+from tests.galleries import FEATURES, caption, encoders, files, picture
 
 
-def make(folder, images=7, captions=5, dtype="float32", batch=3, seed=0):
-    """A gallery of random arrays, and those arrays."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    data = {
-        "embeds": rng.standard_normal((images, 4, 6)).astype(np.float32),
-        "feats": rng.standard_normal((images, 8)).astype(np.float32),
-        "texts": rng.standard_normal((captions, 9, 5)).astype(np.float32),
-        "text_feats": rng.standard_normal((captions, 8)).astype(np.float32),
-        "lengths": rng.integers(1, 10, size=captions),
-    }
-    mask = (np.arange(9) < data["lengths"][:, None]).astype(np.int64)
-    manifest = Manifest("m", "t", [f"i{n}" for n in range(images)], [f"c{n}" for n in range(captions)])
-    cut = [slice(s, s + batch) for s in range(0, max(images, captions), batch)]
-    write(
-        folder,
-        manifest,
-        ((data["embeds"][c], data["feats"][c]) for c in cut if len(data["embeds"][c])),
-        ((data["texts"][c], data["text_feats"][c], mask[c]) for c in cut if len(data["texts"][c])),
-        dtype,
-    )
-    return data
+def make(folder, images=7, captions=5, dtype="float32", **options):
+    names, texts = [f"i{n}" for n in range(images)], [f"c{n}" for n in range(captions)]
+    writing.build(folder, encoders(), files(names), texts, dtype, **options)
+    return names, texts
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 8), st.integers(1, 40), st.integers(0, 9))
-def test_search_equals_brute_force(tmp_path_factory, images, captions, batch, k, seed):
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(1, 40), st.integers(0, 9))
+def test_search_equals_brute_force(tmp_path_factory, images, captions, k, seed):
     folder = tmp_path_factory.mktemp("gallery")
-    data = make(folder, images, captions, batch=batch, seed=seed)
+    names, texts = make(folder, images, captions)
     gallery = Gallery(folder)
-    queries = np.random.default_rng(seed + 1).standard_normal((3, 8)).astype(np.float32)
-    for search, features in ((gallery.search_images, data["feats"]), (gallery.search_captions, data["text_feats"])):
-        scores, rows = search(queries, k)
-        exact = queries @ features.T
-        assert rows.shape == (3, min(k, len(features)))
-        np.testing.assert_array_equal(rows, np.argsort(-exact, axis=1, kind="stable")[:, :k])
-        np.testing.assert_allclose(scores, np.take_along_axis(exact, rows, 1), atol=1e-4)
+    queries = np.random.default_rng(seed).standard_normal((3, FEATURES)).astype(np.float32)
+    for part, ids, encode in ((gallery.images, names, picture), (gallery.captions, texts, caption)):
+        scores, rows = part.search(queries, k)
+        exact = queries @ np.array([encode(key)[1] for key in ids], np.float32).reshape(-1, FEATURES).T
+        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        assert rows.shape == scores.shape == (3, min(k, len(ids)))
+        assert [[part.name(row) for row in line] for line in rows] == [[ids[at] for at in line] for line in order]
+        np.testing.assert_allclose(scores, np.take_along_axis(exact, order, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2e-3), ("int8", 2e-2)])
 def test_embeddings_come_back(tmp_path, dtype, tolerance):
-    data = make(tmp_path, dtype=dtype)
+    names, texts = make(tmp_path, dtype=dtype)
     gallery = Gallery(tmp_path)
-    got = gallery.image_embeds([6, 0, 0])
+    got, mask = gallery.images.embeds([6, 0, 0])
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, data["embeds"][[6, 0, 0]], atol=tolerance)
-    embeds, mask = gallery.caption_embeds([4, 1], step=4)
+    assert mask.all()
+    np.testing.assert_allclose(got, [picture(names[row])[0] for row in (6, 0, 0)], atol=tolerance)
+    embeds, mask = gallery.captions.embeds([4, 1], step=4)
     assert embeds.shape[1] % 4 == 0
-    assert mask.sum(axis=1).tolist() == data["lengths"][[4, 1]].tolist()
-    for row, caption in enumerate([4, 1]):
-        length = data["lengths"][caption]
-        np.testing.assert_allclose(embeds[row, :length], data["texts"][caption, :length], atol=tolerance)
-        assert not embeds[row, length:].any()
+    for row, number in enumerate([4, 1]):
+        tokens, features = caption(texts[number])
+        assert mask[row].sum() == len(tokens)
+        np.testing.assert_allclose(embeds[row, : len(tokens)], tokens, atol=tolerance)
+        assert not embeds[row, len(tokens) :].any()
+        np.testing.assert_array_equal(gallery.captions.features([number])[0], features)
 
 
-def test_embeddings_stay_on_disk(tmp_path):
+def test_everything_large_stays_on_disk(tmp_path):
     make(tmp_path)
-    assert isinstance(Gallery(tmp_path)._image_embeds, np.memmap)
+    (segment,) = Gallery(tmp_path).images.segments
+    assert all(isinstance(array, np.memmap) for array in (segment.embeds, segment.features, segment.names))
+
+
+def test_int8_is_a_quarter(tmp_path):
+    sizes = {}
+    for dtype in ("float32", "int8"):
+        make(tmp_path / dtype, dtype=dtype)
+        sizes[dtype] = Gallery(tmp_path / dtype).images.segments[0].embeds.nbytes
+    assert sizes["int8"] * 4 == sizes["float32"]
+
+
+def test_another_model_is_refused(tmp_path):
+    make(tmp_path)
+    gallery = Gallery(tmp_path)
+    assert gallery.check("m", "t") is gallery
+    with pytest.raises(GalleryError, match=r"model_hash is m, but that of the graphs other"):
+        gallery.check("other", "t")
+    with pytest.raises(GalleryError, match=r"tokenizer_hash is t, but that of the graphs words"):
+        gallery.check("m", "words")
 
 
 def test_counts_must_agree(tmp_path):
     make(tmp_path)
     path = tmp_path / "gallery.json"
     data = json.loads(path.read_text())
-    data["image_ids"].pop()
+    data["images"]["count"] -= 1
     path.write_text(json.dumps(data))
     with pytest.raises(GalleryError, match=r"number of images: \[6, 7, 7\]"):
+        Gallery(tmp_path)
+    data["images"]["count"] += 1
+    data["images"]["segments"][0]["rows"] -= 1
+    path.write_text(json.dumps(data))
+    with pytest.raises(GalleryError, match=r"number of rows: \[6, 7, 7, 7\]"):
+        Gallery(tmp_path)
+
+
+def test_older_format_is_refused(tmp_path):
+    make(tmp_path)
+    path = tmp_path / "gallery.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": "albef-gallery-1"}))
+    with pytest.raises(GalleryError, match="format 'albef-gallery-1', expected 'albef-gallery-2'"):
         Gallery(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["gallery.json", "images.faiss", "captions.faiss", "image_embeds.npy", "caption_embeds.npy"]
+    "name",
+    [
+        "gallery.json",
+        *(f"index-1/{file}" for file in ("images.faiss", "captions.faiss", "images.npy", "captions.npy")),
+        *(f"images-1-0/{file}" for file in ("embeds.npy", "starts.npy", "features.npy", "ids.npy", "ids.utf8")),
+        "captions-1-0/embeds.npy",
+    ],
 )
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_damaged_files_are_refused(tmp_path, name, damage):
@@ -90,21 +115,18 @@ def test_damaged_files_are_refused(tmp_path, name, damage):
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(GalleryError, match="not a readable gallery"):
+        path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(GalleryError, match="not a readable gallery|disagree|bytes, expected"):
         Gallery(tmp_path)
 
 
-def test_too_few_encoded_rows_are_refused(tmp_path):
-    manifest = Manifest("m", "t", ["a", "b"], ["c"])
-    one = np.ones((1, 2, 3), np.float32), np.ones((1, 3), np.float32)
-    with pytest.raises(GalleryError, match="1 rows, expected 2"):
-        write(tmp_path, manifest, [one], [], "float32")
-
-
-def test_nothing_to_search_is_refused(tmp_path):
-    with pytest.raises(GalleryError, match="at least one image and one caption"):
-        write(tmp_path, Manifest("m", "t", [], ["c"]), [], [], "float32")
+def test_inverted_lists_that_hold_too_few_are_searched_further(tmp_path):
+    make(tmp_path, images=40, exact_below=10)
+    part = Gallery(tmp_path).images
+    assert part.part.search == "ivf"
+    part.index.nprobe = 1
+    _, rows = part.search(np.ones((2, FEATURES), np.float32), 40)
+    assert sorted(rows[0]) == sorted(rows[1]) == list(range(40))
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1), st.integers(1, 12))

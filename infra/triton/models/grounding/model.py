@@ -21,13 +21,14 @@ def boxes_of(request):
     Raises:
         QueryError: If they are too many, or one has no area.
     """
-    boxes = values_of(request, contract.ENDPOINT_BOXES)
+    name = contract.ENDPOINT_BOXES
+    boxes = values_of(request, name)
     if boxes is None:
         return None
     if not 1 <= boxes.shape[1] <= contract.MAX_BOXES:
-        raise QueryError(f"'{contract.ENDPOINT_BOXES}' holds {boxes.shape[1]}, expected 1 to {contract.MAX_BOXES}")
+        raise QueryError(f"'{name}' holds {boxes.shape[1]}, expected 1 to {contract.MAX_BOXES}", name)
     if not np.isfinite(boxes).all() or (boxes[..., 2:] <= 0).any():
-        raise QueryError(f"'{contract.ENDPOINT_BOXES}': expected x, y, width, height, the last two above 0")
+        raise QueryError(f"'{name}': expected x, y, width, height, the last two above 0", name)
     return boxes
 
 

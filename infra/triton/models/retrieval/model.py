@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 
-from albef.serving import contract
-from albef.serving.endpoint import Endpoint, QueryError, constant, values_of
-from albef.serving.gallery import Gallery, top
+from albef.serving import contract, metrics
+from albef.serving.endpoint import Endpoint, QueryError, constant, has
+from albef.serving.gallery import Gallery, GalleryError, stamp, top
 
 
 class TritonPythonModel(Endpoint):
@@ -25,29 +25,47 @@ class TritonPythonModel(Endpoint):
     def initialize(self, args):
         """Open the gallery and check that it belongs to the graphs."""
         super().initialize(args)
-        self.gallery = Gallery(self.folder / contract.GALLERY_FOLDER)
-        for key in ("model_hash", "tokenizer_hash"):
-            have, want = getattr(self.gallery.manifest, key), getattr(self.settings, key)
-            if have != want:
-                raise ValueError(f"{self.name}: the gallery's {key} is {have[:12]}, but that of the graphs {want[:12]}")
+        self.refused = None
+        self.gallery = self.open()
+
+    def open(self):
+        """The gallery as it is now."""
+        found = Gallery(self.folder / contract.GALLERY_FOLDER)
+        return found.check(self.settings.model_hash, self.settings.tokenizer_hash)
+
+    def current(self):
+        """The gallery, opened again if it was changed. One that cannot be used is complained of once, and not taken."""
+        try:
+            now = stamp(self.gallery.folder)
+            if now not in (self.gallery.stamp, self.refused):
+                self.refused = now
+                self.gallery = self.open()
+        except GalleryError as error:
+            self.log("error", "gallery", message=f"the changed gallery is not taken: {error}")
+        return self.gallery
 
     async def answer(self, request):
         """Ids (bytes) and scores of a request, both ``(B, k)``."""
         k = self.count(request, contract.DEFAULT_K)
         rerank = bool(constant(request, contract.ENDPOINT_RERANK, contract.DEFAULT_RERANK))
-        if self.by_text(request):
-            query, features = await self.encode_texts(self.texts(request))
-            search, names = self.gallery.search_images, self.gallery.manifest.image_ids
-        else:
-            query, features = await self.encode_images(request)
-            search, names = self.gallery.search_captions, self.gallery.manifest.caption_ids
-        scores, rows = search(features, max(k, self.settings.shortlist) if rerank else k)
+        gallery = self.current()
+        by_text = self.by_text(request)
+        found = gallery.images if by_text else gallery.captions
+        if not len(found):
+            raise QueryError(
+                f"this gallery holds no {'images' if by_text else 'captions'}",
+                contract.ENDPOINT_TEXT if by_text else contract.ENDPOINT_IMAGE,
+            )
+        query, features = await (self.encode_texts(self.texts(request)) if by_text else self.encode_images(request))
+        scores, rows = found.search(features, max(k, self.settings.shortlist) if rerank else k)
         if rerank:
-            logits = await self.match(query, rows)
+            logits = await self.match(query, found, rows)
+            self.meter.add(metrics.SHORTLISTED, rows.size)
+            self.meter.add(metrics.SHORTLISTS, len(rows))
             scores = logits + scores / self.settings.temperature if self.settings.score == "itm+itc" else logits
         best = np.stack([top(line, k) for line in scores])
         rows, scores = np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)
-        ids = np.array([names[row].encode() for row in rows.reshape(-1)], dtype=np.object_).reshape(rows.shape)
+        ids = np.array([found.name(row).encode() for row in rows.reshape(-1)], dtype=np.object_).reshape(rows.shape)
         return {contract.ENDPOINT_IDS: ids, contract.ENDPOINT_SCORES: scores.astype(np.float32)}
 
     def by_text(self, request):
@@ -56,11 +74,11 @@ class TritonPythonModel(Endpoint):
         Raises:
             QueryError: If it has both or neither.
         """
-        text, image = (values_of(request, name) for name in (contract.ENDPOINT_TEXT, contract.ENDPOINT_IMAGE))
-        if (text is None) == (image is None):
-            have = "neither" if text is None else "both"
-            raise QueryError(f"give exactly one of 'text' and 'image'; this request has {have}")
-        return text is not None
+        text, image = has(request, contract.ENDPOINT_TEXT), has(request, contract.ENDPOINT_IMAGE)
+        if text == image:
+            have = "both" if text else "neither"
+            raise QueryError(f"give exactly one of 'text' and 'image'; this request has {have}", contract.ENDPOINT_TEXT)
+        return text
 
     async def encode_texts(self, texts):
         """The fusion graph's text inputs for some texts, and their features."""
@@ -73,19 +91,20 @@ class TritonPythonModel(Endpoint):
         (embeds, features), _ = await self.look(request, [contract.IMAGE_EMBEDS, contract.IMAGE_FEAT])
         return {contract.IMAGE_EMBEDS: embeds}, features
 
-    async def match(self, query, rows):
-        """Match logits ``(queries, candidates)`` of every query with its candidates ``rows`` of the gallery."""
+    async def match(self, query, gallery, rows):
+        """Match logits ``(queries, candidates)`` of every query with its candidates, ``rows`` of a gallery's part."""
         owners = np.repeat(np.arange(len(rows)), rows.shape[1])
         candidates, size = rows.reshape(-1), self.settings.batch_size
+        by_image = contract.IMAGE_EMBEDS in query
 
         async def part(start):
             chosen = slice(start, start + size)
             feeds = {name: array[owners[chosen]] for name, array in query.items()}
-            if contract.IMAGE_EMBEDS in feeds:
-                embeds, mask = self.gallery.caption_embeds(candidates[chosen], contract.LENGTH_STEP)
+            embeds, mask = gallery.embeds(candidates[chosen], contract.LENGTH_STEP if by_image else 1)
+            if by_image:
                 feeds.update({contract.TEXT_EMBEDS: embeds, contract.ATTENTION_MASK: mask})
             else:
-                feeds[contract.IMAGE_EMBEDS] = self.gallery.image_embeds(candidates[chosen])
+                feeds[contract.IMAGE_EMBEDS] = embeds
             (logits,) = await self.infer(contract.FUSION, feeds, [contract.ITM_LOGITS])
             return logits[:, contract.MATCH]
 

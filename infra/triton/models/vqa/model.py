@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 
-from albef.serving import contract
+from albef.serving import contract, metrics
 from albef.serving.endpoint import Endpoint, QueryError, constant, padded, softmax, values_of
 
 
@@ -42,7 +42,8 @@ class TritonPythonModel(Endpoint):
         generate = bool(constant(request, contract.ENDPOINT_GENERATE, self.settings.generate))
         candidates = self.candidates(request)
         if generate and candidates is not None:
-            raise QueryError(f"give '{contract.ENDPOINT_CANDIDATES}' or '{contract.ENDPOINT_GENERATE}', not both")
+            one, other = contract.ENDPOINT_CANDIDATES, contract.ENDPOINT_GENERATE
+            raise QueryError(f"give '{one}' or '{other}', not both", one)
         words = self.words(self.texts(request))
         (embeds,), _ = await self.look(request, [contract.IMAGE_EMBEDS])
         feeds = {contract.IMAGE_EMBEDS: embeds, **words}
@@ -75,12 +76,12 @@ class TritonPythonModel(Endpoint):
             return None
         name = contract.ENDPOINT_CANDIDATES
         if not 1 <= given.shape[1] <= contract.MAX_CANDIDATES:
-            raise QueryError(f"'{name}' holds {given.shape[1]} answers, expected 1 to {contract.MAX_CANDIDATES}")
+            raise QueryError(f"'{name}' holds {given.shape[1]} answers, expected 1 to {contract.MAX_CANDIDATES}", name)
         lists = [list(dict.fromkeys(self.text(value, name) for value in row)) for row in given]
         limit = self.settings.max_tokens
         made = [Candidates(answers, self.encoder) for answers in lists]
         if any(each.ids.shape[1] > limit for each in made):
-            raise QueryError(f"'{name}': an answer has more than {limit - 2} tokens")
+            raise QueryError(f"'{name}': an answer has more than {limit - 2} tokens", name)
         return made
 
     async def decode(self, question, ids, mask, output):
@@ -107,6 +108,8 @@ class TritonPythonModel(Endpoint):
                 for at in range(0, len(rows), step)
             )
         )
+        self.meter.add(metrics.SHORTLISTED, len(rows))
+        self.meter.add(metrics.SHORTLISTS)
         scores = np.concatenate(parts).sum(axis=1)
         if self.settings.faithful:
             scores = scores + log_p[rows]

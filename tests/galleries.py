@@ -1,0 +1,59 @@
+"""Galleries of random arrays, encoded by nobody."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from albef.export.gallery import Encoders
+
+TOKENS, WIDTH, FEATURES = 4, 6, 8
+
+
+def generator(key: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(key.encode()))
+
+
+def picture(key: str):
+    """Embeddings and features of a picture; what is behind its path counts, not the path."""
+    rng = generator("picture " + key)
+    return rng.standard_normal((TOKENS, WIDTH)).astype(np.float32), rng.standard_normal(FEATURES).astype(np.float32)
+
+
+def caption(text: str):
+    rng = generator("caption " + text)
+    tokens = rng.standard_normal((rng.integers(1, 10), WIDTH)).astype(np.float32)
+    return tokens, rng.standard_normal(FEATURES).astype(np.float32)
+
+
+def encoders(batch: int = 3, model_hash: str = "m", encoded: list[str] | None = None) -> Encoders:
+    """Encoders that note in ``encoded`` what they were given."""
+
+    def images(paths):
+        if encoded is not None:
+            encoded.extend(path.name for path in paths)
+        found = [picture(path.name) for path in paths]
+        return (
+            np.stack([tokens for tokens, _ in found]),
+            np.stack([features for _, features in found]),
+            np.ones((len(found), TOKENS), np.int64),
+        )
+
+    def captions(texts):
+        if encoded is not None:
+            encoded.extend(texts)
+        found = [caption(text) for text in texts]
+        mask = np.zeros((len(found), 10), np.int64)
+        embeds = np.full((len(found), 10, WIDTH), 9, np.float32)
+        for row, (tokens, _) in enumerate(found):
+            mask[row, : len(tokens)] = 1
+            embeds[row, : len(tokens)] = tokens
+        return embeds, np.stack([features for _, features in found]), mask
+
+    return Encoders(model_hash, "t", images, captions, batch)
+
+
+def files(names) -> dict[str, Path]:
+    return {name: Path("/nowhere") / name for name in names}

@@ -1,0 +1,125 @@
+"""``albef index`` on a repository that a real server is serving."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from albef import cli
+from albef.serving.client import Client, InvalidRequestError
+from albef.serving.gallery import Gallery
+from albef.serving.server import TritonServer
+
+pytestmark = pytest.mark.server
+
+
+def index(*arguments) -> int:
+    return cli.main(["index", *map(str, arguments)])
+
+
+def picture(path, left, right="black"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (32, 32), left)
+    image.paste(right, (16, 0, 32, 32))
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def repository(model, tmp_path):
+    shutil.copytree(model.repository, tmp_path / "repository")
+    for other in (tmp_path / "repository").iterdir():
+        if not other.name.startswith("retrieval"):
+            shutil.rmtree(other)
+    return tmp_path / "repository"
+
+
+def everything(client: Client, **query) -> dict[str, float]:
+    return {match.id: match.score for match in client.retrieve(k=40, rerank=False, **query)}
+
+
+def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path, capsys):
+    own = tmp_path / "own"
+    mine = picture(own / "deep" / "mine.png", "red")
+    picture(own / "other.PNG", "green")
+    (own / "notes.txt").write_text("no picture")
+    with TritonServer(repository, runtime=runtime) as server, Client(server.grpc_url) as client:
+        before = everything(client, text="red")
+        assert index("add", "--repository", repository, "--folder", own) == 0
+        assert "change 2" in capsys.readouterr().out
+        after = everything(client, text="red")
+        assert len(after) == min(len(before) + 2, 40)
+        found = Gallery(repository / "retrieval" / "1" / "gallery").images
+        _, rows = found.search(found.features([found.rows[-2]]), 1)
+        assert found.name(rows[0, 0]) == "deep/mine.png"
+        # Its features are those of a request with this picture: the nearest captions are the same.
+        assert client.retrieve(image=mine, k=1)
+
+        assert index("remove", "--repository", repository, "deep/mine.png", "other.PNG") == 0
+        assert everything(client, text="red") == pytest.approx(before)
+
+        listed = [{"image": "deep/mine.png", "caption": ["a caption of my own"]}]
+        (own / "list.json").write_text(json.dumps(listed))
+        assert index("build", "--repository", repository, "--list", own / "list.json", "--dtype", "int8") == 0
+        assert "1 images, exact search" in capsys.readouterr().out
+        assert list(everything(client, text="red")) == ["deep/mine.png"]
+        assert [match.id for match in client.retrieve(image=mine)] == ["a caption of my own"]
+
+        assert index("build", "--repository", repository, "--folder", own) == 0
+        with pytest.raises(InvalidRequestError, match="this gallery holds no captions"):
+            client.retrieve(image=mine)
+
+        manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
+        text = manifest.read_text()
+        manifest.with_suffix(".new").write_text(text.replace('"model_hash": "', '"model_hash": "0000'))
+        manifest.with_suffix(".new").replace(manifest)
+        assert len(everything(client, text="red")) == 2  # not taken
+        assert "the changed gallery is not taken" in server.log.read_text()
+
+
+def test_int8_ranks_almost_as_float32(model, runtime, repository, client):
+    lists = model.folder / "lists" / "retrieval_test.json"
+    arguments = ("--list", lists, "--images", model.folder, "--dtype", "int8")
+    assert index("build", "--repository", repository, *arguments) == 0
+    expected = {match.id: match.score for match in client.retrieve(text="red above blue", k=40)}
+    with TritonServer(repository, runtime=runtime) as server, Client(server.grpc_url) as other:
+        found = {match.id: match.score for match in other.retrieve(text="red above blue", k=40)}
+    assert found == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("show", "--model-version", "7"), "no version 7 of retrieval in this model repository"),
+        (("add", "--folder", "{tmp}/none"), "none: no pictures here"),
+        (("add", "--list", "{tmp}/none.json"), "none.json"),
+        (("add", "--folder", "{tmp}/bad"), "2 pictures cannot be read; --skip-unreadable"),
+        (("remove", "nothing.png"), "no image 'nothing.png' in this gallery"),
+        (("remove", "--captions", "nothing"), "no caption 'nothing' in this gallery"),
+    ],
+)
+def test_mistakes_are_explained_and_change_nothing(repository, tmp_path, capsys, arguments, complaint):
+    bad = tmp_path / "bad"
+    picture(bad / "good.png", "red")
+    (bad / "empty.png").write_bytes(b"")
+    (bad / "cut.png").write_bytes((bad / "good.png").read_bytes()[:50])
+    manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
+    before = manifest.read_bytes()
+    verb, *rest = (argument.format(tmp=tmp_path) for argument in arguments)
+    assert index(verb, "--repository", repository, *rest) == 2
+    assert complaint in capsys.readouterr().err
+    assert manifest.read_bytes() == before
+    if "bad" in rest[-1]:
+        assert index(verb, "--repository", repository, *rest, "--skip-unreadable") == 0
+        assert Gallery(manifest.parent).manifest.images.segments[-1].rows == 1
+
+
+def test_graphs_of_another_model_are_refused(repository, tmp_path, capsys):
+    settings = repository / "retrieval" / "1" / "settings.json"
+    settings.write_text(settings.read_text().replace('"model_hash": "', '"model_hash": "0000'))
+    picture(tmp_path / "own" / "mine.png", "red")
+    assert index("add", "--repository", repository, "--folder", tmp_path / "own") == 2
+    assert "model.onnx: of model" in capsys.readouterr().err
