@@ -153,6 +153,12 @@ def _rollback(args: argparse.Namespace) -> None:
     print(f"version {release.rollback(args.repository, args.url)} answers")
 
 
+def _trace(args: argparse.Namespace) -> None:
+    from albef.serving import trace
+
+    print(trace.show(args.file, args.request, args.last))
+
+
 def _ask(args: argparse.Namespace) -> None:
     from albef.serving import ask
 
@@ -232,6 +238,11 @@ def parser() -> argparse.ArgumentParser:
     rollback = add("rollback", _rollback, "go back to the version before the served one", "repository")
     for command in (release, rollback):
         command.add_argument("--url", default="127.0.0.1:8001", help="gRPC address of the server")
+    trace = commands.add_parser("trace", help="where the time of requests went, from the file of `albef serve --trace`")
+    trace.set_defaults(function=_trace)
+    trace.add_argument("file", type=Path)
+    trace.add_argument("--request", help="id of a request, as in the server's log")
+    trace.add_argument("--last", type=int, default=1, help="or this many, the last ones")
     _index_commands(commands.add_parser("index", help="the gallery that retrieval searches"))
     _ask_commands(commands.add_parser("ask", help="ask the served model"))
     return root

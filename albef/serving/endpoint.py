@@ -16,6 +16,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +34,8 @@ from albef.serving.metrics import Log, Meter
 from albef.serving.onnxfile import metadata
 
 Array = NDArray[Any]
+_request: ContextVar[Any] = ContextVar("_request")
+"""The request that is being answered: the graphs it calls are traced as parts of it."""
 
 
 class QueryError(ValueError):
@@ -134,6 +137,7 @@ class Endpoint(ABC):
 
     async def respond(self, request: Any) -> Any:
         """The answer to one request, or what was wrong with it."""
+        _request.set(request)
         start = time.perf_counter()
         rows = int(request.inputs()[0].shape()[0])
         self.meter.add(metrics.REQUESTS)
@@ -252,6 +256,7 @@ class Endpoint(ABC):
             model_version=self.version,
             requested_output_names=list(outputs),
             inputs=[pb_utils.Tensor(key, np.ascontiguousarray(array)) for key, array in feeds.items()],
+            trace=_request.get().trace(),
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         response = await call.async_exec()

@@ -1,0 +1,248 @@
+"""New versions in a running server: under load, failing, and taken back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from albef import cli
+from albef.export import onnx, repository
+from albef.model import checkpoint
+from albef.serving import release
+from albef.serving.client import Client, ServerUnavailableError
+from albef.serving.probes import Probe
+from albef.serving.release import ReleaseError
+from albef.serving.server import TritonServer
+from tests.served import random_model
+
+pytestmark = pytest.mark.server
+TASKS = ("retrieval", "entailment")
+
+
+def written(model, exported: Path, out: Path) -> Path:
+    repository.run(model.config, exported, model.folder / "lists", model.folder, model.folder / "tokenizer", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def other(model, tmp_path_factory) -> Path:
+    """A repository with other weights."""
+    folder = tmp_path_factory.mktemp("other")
+    for task in TASKS:
+        path = folder / task
+        checkpoint.save(random_model(model.folder, model.config, seed=1, task=task), path / "model.pth")
+        onnx.run(model.config, task, path, model.folder / "tokenizer", folder / "export" / task)
+    return written(model, folder / "export", folder / "repository")
+
+
+@pytest.fixture
+def live(model, tmp_path) -> Path:
+    for task in TASKS:
+        shutil.copytree(model.exported / task, tmp_path / "export" / task)
+    return written(model, tmp_path / "export", tmp_path / "live")
+
+
+@pytest.fixture
+def explicit(live, runtime):
+    with TritonServer(live, runtime=runtime, explicit=True) as running:
+        yield running
+
+
+def picture(model) -> Path:
+    return model.folder / "images" / "5.png"
+
+
+class Crowd:
+    """Clients that ask all the time, never twice, and note every answer."""
+
+    def __init__(self, url: str, image: Path, threads: int = 4) -> None:
+        self.url, self.image, self.answers, self.errors = url, image.read_bytes(), [], []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(number,)) for number in range(threads)]
+
+    def run(self, number: int) -> None:
+        with Client(self.url, retries=0) as client:
+            while not self.stopping.is_set():
+                try:
+                    if number % 2:
+                        answer = ("entailment", round(client.entail(self.image, "red above blue")["neutral"], 4))
+                    else:
+                        best = client.retrieve("red above blue", k=2)
+                        answer = ("retrieval", *(round(match.score, 3) for match in best))
+                except Exception as error:
+                    self.errors.append(repr(error))
+                else:
+                    self.answers.append(answer)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+
+    def wait(self, count: int) -> None:
+        """Until so many more answers came."""
+        target, deadline = len(self.answers) + count, time.monotonic() + 60
+        while len(self.answers) < target and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(self.answers) >= target
+
+
+def states(server) -> dict[tuple[str, str], str]:
+    with Client(server.grpc_url) as client:
+        found = client.triton.get_model_repository_index().models
+        return {(model.name, model.version): model.state for model in found if model.version}
+
+
+def kinds(answers) -> set:
+    return set(answers)
+
+
+def test_no_request_is_lost_while_a_version_takes_over_and_is_taken_back(explicit, live, model, other):
+    with Crowd(explicit.grpc_url, picture(model)) as crowd:
+        crowd.wait(40)
+        old = kinds(crowd.answers)
+        assert len(old) == 2
+        assert release.release(live, other, explicit.grpc_url) == 2
+        crowd.wait(10)  # what was asked before
+        mark = len(crowd.answers)
+        crowd.wait(40)
+        new = kinds(crowd.answers[mark:])
+        assert len(new) == 2
+        assert not new & old
+        assert kinds(crowd.answers) == new | old  # each answer is one version's, whole
+        loaded = states(explicit)
+        for name in ("retrieval", "retrieval_fusion", "entailment", "entailment_vision"):
+            assert loaded[name, "1"] == loaded[name, "2"] == "READY"
+        with Client(explicit.grpc_url, version=1) as pinned:
+            assert round(pinned.entail(picture(model), "red above blue")["neutral"], 4) in {v for _, v, *_ in old}
+
+        assert release.rollback(live, explicit.grpc_url) == 1
+        crowd.wait(10)
+        mark = len(crowd.answers)
+        crowd.wait(40)
+        assert kinds(crowd.answers[mark:]) == old
+        with Client(explicit.grpc_url, version=2, retries=0) as pinned, pytest.raises(ServerUnavailableError):
+            pinned.entail(picture(model), "red")
+        assert release.release(live, other, explicit.grpc_url) == 3  # 2 is not used again
+        assert release.release(live, other, explicit.grpc_url) == 4
+    assert crowd.errors == []
+    assert release.versions(live / "retrieval") == [3, 4]
+    assert not list(live.glob("*_candidate"))
+    with pytest.raises(ReleaseError, match="version 4 is not above 4"):
+        release.release(live, other, explicit.grpc_url, version=4)
+
+
+def damaged(other: Path, folder: Path, damage: str) -> Path:
+    shutil.copytree(other, folder)
+    if damage == "graph":
+        graph = folder / "entailment_classify" / "1" / "model.onnx"
+        graph.write_bytes(graph.read_bytes()[:1000])
+    elif damage == "hash":
+        settings = folder / "entailment" / "1" / "settings.json"
+        settings.write_text(settings.read_text().replace('"model_hash": "', '"model_hash": "0000'))
+    elif damage == "gallery":
+        shutil.rmtree(folder / "retrieval" / "1" / "gallery")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ("graph", "entailment_classify: cannot be loaded"),
+        ("hash", "entailment_candidate: cannot be loaded"),
+        ("gallery", "retrieval_candidate: cannot be loaded"),
+        ("probe", "expected 'no such picture' among the answers"),
+    ],
+)
+def test_a_version_that_fails_never_answers(explicit, live, model, other, tmp_path, damage, complaint):
+    before = sorted(path.relative_to(live) for path in live.rglob("*"))
+    probes = [Probe("retrieval", text="red", expect="no such picture")] if damage == "probe" else []
+    with Crowd(explicit.grpc_url, picture(model), threads=2) as crowd:
+        crowd.wait(10)
+        with pytest.raises(ReleaseError, match=complaint):
+            release.release(live, damaged(other, tmp_path / "new", damage), explicit.grpc_url, probes)
+        crowd.wait(10)
+    assert crowd.errors == []
+    assert len(kinds(crowd.answers)) == 2
+    assert sorted(path.relative_to(live) for path in live.rglob("*")) == before
+    assert {version for (_, version), state in states(explicit).items() if state == "READY"} == {"1"}
+    with Client(explicit.grpc_url) as client:
+        assert client.ready()
+    with pytest.raises(ReleaseError, match="no version to go back to from 1"):
+        release.rollback(live, explicit.grpc_url)
+
+
+def test_what_a_killed_release_left_is_in_nobodys_way(explicit, live, other):
+    shutil.copytree(live / "entailment", live / "entailment_candidate")
+    (live / "retrieval" / "copying-2").mkdir()
+    assert release.release(live, other, explicit.grpc_url) == 2
+    assert not list(live.glob("*_candidate")) + list(live.glob("*/copying-*"))
+
+
+def test_other_tensors_need_another_server(live, other, tmp_path):
+    new = damaged(other, tmp_path / "new", "none")
+    config = new / "entailment_vision" / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: 32", "dims: 48", 1))
+    with pytest.raises(ReleaseError, match="entailment_vision: the new version has other tensors"):
+        release.release(live, new, "127.0.0.1:1")
+
+
+def test_commands(explicit, live, model, other, tmp_path, capsys):
+    shutil.copyfile(picture(model), tmp_path / "picture.png")
+    with Client(explicit.grpc_url) as client:
+        caption = client.retrieve(image=picture(model), k=40, rerank=False)[0].id
+    rows = [
+        {"endpoint": "retrieval", "image": "picture.png", "expect": caption, "k": 40},
+        {"endpoint": "entailment", "image": "picture.png", "text": "red"},
+        {"endpoint": "vqa", "image": "picture.png", "text": "not served here"},
+    ]
+    (tmp_path / "probes.json").write_text(json.dumps(rows))
+    common = ["--repository", str(live), "--url", explicit.grpc_url]
+    arguments = ["release", *common, "--new", str(other), "--probes", str(tmp_path / "probes.json")]
+    assert cli.main([*arguments, "--model-version", "20"]) == 0
+    assert capsys.readouterr().out == "version 20 answers\n"
+    assert cli.main(["rollback", *common]) == 0
+    assert capsys.readouterr().out == "version 1 answers\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ("{", "cannot read the probes"),
+        ("{}", "expected a list of probes"),
+        ('[{"endpoint": "vqa"}, {"endpoint": "what"}]', "entry 1: endpoint: expected one of retrieval, vqa"),
+        ('[{"endpoint": "vqa", "question": "a"}]', "entry 0: expected an object with some of endpoint, text"),
+        ('[{"endpoint": "vqa", "text": 3}]', "entry 0: text: expected str, got 3"),
+        ('[{"endpoint": "grounding", "expect": "a"}]', "entry 0: expect: the answer of grounding is no text"),
+    ],
+)
+def test_wrong_probes_are_explained(tmp_path, rows, complaint):
+    (tmp_path / "probes.json").write_text(rows)
+    with pytest.raises(ReleaseError, match=complaint):
+        release.read_probes(tmp_path / "probes.json")
+
+
+def test_probes_are_compared_with_every_kind_of_answer(client, model):
+    image = picture(model)
+    label = max(client.entail(image, "red").items(), key=lambda item: item[1])[0]
+    answer = client.answer(image, "what is it", k=1)[0].text
+    for probe in (
+        Probe("entailment", "red", image, label),
+        Probe("vqa", "what is it", image, answer),
+        Probe("grounding", "red", image),
+    ):
+        probe.ask(client)
+        if probe.expect:
+            with pytest.raises(OSError, match="expected 'other' among the answers"):
+                dataclasses.replace(probe, expect="other").ask(client)

@@ -1,0 +1,45 @@
+"""The trace of real requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from albef import cli
+from albef.serving import trace
+from albef.serving.client import Client
+from albef.serving.server import TritonServer
+from albef.serving.trace import TraceError
+
+
+@pytest.mark.server
+def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys):
+    path = tmp_path / "trace.json"
+    picture = model.folder / "images" / "5.png"
+    with TritonServer(model.repository, runtime=runtime, trace=path) as server, Client(server.grpc_url) as client:
+        client.answer(picture, "what is it")
+        client.answer(picture, "what colour is it")
+    first, second = trace.read(path)[-2:]
+    for span in (first, second):
+        assert (span.model, span.version, len(span.request)) == ("vqa", 1, 16)
+        graphs = [call.model for call in span.calls]
+        assert graphs[:3] == ["vqa_vision", "vqa_question", "vqa_decoder"]
+        total = span.spent("REQUEST_START", "REQUEST_END")
+        assert 0 < sum(call.spent("REQUEST_START", "REQUEST_END") for call in span.calls[:3]) < total
+    assert first.calls[0].spent("COMPUTE_START", "COMPUTE_END") > 0
+    assert second.calls[0].spent("COMPUTE_START", "COMPUTE_END") is None  # the picture was seen before
+
+    assert cli.main(["trace", str(path), "--last", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines].count("vqa") == 2
+    assert next(line for line in lines if "from the cache" in line).split()[0] == "vqa_vision"
+    assert cli.main(["trace", str(path), "--request", first.request]) == 0
+    assert "from the cache" not in capsys.readouterr().out
+    with pytest.raises(TraceError, match="no request 'nobody' in this trace"):
+        trace.show(path, "nobody")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"id": 1, "model_name": "a"}]', '[{"id": 1,'])
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "trace").write_text(text)
+    with pytest.raises(TraceError, match="not a trace of the server|no request in this trace"):
+        trace.show(tmp_path / "trace")
