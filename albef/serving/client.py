@@ -7,12 +7,13 @@ import random
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
 from albef.serving import calls, contract
 from albef.serving.calls import Answer, Call, Grounded, InvalidRequestError, Match, Picture, ServingError
+from albef.serving.shared import Pool, Region
 
 T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
@@ -30,6 +31,14 @@ class NoSuchEndpointError(ServingError, ConnectionError):
 
 class ServerTimeoutError(ServingError, TimeoutError):
     """No answer in time."""
+
+
+class SharedMemoryError(ServingError):
+    """The server cannot read this machine's shared memory."""
+
+
+class _LostRegionError(ServingError):
+    """The server does not know a region of shared memory: it was started again meanwhile."""
 
 
 _ERRORS: dict[str, type[ServingError]] = {
@@ -50,6 +59,8 @@ def _errors(url: str, model: str) -> Iterator[None]:
     except InferenceServerException as error:
         kind = _ERRORS.get(error.status(), ServingError)
         text = str(error.message()).strip()
+        if "unable to find shared memory region" in text.lower():
+            kind = _LostRegionError
         if kind is InvalidRequestError:
             raise kind(text) from error
         raise kind(f"{url}: {model}: {text}") from error
@@ -63,15 +74,18 @@ def _options() -> list[tuple[str, int]]:
     ]
 
 
-def _request(call: Call[T], version: int | None = None) -> dict[str, Any]:
-    """Arguments of an inference call."""
+def _request(call: Call[T], version: int | None = None, region: Region | None = None) -> dict[str, Any]:
+    """Arguments of an inference call; its images lie in ``region``, or else in the request."""
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
     inputs = []
     for tensor in call.spec.inputs:
         if tensor.name in call.arrays:
             value = InferInput(tensor.name, call.arrays[tensor.name].shape, tensor.dtype)
-            value.set_data_from_numpy(call.arrays[tensor.name])
+            if region is not None and tensor.name == contract.ENDPOINT_IMAGE:
+                value.set_shared_memory(region.name, region.used)
+            else:
+                value.set_data_from_numpy(call.arrays[tensor.name])
             inputs.append(value)
     outputs = [InferRequestedOutput(name) for name in call.spec.output_names]
     return {
@@ -81,6 +95,30 @@ def _request(call: Call[T], version: int | None = None) -> dict[str, Any]:
         "outputs": outputs,
         "request_id": secrets.token_hex(8),  # the server's logs and traces name it
     }
+
+
+def _region(call: Call[T], pool: Pool | None) -> Region | None:
+    """Shared memory with the images of a request, if it has any and they are to go that way."""
+    images = call.arrays.get(contract.ENDPOINT_IMAGE)
+    if pool is None or images is None:
+        return None
+    try:
+        return pool.take(list(images.reshape(-1)))
+    except OSError as error:
+        raise SharedMemoryError(f"no shared memory for the images ({error})") from error
+
+
+def _give(pool: Pool | None, region: Region | None) -> None:
+    """Give a region back that the server has done with. Not after a timeout, when it may read on."""
+    if pool is not None and region is not None:
+        pool.give(region)
+
+
+def _unmapped(url: str, error: Exception) -> SharedMemoryError:
+    return SharedMemoryError(
+        f"{url}: the server has no access to this machine's shared memory, as on another host or in a container "
+        f"without --ipc=host: {error}"
+    )
 
 
 def _answers(call: Call[T], result: Any) -> list[T]:
@@ -93,10 +131,21 @@ class _Attempts:
     def __init__(self, timeout: float, retries: int) -> None:
         self.deadline = time.monotonic() + timeout
         self.retries, self.longest = retries, _FIRST_WAIT
+        self.again = False
 
     def left(self) -> float:
         """Seconds until the deadline."""
         return max(self.deadline - time.monotonic(), 0.001)
+
+    def region(self, error: _LostRegionError) -> None:
+        """Note that shared memory was unknown to the server; it may be so once a question.
+
+        Raises:
+            _LostRegionError: ``error`` itself, the second time.
+        """
+        if self.again:
+            raise error
+        self.again = True
 
     def pause(self, error: ServerUnavailableError) -> float:
         """Seconds before another attempt: doubling, and never in step with other clients.
@@ -128,14 +177,21 @@ class Client:
         retries: Further attempts where the server is unavailable. Nothing else is tried again: a request that timed
             out or failed may have been worked on.
         version: Of the endpoints; by default the newest that is loaded.
+        shared_memory: Whether images go by way of shared memory; for a server on this host.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2, version: int | None = None
+        self,
+        url: str = DEFAULT_URL,
+        timeout: float = 30.0,
+        retries: int = 2,
+        version: int | None = None,
+        shared_memory: bool = False,
     ) -> None:
         from tritonclient.grpc import InferenceServerClient
 
         self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
+        self._pool = Pool() if shared_memory else None
         self.triton = InferenceServerClient(url, channel_args=_options())
 
     def __enter__(self) -> Client:
@@ -148,6 +204,11 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
+        for region in self._pool.regions() if self._pool else []:
+            with suppress(Exception):  # the server may be gone
+                self.triton.unregister_system_shared_memory(region.name, client_timeout=1)
+        if self._pool:
+            self._pool.close()
         self.triton.close()
 
     def ready(self) -> bool:
@@ -220,24 +281,55 @@ class Client:
 
     def ask(self, call: Call[T]) -> list[T]:
         """Send a request; one answer a row."""
-        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call, self.version)
+        attempts, region = _Attempts(self.timeout, self.retries), _region(call, self._pool)
+        arguments = _request(call, self.version, region)
         while True:
             try:
+                if region is not None and not region.registered:
+                    self._register(region)
                 with _errors(self.url, call.spec.name):
-                    return _answers(call, self.triton.infer(**arguments, client_timeout=attempts.left()))
+                    found = self.triton.infer(**arguments, client_timeout=attempts.left())
+                break
+            except _LostRegionError as error:
+                attempts.region(error)
             except ServerUnavailableError as error:
                 time.sleep(attempts.pause(error))
+            except InvalidRequestError:
+                _give(self._pool, region)
+                raise
+            if region is not None:
+                region.lost()
+        _give(self._pool, region)
+        return _answers(call, found)
+
+    def _register(self, region: Region) -> None:
+        from tritonclient.utils import InferenceServerException
+
+        if region.stale:
+            with suppress(InferenceServerException):
+                self.triton.unregister_system_shared_memory(region.name)
+        try:
+            self.triton.register_system_shared_memory(region.name, region.key, region.size)
+        except InferenceServerException as error:
+            raise _unmapped(self.url, error) from error
+        region.registered = True
 
 
 class AsyncClient:
     """`Client` for asyncio; closes with the ``async with`` block. To be made within a running event loop."""
 
     def __init__(
-        self, url: str = DEFAULT_URL, timeout: float = 30.0, retries: int = 2, version: int | None = None
+        self,
+        url: str = DEFAULT_URL,
+        timeout: float = 30.0,
+        retries: int = 2,
+        version: int | None = None,
+        shared_memory: bool = False,
     ) -> None:
         from tritonclient.grpc.aio import InferenceServerClient
 
         self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
+        self._pool = Pool() if shared_memory else None
         self.triton = InferenceServerClient(url, channel_args=_options())
 
     async def __aenter__(self) -> AsyncClient:
@@ -246,6 +338,11 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for region in self._pool.regions() if self._pool else []:
+            with suppress(Exception):
+                await self.triton.unregister_system_shared_memory(region.name, client_timeout=1)
+        if self._pool:
+            self._pool.close()
         await self.triton.close()
 
     async def retrieve(
@@ -279,10 +376,35 @@ class AsyncClient:
 
     async def ask(self, call: Call[T]) -> list[T]:
         """See `Client.ask`."""
-        attempts, arguments = _Attempts(self.timeout, self.retries), _request(call, self.version)
+        attempts, region = _Attempts(self.timeout, self.retries), _region(call, self._pool)
+        arguments = _request(call, self.version, region)
         while True:
             try:
+                if region is not None and not region.registered:
+                    await self._register(region)
                 with _errors(self.url, call.spec.name):
-                    return _answers(call, await self.triton.infer(**arguments, client_timeout=attempts.left()))
+                    found = await self.triton.infer(**arguments, client_timeout=attempts.left())
+                break
+            except _LostRegionError as error:
+                attempts.region(error)
             except ServerUnavailableError as error:
                 await asyncio.sleep(attempts.pause(error))
+            except InvalidRequestError:
+                _give(self._pool, region)
+                raise
+            if region is not None:
+                region.lost()
+        _give(self._pool, region)
+        return _answers(call, found)
+
+    async def _register(self, region: Region) -> None:
+        from tritonclient.utils import InferenceServerException
+
+        if region.stale:
+            with suppress(InferenceServerException):
+                await self.triton.unregister_system_shared_memory(region.name)
+        try:
+            await self.triton.register_system_shared_memory(region.name, region.key, region.size)
+        except InferenceServerException as error:
+            raise _unmapped(self.url, error) from error
+        region.registered = True
