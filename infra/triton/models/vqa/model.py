@@ -18,11 +18,11 @@ from albef.serving.endpoint import Endpoint, QueryError, constant, padded, softm
 
 
 class Candidates:
-    """Answers to choose from, as token ids with [CLS] and [SEP]."""
+    """Answers to choose from, as token ids with [CLS] and [SEP], cut to ``max_tokens``."""
 
-    def __init__(self, answers, encoder):
+    def __init__(self, answers, encoder, max_tokens=None):
         self.answers = answers
-        self.ids, self.mask = encoder.encode_batch(answers, end=True)
+        self.ids, self.mask = encoder.encode_batch(answers, max_tokens=max_tokens, end=True)
 
 
 class TritonPythonModel(Endpoint):
@@ -69,7 +69,7 @@ class TritonPythonModel(Endpoint):
         """The request's own answers to choose from, a list a row; None where it has none.
 
         Raises:
-            QueryError: If they are too many, or one is empty.
+            QueryError: If they are too many or too long, or one is empty.
         """
         given = values_of(request, contract.ENDPOINT_CANDIDATES)
         if given is None:
@@ -77,9 +77,13 @@ class TritonPythonModel(Endpoint):
         name = contract.ENDPOINT_CANDIDATES
         if not 1 <= given.shape[1] <= contract.MAX_CANDIDATES:
             raise QueryError(f"'{name}' holds {given.shape[1]} answers, expected 1 to {contract.MAX_CANDIDATES}", name)
+        most = contract.MAX_CANDIDATE_BYTES
+        if (size := max(sum(map(len, row)) for row in given)) > most:
+            raise QueryError(f"'{name}' has {size} bytes in a row, expected at most {most}", name)
         lists = [list(dict.fromkeys(self.text(value, name) for value in row)) for row in given]
         limit = self.settings.max_tokens
-        made = [Candidates(answers, self.encoder) for answers in lists]
+        # One token more than allowed is enough to tell; all of them would be padded to the longest.
+        made = [Candidates(answers, self.encoder, limit + 1) for answers in lists]
         if any(each.ids.shape[1] > limit for each in made):
             raise QueryError(f"'{name}': an answer has more than {limit - 2} tokens", name)
         return made
