@@ -23,12 +23,11 @@ from typing import Any, ClassVar
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
-from PIL import Image
 
-from albef.data.images import ImageError, decode, to_pixels
+from albef.data.images import ImageError, to_pixels
 from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
-from albef.serving import contract, metrics
+from albef.serving import contract, metrics, pictures
 from albef.serving.contract import ModelSpec, Settings
 from albef.serving.metrics import Log, Meter
 from albef.serving.onnxfile import metadata
@@ -200,12 +199,13 @@ class Endpoint(ABC):
         values = values_of(request, contract.ENDPOINT_TEXT)
         return [] if values is None else [self.text(value) for value in values.reshape(-1)]
 
-    def picture(self, value: bytes) -> Image.Image:
-        """One image of a request."""
+    def pixels(self, value: bytes) -> tuple[Array, tuple[int, int]]:
+        """One image of a request ``(3, H, H)``, and its width and height."""
         name, limit = contract.ENDPOINT_IMAGE, self.settings.max_image_bytes
         if len(value) > limit:
             raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {limit}", name)
-        return decode(value, max_pixels=self.settings.max_image_pixels, name=f"'{name}'")
+        picture = pictures.read(value, self.settings.max_image_pixels, f"'{name}'")
+        return to_pixels(picture, self.settings.image_size), picture.size
 
     def words(self, texts: Sequence[str]) -> dict[str, Array]:
         """Ids and mask ``(B, L)`` as a graph takes them, L a multiple of the contract's step."""
@@ -231,18 +231,18 @@ class Endpoint(ABC):
             raise QueryError(f"'{contract.ENDPOINT_IMAGE}' is missing", contract.ENDPOINT_IMAGE)
         files = [bytes(value) for value in values.reshape(-1)]
         different = {file: place for place, file in enumerate(dict.fromkeys(files))}
-        pictures = [self.picture(file) for file in different]
-        self.meter.add(metrics.IMAGES, len(pictures), outcome="decoded")
-        self.meter.add(metrics.IMAGES, len(files) - len(pictures), outcome="repeated")
+        # One after the other: at its full size a picture may take hundreds of megabytes.
+        read = [self.pixels(file) for file in different]
+        self.meter.add(metrics.IMAGES, len(read), outcome="decoded")
+        self.meter.add(metrics.IMAGES, len(files) - len(read), outcome="repeated")
 
-        async def encode(picture: Image.Image) -> list[Array]:
-            pixels = to_pixels(picture, self.settings.image_size)[None]
-            return await self.infer(contract.VISION, {contract.PIXEL_VALUES: pixels}, outputs)
+        async def encode(pixels: Array) -> list[Array]:
+            return await self.infer(contract.VISION, {contract.PIXEL_VALUES: pixels[None]}, outputs)
 
-        found = await asyncio.gather(*(encode(picture) for picture in pictures))
+        found = await asyncio.gather(*(encode(pixels) for pixels, _ in read))
         rows = [different[file] for file in files]
         joined = [np.concatenate([each[i] for each in found])[rows] for i in range(len(outputs))]
-        return joined, [pictures[row].size for row in rows]
+        return joined, [read[row][1] for row in rows]
 
     async def infer(self, graph: str, feeds: dict[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Call a graph of this version; the answers are in the order of ``outputs``.
