@@ -190,7 +190,7 @@ class Endpoint(ABC):
             text = value.decode("utf-8")
         except UnicodeDecodeError as error:
             raise QueryError(f"'{name}' is not UTF-8 ({error})", name) from error
-        if not clean(text):
+        if not any(map(str.isprintable, clean(text).replace(" ", ""))):  # the tokenizer drops what cannot be seen
             raise QueryError(f"'{name}' is empty, or holds nothing but punctuation", name)
         return text
 
