@@ -9,6 +9,9 @@ from albef.serving import contract
 from albef.serving.calls import Answer, Grounded, Match
 from albef.serving.client import Client
 
+_RETRIES = 2
+"""Somebody waits at the terminal: where there is no server it is said at once."""
+
 
 def _table(rows: Iterable[tuple[float, str]], measure: str) -> str:
     lines = [f"{rank:>4}  {value:>11.4f}  {text}" for rank, (value, text) in enumerate(rows, start=1)]
@@ -51,7 +54,7 @@ def retrieval(
     rerank: bool = contract.DEFAULT_RERANK,
 ) -> None:
     """Ask the retrieval endpoint at ``url`` and print its answers; errors are those of `Client`, here and below."""
-    with Client(url) as client:
+    with Client(url, retries=_RETRIES) as client:
         print(table(client.retrieve(text=text, image=image, k=k, rerank=rerank)))
 
 
@@ -59,17 +62,17 @@ def vqa(
     url: str, image: Path, question: str, k: int, candidates: Sequence[str] | None = None, generate: bool | None = None
 ) -> None:
     """Ask the VQA endpoint and print its answers."""
-    with Client(url) as client:
+    with Client(url, retries=_RETRIES) as client:
         print(answers(client.answer(image, question, k, candidates, generate)))
 
 
 def entailment(url: str, image: Path, hypothesis: str) -> None:
     """Ask the entailment endpoint and print the probabilities."""
-    with Client(url) as client:
+    with Client(url, retries=_RETRIES) as client:
         print(labels(client.entail(image, hypothesis)))
 
 
 def grounding(url: str, image: Path, expression: str) -> None:
     """Ask the grounding endpoint and print box and heat map."""
-    with Client(url) as client:
+    with Client(url, retries=_RETRIES) as client:
         print(place(client.ground(image, expression)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
@@ -18,11 +19,13 @@ from albef.serving.shared import Pool, Region
 T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
 MAX_MESSAGE = 2**31 - 1
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 1.0
+# A server that stops or starts answers NOT_FOUND for models it knows but does not hold now.
+_NOT_LOADED = "has no available versions"
 
 
 class ServerUnavailableError(ServingError, ConnectionError):
-    """No server at this address, or one that is about to stop."""
+    """No server at this address, or one that is starting or about to stop."""
 
 
 class NoSuchEndpointError(ServingError, ConnectionError):
@@ -61,6 +64,8 @@ def _errors(url: str, model: str) -> Iterator[None]:
         text = str(error.message()).strip()
         if "unable to find shared memory region" in text.lower():
             kind = _LostRegionError
+        if kind is NoSuchEndpointError and text.endswith(_NOT_LOADED):
+            kind = ServerUnavailableError
         if kind is InvalidRequestError:
             raise kind(text) from error
         raise kind(f"{url}: {model}: {text}") from error
@@ -69,6 +74,10 @@ def _errors(url: str, model: str) -> Iterator[None]:
 def _options() -> list[tuple[str, int]]:
     return [
         ("grpc.enable_http_proxy", 0),  # a proxy of the environment cannot reach this machine's loopback
+        # Within its pause the channel fails without connecting, whoever asks; by itself it grows to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", int(1000 * _FIRST_WAIT)),
+        ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_WAIT)),
+        ("grpc.use_local_subchannel_pool", 1),  # or a new client waits out the pause of another one of the process
         ("grpc.max_send_message_length", MAX_MESSAGE),
         ("grpc.max_receive_message_length", MAX_MESSAGE),
     ]
@@ -128,9 +137,9 @@ def _answers(call: Call[T], result: Any) -> list[T]:
 class _Attempts:
     """How often and how long a question may be put."""
 
-    def __init__(self, timeout: float, retries: int) -> None:
+    def __init__(self, timeout: float, retries: int | None) -> None:
         self.deadline = time.monotonic() + timeout
-        self.retries, self.longest = retries, _FIRST_WAIT
+        self.retries, self.longest = math.inf if retries is None else retries, _FIRST_WAIT
         self.again = False
 
     def left(self) -> float:
@@ -154,7 +163,7 @@ class _Attempts:
             ServerUnavailableError: ``error`` itself, where no attempt or no time is left.
         """
         wait = self.longest * random.uniform(0.5, 1.0)
-        if not self.retries or wait >= self.left():
+        if self.retries <= 0 or wait >= self.left():
             raise error
         self.retries -= 1
         self.longest = min(2 * self.longest, _LONGEST_WAIT)
@@ -167,15 +176,17 @@ class Client:
     All questions raise:
         InvalidRequestError: If the question is not one the endpoint takes.
         NoSuchEndpointError: If the server does not have the endpoint.
-        ServerUnavailableError: If there is no such server, after ``retries`` more attempts.
+        ServerUnavailableError: If there is no such server, or it does not hold the endpoint now, after ``retries`` more
+            attempts.
         ServerTimeoutError: If it takes longer than ``timeout``.
         ServingError: If the endpoint fails.
 
     Args:
         url: Host and port of the gRPC service.
         timeout: Seconds to wait for an answer, attempts included.
-        retries: Further attempts where the server is unavailable. Nothing else is tried again: a request that timed
-            out or failed may have been worked on.
+        retries: Further attempts where the server is unavailable; by default as many as ``timeout`` has room for, so
+            that a restart goes unnoticed. Nothing else is tried again: a mistaken request stays one, what failed would
+            fail again, and after a timeout no time is left.
         version: Of the endpoints; by default the newest that is loaded.
         shared_memory: Whether images go by way of shared memory; for a server on this host.
     """
@@ -184,7 +195,7 @@ class Client:
         self,
         url: str = DEFAULT_URL,
         timeout: float = 30.0,
-        retries: int = 2,
+        retries: int | None = None,
         version: int | None = None,
         shared_memory: bool = False,
     ) -> None:
@@ -322,7 +333,7 @@ class AsyncClient:
         self,
         url: str = DEFAULT_URL,
         timeout: float = 30.0,
-        retries: int = 2,
+        retries: int | None = None,
         version: int | None = None,
         shared_memory: bool = False,
     ) -> None:

@@ -207,7 +207,7 @@ class TritonServer:
             )
         deadline = time.monotonic() + self.start_timeout
         self._until(self._loaded, deadline, cancelled)
-        with Client(self.grpc_url, timeout=max(deadline - time.monotonic(), 1.0)) as client:
+        with Client(self.grpc_url, timeout=max(deadline - time.monotonic(), 1.0), retries=2) as client:
             for probe in standard(name for name in contract.ENDPOINTS if (self.repository / name).is_dir()):
                 try:
                     probe.ask(client)

@@ -13,7 +13,7 @@ from albef.serving.server import free_ports
 
 def test_no_server():
     (port,) = free_ports(1)
-    with Client(f"127.0.0.1:{port}", timeout=5) as client:
+    with Client(f"127.0.0.1:{port}", timeout=5, retries=1) as client:
         assert not client.ready()
         with pytest.raises(ServerUnavailableError, match=f"127.0.0.1:{port}"):
             client.retrieve(text="red")
@@ -42,7 +42,7 @@ def test_errors_are_what_the_command_line_catches():
 def test_proxy_of_the_environment_is_ignored(monkeypatch):
     (port, proxy) = free_ports(2)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
-    with Client(f"127.0.0.1:{port}", timeout=5) as client, pytest.raises(ServerUnavailableError) as caught:
+    with Client(f"127.0.0.1:{port}", timeout=5, retries=0) as client, pytest.raises(ServerUnavailableError) as caught:
         client.retrieve(text="red")
     assert str(proxy) not in str(caught.value)
 

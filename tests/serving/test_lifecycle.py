@@ -77,7 +77,7 @@ def test_crashed_server_leaves_nothing_behind(model, runtime):
     deadline = time.monotonic() + 10
     while server.alive() and time.monotonic() < deadline:
         time.sleep(0.02)
-    with Client(server.grpc_url, timeout=5) as client, pytest.raises(ServerUnavailableError):
+    with Client(server.grpc_url, timeout=5, retries=1) as client, pytest.raises(ServerUnavailableError):
         client.retrieve(text="red")
     assert server.stop() == -signal.SIGKILL
     assert gone(pid)
