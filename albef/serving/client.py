@@ -3,171 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import random
-import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from albef.serving import calls, contract
 from albef.serving.calls import Answer, Call, Grounded, InvalidRequestError, Match, Picture, ServingError
 from albef.serving.shared import Pool, Region
+from albef.serving.wire import (
+    Attempts,
+    LostRegionError,
+    NoSuchEndpointError,
+    ServerTimeoutError,
+    ServerUnavailableError,
+    SharedMemoryError,
+    answers,
+    errors,
+    lent,
+    options,
+    registering,
+    request,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "InvalidRequestError",
+    "NoSuchEndpointError",
+    "ServerTimeoutError",
+    "ServerUnavailableError",
+    "ServingError",
+    "SharedMemoryError",
+]
 
 T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
-MAX_MESSAGE = 2**31 - 1
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 1.0
-# A server that stops or starts answers NOT_FOUND for models it knows but does not hold now.
-_NOT_LOADED = "has no available versions"
-
-
-class ServerUnavailableError(ServingError, ConnectionError):
-    """No server at this address, or one that is starting or about to stop."""
-
-
-class NoSuchEndpointError(ServingError, ConnectionError):
-    """The server has no such endpoint."""
-
-
-class ServerTimeoutError(ServingError, TimeoutError):
-    """No answer in time."""
-
-
-class SharedMemoryError(ServingError):
-    """The server cannot read this machine's shared memory."""
-
-
-class _LostRegionError(ServingError):
-    """The server does not know a region of shared memory: it was started again meanwhile."""
-
-
-_ERRORS: dict[str, type[ServingError]] = {
-    "StatusCode.INVALID_ARGUMENT": InvalidRequestError,
-    "StatusCode.UNAVAILABLE": ServerUnavailableError,
-    "StatusCode.NOT_FOUND": NoSuchEndpointError,
-    "StatusCode.DEADLINE_EXCEEDED": ServerTimeoutError,
-}
-
-
-@contextmanager
-def _errors(url: str, model: str) -> Iterator[None]:
-    """Turns the library's exception into one of ours."""
-    from tritonclient.utils import InferenceServerException
-
-    try:
-        yield
-    except InferenceServerException as error:
-        kind = _ERRORS.get(error.status(), ServingError)
-        text = str(error.message()).strip()
-        if "unable to find shared memory region" in text.lower():
-            kind = _LostRegionError
-        if kind is NoSuchEndpointError and text.endswith(_NOT_LOADED):
-            kind = ServerUnavailableError
-        if kind is InvalidRequestError:
-            raise kind(text) from error
-        raise kind(f"{url}: {model}: {text}") from error
-
-
-def _options() -> list[tuple[str, int]]:
-    return [
-        ("grpc.enable_http_proxy", 0),  # a proxy of the environment cannot reach this machine's loopback
-        # Within its pause the channel fails without connecting, whoever asks; by itself it grows to two minutes.
-        ("grpc.initial_reconnect_backoff_ms", int(1000 * _FIRST_WAIT)),
-        ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_WAIT)),
-        ("grpc.use_local_subchannel_pool", 1),  # or a new client waits out the pause of another one of the process
-        ("grpc.max_send_message_length", MAX_MESSAGE),
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ]
-
-
-def _request(call: Call[T], version: int | None = None, region: Region | None = None) -> dict[str, Any]:
-    """Arguments of an inference call; its images lie in ``region``, or else in the request."""
-    from tritonclient.grpc import InferInput, InferRequestedOutput
-
-    inputs = []
-    for tensor in call.spec.inputs:
-        if tensor.name in call.arrays:
-            value = InferInput(tensor.name, call.arrays[tensor.name].shape, tensor.dtype)
-            if region is not None and tensor.name == contract.ENDPOINT_IMAGE:
-                value.set_shared_memory(region.name, region.used)
-            else:
-                value.set_data_from_numpy(call.arrays[tensor.name])
-            inputs.append(value)
-    outputs = [InferRequestedOutput(name) for name in call.spec.output_names]
-    return {
-        "model_name": call.spec.name,
-        "model_version": "" if version is None else str(version),
-        "inputs": inputs,
-        "outputs": outputs,
-        "request_id": secrets.token_hex(8),  # the server's logs and traces name it
-    }
-
-
-def _region(call: Call[T], pool: Pool | None) -> Region | None:
-    """Shared memory with the images of a request, if it has any and they are to go that way."""
-    images = call.arrays.get(contract.ENDPOINT_IMAGE)
-    if pool is None or images is None:
-        return None
-    try:
-        return pool.take(list(images.reshape(-1)))
-    except OSError as error:
-        raise SharedMemoryError(f"no shared memory for the images ({error})") from error
-
-
-def _give(pool: Pool | None, region: Region | None) -> None:
-    """Give a region back that the server has done with. Not after a timeout, when it may read on."""
-    if pool is not None and region is not None:
-        pool.give(region)
-
-
-def _unmapped(url: str, error: Exception) -> SharedMemoryError:
-    return SharedMemoryError(
-        f"{url}: the server has no access to this machine's shared memory, as on another host or in a container "
-        f"without --ipc=host: {error}"
-    )
-
-
-def _answers(call: Call[T], result: Any) -> list[T]:
-    return call.read({name: result.as_numpy(name) for name in call.spec.output_names})
-
-
-class _Attempts:
-    """How often and how long a question may be put."""
-
-    def __init__(self, timeout: float, retries: int | None) -> None:
-        self.deadline = time.monotonic() + timeout
-        self.retries, self.longest = math.inf if retries is None else retries, _FIRST_WAIT
-        self.again = False
-
-    def left(self) -> float:
-        """Seconds until the deadline."""
-        return max(self.deadline - time.monotonic(), 0.001)
-
-    def region(self, error: _LostRegionError) -> None:
-        """Note that shared memory was unknown to the server; it may be so once a question.
-
-        Raises:
-            _LostRegionError: ``error`` itself, the second time.
-        """
-        if self.again:
-            raise error
-        self.again = True
-
-    def pause(self, error: ServerUnavailableError) -> float:
-        """Seconds before another attempt: doubling, and never in step with other clients.
-
-        Raises:
-            ServerUnavailableError: ``error`` itself, where no attempt or no time is left.
-        """
-        wait = self.longest * random.uniform(0.5, 1.0)
-        if self.retries <= 0 or wait >= self.left():
-            raise error
-        self.retries -= 1
-        self.longest = min(2 * self.longest, _LONGEST_WAIT)
-        return wait
 
 
 class Client:
@@ -179,6 +51,7 @@ class Client:
         ServerUnavailableError: If there is no such server, or it does not hold the endpoint now, after ``retries`` more
             attempts.
         ServerTimeoutError: If it takes longer than ``timeout``.
+        SharedMemoryError: If images are to go by shared memory, and the server cannot read it.
         ServingError: If the endpoint fails.
 
     Args:
@@ -203,7 +76,7 @@ class Client:
 
         self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
         self._pool = Pool() if shared_memory else None
-        self.triton = InferenceServerClient(url, channel_args=_options())
+        self.triton = InferenceServerClient(url, channel_args=options())
 
     def __enter__(self) -> Client:
         return self
@@ -292,37 +165,28 @@ class Client:
 
     def ask(self, call: Call[T]) -> list[T]:
         """Send a request; one answer a row."""
-        attempts, region = _Attempts(self.timeout, self.retries), _region(call, self._pool)
-        arguments = _request(call, self.version, region)
-        while True:
-            try:
-                if region is not None and not region.registered:
-                    self._register(region)
-                with _errors(self.url, call.spec.name):
-                    found = self.triton.infer(**arguments, client_timeout=attempts.left())
-                break
-            except _LostRegionError as error:
-                attempts.region(error)
-            except ServerUnavailableError as error:
-                time.sleep(attempts.pause(error))
-            except InvalidRequestError:
-                _give(self._pool, region)
-                raise
-            if region is not None:
-                region.lost()
-        _give(self._pool, region)
-        return _answers(call, found)
+        attempts = Attempts(self.timeout, self.retries)
+        with lent(call, self._pool) as region:
+            arguments = request(call, self.version, region)
+            while True:
+                try:
+                    if region is not None and not region.registered:
+                        self._register(region, attempts.left())
+                    with errors(self.url, call.spec.name):
+                        return answers(call, self.triton.infer(**arguments, client_timeout=attempts.left()))
+                except LostRegionError as error:
+                    attempts.region(error)
+                except ServerUnavailableError as error:
+                    time.sleep(attempts.pause(error))
+                if region is not None:
+                    region.lost()
 
-    def _register(self, region: Region) -> None:
-        from tritonclient.utils import InferenceServerException
-
+    def _register(self, region: Region, timeout: float) -> None:
         if region.stale:
-            with suppress(InferenceServerException):
-                self.triton.unregister_system_shared_memory(region.name)
-        try:
-            self.triton.register_system_shared_memory(region.name, region.key, region.size)
-        except InferenceServerException as error:
-            raise _unmapped(self.url, error) from error
+            with suppress(ServingError), errors(self.url, region.name):
+                self.triton.unregister_system_shared_memory(region.name, client_timeout=timeout)
+        with registering(self.url):
+            self.triton.register_system_shared_memory(region.name, region.key, region.size, client_timeout=timeout)
         region.registered = True
 
 
@@ -341,7 +205,7 @@ class AsyncClient:
 
         self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
         self._pool = Pool() if shared_memory else None
-        self.triton = InferenceServerClient(url, channel_args=_options())
+        self.triton = InferenceServerClient(url, channel_args=options())
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -387,35 +251,28 @@ class AsyncClient:
 
     async def ask(self, call: Call[T]) -> list[T]:
         """See `Client.ask`."""
-        attempts, region = _Attempts(self.timeout, self.retries), _region(call, self._pool)
-        arguments = _request(call, self.version, region)
-        while True:
-            try:
-                if region is not None and not region.registered:
-                    await self._register(region)
-                with _errors(self.url, call.spec.name):
-                    found = await self.triton.infer(**arguments, client_timeout=attempts.left())
-                break
-            except _LostRegionError as error:
-                attempts.region(error)
-            except ServerUnavailableError as error:
-                await asyncio.sleep(attempts.pause(error))
-            except InvalidRequestError:
-                _give(self._pool, region)
-                raise
-            if region is not None:
-                region.lost()
-        _give(self._pool, region)
-        return _answers(call, found)
+        attempts = Attempts(self.timeout, self.retries)
+        with lent(call, self._pool) as region:
+            arguments = request(call, self.version, region)
+            while True:
+                try:
+                    if region is not None and not region.registered:
+                        await self._register(region, attempts.left())
+                    with errors(self.url, call.spec.name):
+                        return answers(call, await self.triton.infer(**arguments, client_timeout=attempts.left()))
+                except LostRegionError as error:
+                    attempts.region(error)
+                except ServerUnavailableError as error:
+                    await asyncio.sleep(attempts.pause(error))
+                if region is not None:
+                    region.lost()
 
-    async def _register(self, region: Region) -> None:
-        from tritonclient.utils import InferenceServerException
-
+    async def _register(self, region: Region, timeout: float) -> None:
         if region.stale:
-            with suppress(InferenceServerException):
-                await self.triton.unregister_system_shared_memory(region.name)
-        try:
-            await self.triton.register_system_shared_memory(region.name, region.key, region.size)
-        except InferenceServerException as error:
-            raise _unmapped(self.url, error) from error
+            with suppress(ServingError), errors(self.url, region.name):
+                await self.triton.unregister_system_shared_memory(region.name, client_timeout=timeout)
+        with registering(self.url):
+            await self.triton.register_system_shared_memory(
+                region.name, region.key, region.size, client_timeout=timeout
+            )
         region.registered = True

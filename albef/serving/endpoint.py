@@ -35,6 +35,8 @@ from albef.serving.onnxfile import metadata
 Array = NDArray[Any]
 _request: ContextVar[Any] = ContextVar("_request")
 """The request that is being answered: the graphs it calls are traced as parts of it."""
+_STOPPING = "Server not ready"
+"""What the server answers to calls of graphs once it was told to stop."""
 
 
 class QueryError(ValueError):
@@ -51,6 +53,10 @@ class QueryError(ValueError):
 
 class GraphError(RuntimeError):
     """A graph behind the endpoint failed."""
+
+
+class StoppingError(RuntimeError):
+    """The server is about to stop and takes no more calls of graphs; another server may answer."""
 
 
 def failure(error: object, code: int) -> Any:
@@ -148,6 +154,9 @@ class Endpoint(ABC):
             self.meter.add(metrics.REFUSALS, reason=reason)
             self._note("warning", "refused", request, rows, start, reason=reason, message=str(error))
             return failure(error, pb_utils.TritonError.INVALID_ARG)
+        except StoppingError as error:
+            self._note("warning", "stopping", request, rows, start)
+            return failure(error, pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             self.meter.add(metrics.FAILURES)
@@ -249,6 +258,7 @@ class Endpoint(ABC):
 
         Raises:
             GraphError: If it fails.
+            StoppingError: If the server stops.
         """
         name = contract.model_name(self.settings.task, graph)
         call = pb_utils.InferenceRequest(
@@ -261,7 +271,8 @@ class Endpoint(ABC):
         )
         response = await call.async_exec()
         if response.has_error():
-            raise GraphError(f"{name}: {response.error().message()}")
+            message = response.error().message()
+            raise (StoppingError if _STOPPING in message else GraphError)(f"{name}: {message}")
         return [pb_utils.get_output_tensor_by_name(response, output).as_numpy() for output in outputs]
 
 

@@ -20,9 +20,9 @@ from albef.data import tokenizer
 from albef.data.images import open_image, to_pixels
 from albef.export import repository
 from albef.export.session import open_session
-from albef.serving import contract
+from albef.serving import contract, wire
 from albef.serving.calls import Call
-from albef.serving.client import AsyncClient, Client, InvalidRequestError, _request
+from albef.serving.client import AsyncClient, Client, InvalidRequestError
 from albef.serving.server import TritonServer
 from tests.served import Served
 
@@ -155,7 +155,7 @@ def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint
 
 
 def raw(client, **arrays):
-    return client.triton.infer(**_request(Call(contract.RETRIEVAL, arrays, list)), client_timeout=30)
+    return client.triton.infer(**wire.request(Call(contract.RETRIEVAL, arrays, list)), client_timeout=30)
 
 
 def strings(*values: bytes):
