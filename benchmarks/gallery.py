@@ -2,8 +2,8 @@
 
     python benchmarks/gallery.py --rows 1000000 --width 256
 
-Features are drawn around centres, as those of pictures lie; queries near them, as those of captions do. Printed are
-ratios of median times, the share of the exact search's shortlist that is found, and what the process keeps in memory.
+Features are drawn with a few strong directions, as trained ones have, and queries near them. Printed are ratios of
+median times, the share of the exact search's shortlist that is found, and what the process keeps in memory.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ K = vectors.SHORTLIST
 
 
 def made_up(rows: int, width: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors: features of ``rows`` pictures, and queries."""
+    """Unit vectors: features of ``rows`` pictures, and queries a little off some of them."""
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((max(rows // 200, 1), width), dtype=np.float32)
+    # A few directions say most, as with features of trained models; nothing is in neat clusters.
+    axes = rng.standard_normal((width, width), dtype=np.float32) / np.arange(1, width + 1, dtype=np.float32)[:, None]
 
-    def around(count: int, spread: float) -> np.ndarray:
-        found = centres[rng.integers(0, len(centres), count)]
-        found += spread * rng.standard_normal((count, width), dtype=np.float32)
-        found /= np.linalg.norm(found, axis=1, keepdims=True)
-        return found
+    def unit(features: np.ndarray) -> np.ndarray:
+        return features / np.linalg.norm(features, axis=1, keepdims=True)
 
-    return around(rows, 0.8), around(queries, 1.0)
+    found = unit(rng.standard_normal((rows, width), dtype=np.float32) @ axes)
+    near = found[rng.integers(0, rows, queries)]
+    return found, unit(near + 0.3 * unit(rng.standard_normal((queries, width), dtype=np.float32) @ axes))
 
 
 _SEARCH = """
