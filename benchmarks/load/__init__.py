@@ -1,0 +1,1 @@
+"""Load on the served endpoints, and the same work in this process beside it."""

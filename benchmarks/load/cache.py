@@ -1,0 +1,66 @@
+"""A picture asked about again: what the response cache saves, and what it costs a picture never seen."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from albef.serving.client import Client
+from albef.serving.server import TritonServer
+from benchmarks.load.loop import Run
+from benchmarks.load.questions import KINDS, picture
+
+
+def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Ask two servers in turn, one with the cache and one without, one question at a time.
+
+    Args:
+        again: Further questions about each picture, all different.
+    """
+    make = KINDS[name].make
+    found: dict[str, Run] = {side: Run() for side in ("first", "again", "without")}
+    with (
+        TritonServer(repository) as caching,
+        TritonServer(repository, cache_bytes=0) as plain,
+        Client(caching.grpc_url, timeout=600) as with_cache,
+        Client(plain.grpc_url, timeout=600) as without,
+    ):
+        for client in (with_cache, without):
+            client.ask(make(picture(-1 % 2**32, size), 0))
+        for number in range(pictures):
+            image = picture(number, size)
+            for turn in range(again + 1):
+                call = make(image, number * (again + 1) + turn)
+                sides = [(with_cache, "again" if turn else "first"), (without, "without")]
+                for client, side in sides if turn % 2 else reversed(sides):
+                    began = time.perf_counter()
+                    client.ask(call)
+                    found[side].latencies.append(time.perf_counter() - began)
+        vision = with_cache.triton.get_inference_statistics(f"{KINDS[name].endpoint}_vision").model_stats[0]
+    p50 = {side: run.percentile(50) for side, run in found.items()}
+    return {
+        "kind": name,
+        "pictures": pictures,
+        "again": again,
+        "p50_ms": p50,
+        "gain": p50["without"] / p50["again"],
+        "cost_of_a_miss": p50["first"] / p50["without"],
+        "hits": vision.inference_stats.cache_hit.count,
+        "misses": vision.inference_stats.cache_miss.count,
+    }
+
+
+HEADER = ("request", "no cache, p50 ms", "first time", "again", "gain", "first time / no cache", "hits / misses")
+
+
+def row(result: dict[str, Any]) -> list[Any]:
+    """A line of the table."""
+    p50 = result["p50_ms"]
+    return [
+        result["kind"],
+        *(f"{p50[side]:.4g}" for side in ("without", "first", "again")),
+        f"{result['gain']:.2f}",
+        f"{result['cost_of_a_miss']:.2f}",
+        f"{result['hits']} / {result['misses']}",
+    ]

@@ -1,0 +1,163 @@
+"""Every endpoint over a real server, and the same code over the same graphs in this process, round by round."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from albef.serving import contract
+from albef.serving.client import Client
+from albef.serving.server import TritonServer
+from benchmarks.load.local import Local
+from benchmarks.load.loop import Beside, closed_loop, side_by_side, table
+from benchmarks.load.questions import KINDS, Questions
+
+TOLERANCE = 1e-3
+"""Largest difference of a score, probability or box between the two sides, relative to the largest of the answer."""
+COMPARED = 3
+"""Requests that both sides answer beforehand, to be compared."""
+
+
+class DifferentAnswersError(ValueError):
+    """The two sides do not do the same work."""
+
+
+def numbers(answer: Any) -> Iterator[float]:
+    """The numbers of an answer, in order."""
+    if dataclasses.is_dataclass(answer):
+        for field in dataclasses.fields(answer):
+            yield from numbers(getattr(answer, field.name))
+    elif isinstance(answer, dict):
+        yield from numbers(list(answer.values()))
+    elif isinstance(answer, (list, tuple, np.ndarray)):
+        for part in answer:
+            yield from numbers(part)
+    elif not isinstance(answer, str):
+        yield float(answer)
+
+
+def difference(ours: Any, theirs: Any) -> float:
+    """Largest difference of two answers, relative to their largest number; infinite where they differ in length."""
+    a, b = (np.array(list(numbers(answer))) for answer in (ours, theirs))
+    if a.shape != b.shape:
+        return float("inf")
+    return float(np.abs(a - b).max() / max(np.abs(b).max(), 1.0))
+
+
+def served(repository: Path) -> list[str]:
+    """Kinds of requests that a repository can answer."""
+    return [name for name, kind in KINDS.items() if (repository / kind.endpoint / "config.pbtxt").is_file()]
+
+
+def graph_times(client: Client, task: str) -> dict[str, dict[str, float]]:
+    """Totals that the server keeps of each graph of a task: requests, runs, and nanoseconds by what they went to."""
+    found = {}
+    for graph in contract.GRAPHS[task](contract.GraphSizes(1, 1, 1, 1)):
+        stats = client.triton.get_inference_statistics(contract.model_name(task, graph)).model_stats[0]
+        each = stats.inference_stats
+        found[graph] = {
+            "requests": each.success.count,
+            "runs": stats.execution_count,
+            **{n: getattr(each, n).ns for n in ("queue", "compute_input", "compute_infer", "compute_output")},
+        }
+    return found
+
+
+def parts(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], asked: int
+) -> dict[str, dict[str, float]]:
+    """Of each graph, requests and milliseconds a question of the ``asked``."""
+    return {
+        graph: {
+            name: (value - before[graph][name]) / asked / (1 if name in ("requests", "runs") else 1e6)
+            for name, value in totals.items()
+        }
+        for graph, totals in after.items()
+    }
+
+
+def measure(
+    repository: Path,
+    kinds: Sequence[str],
+    concurrencies: Sequence[int],
+    rounds: int,
+    seconds: float,
+    pictures: int,
+    size: tuple[int, int],
+) -> Iterator[dict[str, Any]]:
+    """A result per kind and concurrency.
+
+    Args:
+        pictures: Different requests of a kind. The server runs without its response cache: none is ever known.
+        size: Of the pictures.
+
+    Raises:
+        DifferentAnswersError: If an answer of the server is not that of the baseline.
+    """
+    with TritonServer(repository, cache_bytes=0) as server, Client(server.grpc_url, timeout=600) as client:
+        for name in kinds:
+            kind = KINDS[name]
+            questions, local = Questions(kind, pictures, size), Local(repository, kind.endpoint)
+            for number in range(COMPARED):
+                apart = difference(client.ask(questions[number]), local.ask(questions[number]))
+                if apart > TOLERANCE:
+                    raise DifferentAnswersError(f"{name}: answers differ by {apart:.1e}, expected {TOLERANCE:.0e}")
+            for concurrency in concurrencies:
+                yield {"kind": name, **_one(client, local, questions, concurrency, rounds, seconds)}
+
+
+def _one(
+    client: Client, local: Local, questions: Questions, concurrency: int, rounds: int, seconds: float
+) -> dict[str, Any]:
+    task, spent = questions.kind.endpoint, [graph.seconds for graph in local.graphs.values()]
+    before = graph_times(client, task)
+    beside: Beside = side_by_side(
+        lambda: closed_loop(lambda n: client.ask(questions[n]), concurrency, seconds, concurrency),
+        lambda: closed_loop(lambda n: local.ask(questions[n]), concurrency, seconds, concurrency),
+        rounds,
+    )
+    asked = len(beside.theirs.latencies)
+    return {
+        "concurrency": concurrency,
+        **beside.figures(),
+        "server_graphs": parts(before, graph_times(client, task), len(beside.ours.latencies)),
+        "in_process_graphs_ms": {
+            name: 1e3 * (graph.seconds - start) / asked
+            for (name, graph), start in zip(local.graphs.items(), spent, strict=True)
+        },
+    }
+
+
+HEADER = (
+    *("request", "c", "p50 ms", "in process", "ratio (rounds)"),
+    *("p99 ms", "in process", "per s", "in process", "requests"),
+)
+
+
+def row(result: dict[str, Any]) -> list[Any]:
+    """A line of the table."""
+    ours, theirs = result["server"], result["in_process"]
+    low, high = min(result["p50_ratios"]), max(result["p50_ratios"])
+    values = [f"{side[key]:.4g}" for key in ("p50_ms", "p99_ms", "per_s") for side in (ours, theirs)]
+    ratio = f"{result['p50_ratio']:.3f} ({low:.2f} to {high:.2f})"
+    count = f"{ours['requests']} / {theirs['requests']}"
+    return [result["kind"], result["concurrency"], *values[:2], ratio, *values[2:], count]
+
+
+def profile(result: dict[str, Any]) -> str:
+    """Where the time of a request goes, graph by graph, in milliseconds a request."""
+    rows = [
+        [
+            f"{result['kind']} {graph}",
+            f"{each['requests']:.3g}",
+            f"{each['runs']:.3g}",
+            *(f"{each[key]:.2f}" for key in ("queue", "compute_input", "compute_infer", "compute_output")),
+            f"{result['in_process_graphs_ms'][graph]:.2f}",
+        ]
+        for graph, each in result["server_graphs"].items()
+    ]
+    return table(("graph", "calls", "runs", "queue", "input", "infer", "output", "in process"), rows)
