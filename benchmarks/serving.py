@@ -59,10 +59,10 @@ def _cache(args: argparse.Namespace) -> tuple[Any, int]:
 
 def _kinds(args: argparse.Namespace) -> list[str]:
     have = endpoints.served(args.repository)
+    if not have:
+        raise SystemExit(f"{args.repository}: no endpoint here, expected a folder written by `albef repository`")
     if unknown := set(args.only or have) - set(have):
-        raise SystemExit(
-            f"{args.repository}: no {', '.join(sorted(unknown))}; it answers {', '.join(have) or 'nothing'}"
-        )
+        raise SystemExit(f"--only: no {', '.join(sorted(unknown))} in {args.repository}, expected {', '.join(have)}")
     return [name for name in have if name in (args.only or have)]
 
 
