@@ -1,8 +1,11 @@
 """Load on the served endpoints beside the same work in this process; see benchmarks/README.md.
 
-python -m benchmarks.serving endpoints --repository artifacts/repository [--concurrency 1 4 16 64] [--json FILE]
-python -m benchmarks.serving soak --repository artifacts/repository [--minutes 10]
-python -m benchmarks.serving cache --repository artifacts/repository
+    python -m benchmarks.serving endpoints --repository artifacts/repository [--concurrency 1 4 16 64] [--json FILE]
+    python -m benchmarks.serving graphs --repository artifacts/repository
+    python -m benchmarks.serving soak --repository artifacts/repository [--minutes 10]
+    python -m benchmarks.serving cache --repository artifacts/repository
+
+Both sides of a comparison take turns in one run.
 """
 
 from __future__ import annotations
@@ -10,26 +13,38 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from albef.serving import runtime
-from benchmarks.load import cache, endpoints, machine, soak
+from benchmarks.load import cache, endpoints, graphs, machine, soak
 from benchmarks.load.loop import table
 from benchmarks.load.questions import SIZE
 
 
-def _endpoints(args: argparse.Namespace) -> tuple[Any, int]:
+def _beside(found: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """The results, each printed when it is there, and 1 where a request failed."""
     results = []
-    for result in endpoints.measure(
-        args.repository, _kinds(args), args.concurrency, args.rounds, args.seconds, args.pictures, args.size
-    ):
+    for result in found:
+        if not results:
+            print(table(endpoints.HEADER, []))
         results.append(result)
-        print(table(endpoints.HEADER, [endpoints.row(result)]).splitlines()[-1], file=sys.stderr, flush=True)
-    print(table(endpoints.HEADER, map(endpoints.row, results)))
+        print(table(endpoints.row(result), []).splitlines()[0], flush=True)
+    return results, int(any(result["server"]["failures"] for result in results))
+
+
+def _endpoints(args: argparse.Namespace) -> tuple[Any, int]:
+    load = (args.concurrency, args.rounds, args.seconds, args.pictures, args.size)
+    results, code = _beside(endpoints.measure(args.repository, _kinds(args), *load))
     if args.profile:
         print("", *map(endpoints.profile, results), sep="\n\n")
-    return results, int(any(result["server"]["failures"] for result in results))
+    return results, code
+
+
+def _graphs(args: argparse.Namespace) -> tuple[Any, int]:
+    load = (args.concurrency, args.rounds, args.seconds, args.pictures, args.size)
+    return _beside(graphs.measure(args.repository, runtime.ensure(), _kinds(args), *load))
 
 
 def _soak(args: argparse.Namespace) -> tuple[Any, int]:
@@ -91,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--rounds", type=int, default=5, help="turns of each side")
     load.add_argument("--seconds", type=float, default=4, help="of a turn; every caller asks once at the least")
     load.add_argument("--profile", action="store_true", help="print where the time goes, graph by graph")
+    alone = add("graphs", _graphs, "perf_analyzer on each ONNX graph, in process in turn", [1, 4, 16, 64], 8)
+    alone.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    alone.add_argument("--seconds", type=float, default=3, help="of a turn, about")
     long = add("soak", _soak, "all kinds mixed for long; fails if a request does", [16], 1024)
     long.add_argument("--minutes", type=float, default=10)
     long.add_argument("--every", type=float, default=5, help="seconds between two looks at the memory")

@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,21 +100,50 @@ def load_endpoint(file: Path) -> type[Any]:
     return found
 
 
+class Turns:
+    """Room for ``count`` at a time, first come, first served: a semaphore of the standard library lets some starve."""
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self._lock, self._waiting = threading.Lock(), deque[threading.Lock]()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self.free:
+                self.free -= 1
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self.free += 1
+
+
 class Graph:
     """An ONNX graph of a repository, opened with the threads and for as many runs at a time as it is configured.
 
     Attributes:
         seconds: That all runs took together.
+        record: The inputs of each run go in here, where there is a list.
     """
 
     def __init__(self, folder: Path, version: int, file: Path | None = None) -> None:
         config = pbtxt.parse(folder / "config.pbtxt")
         threads = int(config.parameters["intra_op_thread_count"].string_value)
         self.session = open_session(file or folder / str(version) / "model.onnx", threads)
-        self.room = threading.Semaphore(max(group.count for group in config.instance_group))
+        self.room = Turns(max(group.count for group in config.instance_group))
         self.seconds = 0.0
+        self.record: list[dict[str, Any]] | None = None
 
     def run(self, feeds: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
+        if self.record is not None:
+            self.record.append(feeds)
         with self.room:
             began = time.perf_counter()
             found: list[Any] = self.session.run(list(outputs), feeds)

@@ -1,0 +1,120 @@
+"""NVIDIA's perf_analyzer: fetched below ``.runtime/``, run, and its own record of each request read.
+
+It comes with a wheel of the Triton client that is older than ours, the last whose binary runs on the glibc of
+Debian 12; the two libraries that the wheel lacks are those of the server's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from albef.serving.runtime import DEFAULT, Runtime, RuntimeSetupError, find_uv
+from benchmarks.load.loop import Run
+
+REQUIREMENTS = Path(__file__).with_name("perf.txt")
+PLATFORM = "x86_64-manylinux_2_34"
+LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12.*"}
+"""What the binary asks for, and what the server's wheel calls it."""
+TIME_LIMIT = 900.0
+
+
+class LoadGeneratorError(ValueError):
+    """There is no load generator, or it failed."""
+
+
+def ensure(runtime: Runtime, folder: Path = DEFAULT / "perf") -> Path:
+    """The binary, fetched into ``folder`` unless it is there for these requirements.
+
+    Raises:
+        LoadGeneratorError: If it cannot be fetched or does not run here.
+    """
+    program, marker = folder / "wheel" / "bin" / "perf_analyzer", folder / "inputs"
+    wanted = REQUIREMENTS.read_text(encoding="utf-8")
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "lib").mkdir(parents=True)
+        try:
+            options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--link-mode", "copy"]
+            place = ["--python-platform", PLATFORM, "--python", sys.executable, "--target", str(folder / "wheel")]
+            command = [find_uv(), "pip", "install", *options, *place, "-r", str(REQUIREMENTS)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (RuntimeSetupError, subprocess.CalledProcessError) as error:
+            raise LoadGeneratorError(f"cannot fetch {wanted.split()[0]}: {getattr(error, 'stderr', error)}") from error
+        for name, pattern in LIBRARIES.items():
+            found = next((runtime.package / "nvidia_pytriton.libs").glob(pattern), None)
+            if found is None:
+                raise LoadGeneratorError(f"{runtime.package}: no {pattern}, which perf_analyzer needs")
+            (folder / "lib" / name).symlink_to(found.resolve())
+        program.chmod(0o755)
+        _run([str(program), "--version"], folder / "lib")
+        marker.write_text(wanted, encoding="utf-8")
+    return program
+
+
+def _run(command: list[str], libraries: Path) -> str:
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LoadGeneratorError(f"perf_analyzer does not run here: {error}") from error
+    if done.returncode:
+        raise LoadGeneratorError(
+            f"perf_analyzer failed with status {done.returncode}: {(done.stdout + done.stderr)[-800:]}"
+        )
+    return done.stdout
+
+
+def write_inputs(path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
+    """Requests of one row as perf_analyzer reads them; it gives the batch dimension itself."""
+    data = [
+        {
+            name: {
+                "content": {"b64": base64.b64encode(np.ascontiguousarray(array[0]).tobytes()).decode()},
+                "shape": list(array.shape[1:]),
+            }
+            for name, array in feeds.items()
+        }
+        for feeds in requests
+    ]
+    path.write_text(json.dumps({"data": data}), encoding="utf-8")
+
+
+def read_profile(data: Mapping[str, Any]) -> Run:
+    """The requests of an exported profile; those without an answer are failures."""
+    run = Run()
+    (experiment,) = data["experiments"]
+    requests = experiment["requests"]
+    for request in requests:
+        if request.get("response_timestamps"):
+            run.latencies.append((request["response_timestamps"][-1] - request["timestamp"]) / 1e9)
+        else:
+            run.failures["no answer"] += 1
+    ends = [request["response_timestamps"][-1] for request in requests if request.get("response_timestamps")]
+    run.seconds = (max(ends) - min(request["timestamp"] for request in requests)) / 1e9 if ends else 0.0
+    return run
+
+
+def measure(program: Path, url: str, model: str, inputs: Path, concurrency: int, requests: int) -> Run:
+    """Put ``requests`` requests to a model over gRPC, ``concurrency`` at a time.
+
+    Raises:
+        LoadGeneratorError: If a request failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="albef-perf-") as folder:
+        out = Path(folder) / "profile.json"
+        load = ["--concurrency-range", f"{concurrency}:{concurrency}", "--request-count", str(requests)]
+        export = ["--input-data", str(inputs), "--profile-export-file", str(out)]
+        command = [str(program), "-m", model, "-u", url, "-i", "grpc", "-b", "1", *load, *export]
+        _run(command, program.parents[2] / "lib")
+        return read_profile(json.loads(out.read_text(encoding="utf-8")))
