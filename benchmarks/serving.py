@@ -4,6 +4,7 @@
     python -m benchmarks.serving graphs --repository artifacts/repository
     python -m benchmarks.serving soak --repository artifacts/repository [--minutes 10]
     python -m benchmarks.serving cache --repository artifacts/repository
+    python -m benchmarks.serving precision --repository artifacts/repository --artifacts artifacts
 
 Both sides of a comparison take turns in one run.
 """
@@ -17,10 +18,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from albef import config as configuration
 from albef.serving import runtime
-from benchmarks.load import cache, endpoints, graphs, machine, soak
-from benchmarks.load.loop import table
-from benchmarks.load.questions import SIZE
+from benchmarks.load import cache, endpoints, graphs, machine, precision, soak, variants
+from benchmarks.load.loop import line, table
+from benchmarks.load.questions import KINDS, SIZE
 
 
 def _beside(found: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
@@ -30,7 +32,7 @@ def _beside(found: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]
         if not results:
             print(table(endpoints.HEADER, []))
         results.append(result)
-        print(table(endpoints.row(result), []).splitlines()[0], flush=True)
+        print(line(endpoints.row(result)), flush=True)
     return results, int(any(result["server"]["failures"] for result in results))
 
 
@@ -70,6 +72,24 @@ def _cache(args: argparse.Namespace) -> tuple[Any, int]:
     ]
     print(table(cache.HEADER, map(cache.row, results)))
     return results, 0
+
+
+def _precision(args: argparse.Namespace) -> tuple[Any, int]:
+    kinds = _kinds(args)
+    tasks = list(dict.fromkeys(KINDS[name].endpoint for name in kinds))
+    print(f"bf16: {variants.bf16_kernel() or 'has a kernel'}\n")
+    speeds, losses = [], []
+    print(table(precision.SPEED, []))
+    for result in precision.measure(args.repository, kinds, tasks, args.variants, args.batches, args.rounds, args.size):
+        speeds.append(result)
+        print(line(precision.speed_row(result)), flush=True)
+    if args.artifacts:
+        print("\n" + table(precision.LOSS, []))
+        config = configuration.load(args.params)
+        for result in precision.accuracy(config, args.artifacts, args.repository, tasks, args.variants, args.limit):
+            losses.append(result)
+            print(line(precision.loss_row(result)), flush=True)
+    return {"speed": speeds, "loss": losses}, 0
 
 
 def _kinds(args: argparse.Namespace) -> list[str]:
@@ -115,6 +135,13 @@ def parser() -> argparse.ArgumentParser:
     long.add_argument("--cache-mib", type=int, default=4, help="of the response cache: small, so that it throws away")
     again = add("cache", _cache, "pictures asked about again, with the response cache and without", [1], 24)
     again.add_argument("--again", type=int, default=3, help="further questions about each picture")
+    small = add("precision", _precision, "graphs in int8 and half precision: speed, and what the tasks lose", [1], 1)
+    small.add_argument("--variants", nargs="+", choices=variants.VARIANTS, default=list(variants.VARIANTS))
+    small.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    small.add_argument("--rounds", type=int, default=30, help="runs of each side")
+    small.add_argument("--artifacts", type=Path, help="of the pipeline, for its test lists; without them speed alone")
+    small.add_argument("--params", type=Path, default=Path("params.yaml"), help="those of the artifacts")
+    small.add_argument("--limit", type=int, help="rows of a test list")
     return root
 
 

@@ -124,7 +124,11 @@ def side_by_side(ours: Callable[[], Run], theirs: Callable[[], Run], rounds: int
     return Beside(sum((a for a, _ in pairs), Run()), sum((b for _, b in pairs), Run()), ratios)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def line(values: Iterable[Any]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(map(str, values)) + " |"
+
+
+def table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join(map(line, (header, ["---"] * len(header), *rows)))

@@ -1,0 +1,98 @@
+"""Graphs in smaller numbers, by the name of the variant: each function writes one ONNX file from another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _dynamic(source: Path, target: Path, skip: Callable[[tuple[int, ...]], bool] = lambda shape: False) -> None:
+    """Weights in int8, a scale per channel; activations in uint8, scaled call by call. Products of two activations,
+    as in attention, stay as they are. ``skip`` tells by a weight's shape that it does, too."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(str(source)).graph
+    shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    left = [
+        node.name
+        for node in graph.node
+        if node.op_type in ("MatMul", "Gemm") and (shape := shapes.get(node.input[1])) is not None and skip(shape)
+    ]
+    level, logger = logging.root.level, logging.root
+    logger.setLevel(logging.ERROR)  # it recommends a preparation that changes nothing here
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=left,
+        )
+    finally:
+        logger.setLevel(level)
+
+
+def int8(source: Path, target: Path) -> None:
+    _dynamic(source, target)
+
+
+def int8_ffn(source: Path, target: Path) -> None:
+    """Only the feed-forward layers, whose weights are four times as wide as high or the reverse: attention's maps of
+    queries, keys and values stay in fp32."""
+    _dynamic(source, target, lambda shape: len(shape) != 2 or max(shape) != 4 * min(shape))
+
+
+def int8_blocks(source: Path, target: Path) -> None:
+    """Weights in int8, a scale per block of 32, and activations likewise."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    how = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8)
+    made = MatMulNBitsQuantizer(onnx.load(str(source)), algo_config=how)
+    made.process()
+    made.model.save_model_to_file(str(target))
+
+
+def fp16(source: Path, target: Path) -> None:
+    """Everything in half precision, but for inputs and outputs."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), str(target))
+
+
+VARIANTS: dict[str, Callable[[Path, Path], None]] = {
+    "int8": int8,
+    "int8-ffn": int8_ffn,
+    "int8-blocks": int8_blocks,
+    "fp16": fp16,
+}
+
+
+def bf16_kernel() -> str:
+    """What ONNX Runtime's CPU says of a matrix product in bf16; empty where it has one."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    def value(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [2, 2])
+
+    node = helper.make_node("MatMul", ["a", "b"], ["c"], name="product")
+    graph = helper.make_graph([node], "probe", [value("a"), value("b")], [value("c")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    try:
+        ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+def tiled(feeds: dict[str, Any], rows: int) -> dict[str, Any]:
+    """A request of one row as one of several."""
+    return {name: np.repeat(array[:1], rows, axis=0) for name, array in feeds.items()}
