@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from albef.serving import contract
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from benchmarks.load.loop import Run
@@ -28,6 +29,7 @@ def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[
     ):
         for client in (with_cache, without):
             client.ask(make(picture(-1 % 2**32, size), 0))
+        before = _lookups(with_cache, KINDS[name].endpoint)
         for number in range(pictures):
             image = picture(number, size)
             for turn in range(again + 1):
@@ -37,7 +39,7 @@ def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[
                     began = time.perf_counter()
                     client.ask(call)
                     found[side].latencies.append(time.perf_counter() - began)
-        vision = with_cache.triton.get_inference_statistics(f"{KINDS[name].endpoint}_vision").model_stats[0]
+        after = _lookups(with_cache, KINDS[name].endpoint)
     p50 = {side: run.percentile(50) for side, run in found.items()}
     return {
         "kind": name,
@@ -46,9 +48,15 @@ def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[
         "p50_ms": p50,
         "gain": p50["without"] / p50["again"],
         "cost_of_a_miss": p50["first"] / p50["without"],
-        "hits": vision.inference_stats.cache_hit.count,
-        "misses": vision.inference_stats.cache_miss.count,
+        "hits": after[0] - before[0],
+        "misses": after[1] - before[1],
     }
+
+
+def _lookups(client: Client, task: str) -> tuple[int, int]:
+    """Pictures that the server's cache knew and did not know, so far."""
+    found = client.triton.get_inference_statistics(contract.model_name(task, contract.VISION)).model_stats[0]
+    return found.inference_stats.cache_hit.count, found.inference_stats.cache_miss.count
 
 
 HEADER = ("request", "no cache, p50 ms", "first time", "again", "gain", "first time / no cache", "hits / misses")
