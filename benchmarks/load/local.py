@@ -37,11 +37,39 @@ class Tensor:
     def as_numpy(self) -> Any:
         return self.array
 
+    def shape(self) -> Any:
+        return self.array.shape
+
+
+class Request(dict[str, Any]):
+    """Arrays by name."""
+
+    def inputs(self) -> list[Tensor]:
+        return [Tensor(name, array) for name, array in self.items()]
+
+    def request_id(self) -> str:
+        return ""
+
+
+class MetricFamily:
+    """Counts for nobody."""
+
+    COUNTER = 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def Metric(self, labels: dict[str, str]) -> MetricFamily:  # noqa: N802
+        return self
+
+    def increment(self, amount: int) -> None:
+        pass
+
 
 class TritonError:
     """What was wrong."""
 
-    INTERNAL, INVALID_ARG = 1, 3
+    INTERNAL, INVALID_ARG, UNAVAILABLE = 1, 3, 4
 
     def __init__(self, message: str, code: int = INTERNAL) -> None:
         self.message, self.code = message, code
@@ -64,15 +92,15 @@ class Logger:
     log_warn = log_error
 
 
-def input_of(request: dict[str, Any], name: str) -> Tensor | None:
-    """A request is its arrays by name."""
+def input_of(request: Request, name: str) -> Tensor | None:
+    """An input of a request."""
     return Tensor(name, request[name]) if name in request else None
 
 
 def backend_utils() -> ModuleType:
     """The part of Triton's module that endpoints use, but for calls of graphs."""
     module = ModuleType(MODULE)
-    parts = {part.__name__: part for part in (Tensor, TritonError, InferenceResponse, Logger)}
+    parts = {part.__name__: part for part in (Tensor, TritonError, InferenceResponse, Logger, MetricFamily)}
     module.__dict__.update(parts, get_input_tensor_by_name=input_of)
     return module
 
@@ -188,7 +216,7 @@ class Local:
         runner = getattr(self._loops, "runner", None)
         if runner is None:
             runner = self._loops.runner = asyncio.Runner()
-        (response,) = runner.run(self.endpoint.execute([call.arrays]))
+        (response,) = runner.run(self.endpoint.execute([Request(call.arrays)]))
         if response.error is not None:
             refused = response.error.code == TritonError.INVALID_ARG
             raise (InvalidRequestError if refused else ServingError)(response.error.message)
