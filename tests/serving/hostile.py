@@ -1,0 +1,490 @@
+"""Hostile and odd input to the endpoints, built in code: what each is, and what is to come of it.
+
+The limits are those of `tests.served.served_config`: 20 kB and 90,000 pixels a picture.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from albef.serving import contract
+
+SIDE = 32
+"""Pixels a side of the tiny model: what has this size is not resized."""
+MAKES_PICTURE = r"'image': not a readable picture, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
+UNREADABLE = r"'image': not a readable picture \("
+TOO_MANY = r"'image': (far too many pixels|\d+ x \d+ pixels), expected at most 90000"
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def scene(width: int = SIDE, height: int = SIDE) -> Image.Image:
+    """A picture that no blank one, and no turned one, is like."""
+    y, x = np.mgrid[0:height, 0:width]
+    red, green = x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1)
+    blue = np.where((x < width / 3) & (y > height / 2), 230, 20)
+    return Image.fromarray(np.stack([red, green, blue], axis=2).astype(np.uint8))
+
+
+def small(image: Image.Image) -> Image.Image:
+    """As the model sees it."""
+    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+# -- files that no library writes
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, data: bytes, *, depth: int = 8, colour: int = 2, extra: bytes = b"") -> bytes:
+    """A PNG; ``data`` are its lines, each after a zero byte."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
+
+
+def tiff(width: int, height: int, data: bytes, *, depth: int = 8, tile: int = 0) -> bytes:
+    """A TIFF of three channels, in one strip or tile that is deflated."""
+    blob = zlib.compress(data, 9)
+    tags = [(256, 4, (width,)), (257, 4, (height,)), (258, 3, (depth,) * 3), (259, 3, (8,)), (262, 3, (2,))]
+    tags.append((277, 3, (3,)))
+    where = [(322, 4, (tile,)), (323, 4, (tile,))] if tile else [(278, 4, (height,))]
+    end = 8 + 2 + 12 * (len(tags) + len(where) + 2) + 4
+    start = end + 6
+    tags += [*where, (324 if tile else 273, 4, (start,)), (325 if tile else 279, 4, (len(blob),))]
+    table = b""
+    for tag, kind, values in sorted(tags):
+        packed = b"".join(struct.pack("<H" if kind == 3 else "<I", value) for value in values)
+        table += struct.pack("<HHI", tag, kind, len(values))
+        table += packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", end)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + bytes(4) + struct.pack("<HHH", *(depth,) * 3) + blob
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    """An animation of one tiny frame on a large canvas."""
+    frame = encoded(Image.new("RGB", (8, 8), "red"), "WEBP", lossless=True)[12:]
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+    def three(*values: int) -> bytes:
+        return b"".join(value.to_bytes(3, "little") for value in values)
+
+    body = b"WEBP" + part(b"VP8X", b"\x02\0\0\0" + three(width - 1, height - 1)) + part(b"ANIM", bytes(6))
+    body += part(b"ANMF", three(0, 0, 7, 7, 100) + b"\0" + frame)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def gif_canvas(width: int, height: int) -> bytes:
+    data = encoded(Image.new("P", (8, 8)), "GIF")
+    return data[:6] + struct.pack("<HH", width, height) + data[10:]
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    data = encoded(scene(), "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def jpeg_of_scans(count: int, side: int = SIDE) -> bytes:
+    """A progressive JPEG whose last pass comes again and again."""
+    data = encoded(Image.new("L", (side, side), 90), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def lines(image: Image.Image, depth: int = 8) -> bytes:
+    """Pixels as `png` takes them, 16 bits big-endian."""
+    values = np.asarray(image).astype(">u2" if depth == 16 else "u1") * (257 if depth == 16 else 1)
+    return b"".join(b"\0" + line.tobytes() for line in values.astype(">u2" if depth == 16 else "u1"))
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("picture.png", encoded(scene()))
+    return file.getvalue()
+
+
+def cut(kind: str, share: float = 0.5, **options: Any) -> bytes:
+    data = encoded(scene(64, 64), kind, **options)
+    return data[: int(len(data) * share)]
+
+
+# -- pictures
+
+REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "'image': empty, expected the bytes of a picture"),
+    "zeros": (lambda: bytes(5000), MAKES_PICTURE),
+    "text": (lambda: b"a red square", MAKES_PICTURE),
+    "svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', MAKES_PICTURE),
+    "html": (lambda: b"<!doctype html><img src=x>", MAKES_PICTURE),
+    "pdf": (lambda: encoded(scene(), "PDF"), MAKES_PICTURE),
+    "eps": (lambda: encoded(scene(), "EPS"), MAKES_PICTURE),  # Ghostscript would run it
+    "zip": (zipped, MAKES_PICTURE),
+    "ico": (lambda: encoded(scene(), "ICO"), MAKES_PICTURE),
+    "tga": (lambda: encoded(scene(), "TGA"), MAKES_PICTURE),
+    "cut jpeg": (lambda: cut("JPEG"), UNREADABLE),
+    "cut progressive jpeg": (lambda: cut("JPEG", progressive=True), UNREADABLE),
+    "cut gif": (lambda: cut("GIF", 0.9), UNREADABLE),
+    "cut webp": (lambda: cut("WEBP"), "'image': not a readable picture"),
+    "cut tiff": (lambda: cut("TIFF"), "'image': not a readable picture"),
+    "cut bmp": (lambda: cut("BMP"), UNREADABLE),
+    "cut ppm": (lambda: cut("PPM"), UNREADABLE),
+    "signature alone": (lambda: b"\x89PNG\r\n\x1a\n", "'image': not a readable picture"),
+    "50 MB": (lambda: encoded(scene()) + bytes(50_000_000), r"'image' has 5\d{7} bytes, expected at most 20000"),
+    "png bomb": (lambda: png(50_000, 50_000, b""), TOO_MANY),
+    "jpeg bomb": (lambda: jpeg_of_size(65_500, 65_500), TOO_MANY),
+    "gif bomb": (lambda: gif_canvas(65_535, 65_535), TOO_MANY),
+    "webp bomb": (lambda: webp_canvas(16_000, 16_000), TOO_MANY),
+    "tiff bomb": (lambda: tiff(60_000, 60_000, bytes(30)), TOO_MANY),
+    "tiff of a huge tile": (
+        lambda: tiff(9, 9, bytes(3 * 1024**2), tile=1024),
+        "'image': a TIFF of tiles of 1024 x 1024",
+    ),
+    "bmp bomb": (
+        lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, *[0] * 6),
+        TOO_MANY,
+    ),
+    "ppm bomb": (lambda: b"P6 60000 60000 255\n", TOO_MANY),
+    "just too large": (
+        lambda: encoded(Image.new("1", (301, 300))),
+        "'image': 301 x 300 pixels, expected at most 90000",
+    ),
+    "1 x 100000": (lambda: encoded(Image.new("1", (1, 100_000))), "'image': 1 x 100000 pixels"),
+    "jpeg of 200 scans": (lambda: jpeg_of_scans(200), "'image': a JPEG of more than 100 scans"),
+    "text bomb in a png": (
+        lambda: png(4, 4, bytes(52), extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))),
+        UNREADABLE,
+    ),
+    "png of no width": (lambda: png(0, 8, bytes(8)), "'image'"),
+    "jpeg of no height": (lambda: jpeg_of_size(32, 0), "'image'"),
+    "ppm of no size": (lambda: b"P6 0 0 255\n", "'image'"),
+    "floating-point tiff": (
+        lambda: encoded(Image.new("F", (8, 8), 0.5), "TIFF"),
+        "'image': floating-point pixel values",
+    ),
+    "32-bit tiff": (lambda: encoded(Image.new("I", (8, 8), 2**20), "TIFF"), "'image': 32-bit pixel values"),
+}
+"""Files that are refused: the file, and words of the complaint."""
+
+
+@dataclass(frozen=True)
+class Odd:
+    """An unusual file that is a picture.
+
+    Attributes:
+        file: Its content.
+        same: The picture that gets the same answer, as the model sees it.
+        lossy: Whether the answer is only about the same.
+    """
+
+    file: Callable[[], bytes]
+    same: Callable[[], Image.Image] = scene
+    lossy: bool = False
+
+
+def grey() -> Image.Image:
+    return scene().convert("L")
+
+
+def sixteen() -> Image.Image:
+    return Image.fromarray(np.asarray(grey()).astype(np.uint16) * 257)
+
+
+def black_and_white() -> Image.Image:
+    return scene().convert("1")
+
+
+def see_through(image: Image.Image, mode: str) -> Image.Image:
+    """Clear on the left, half clear at the top right."""
+    alpha = np.full((SIDE, SIDE), 255, np.uint8)
+    alpha[:16, 16:], alpha[:, :16] = 102, 0
+    layer = image.convert(mode)
+    layer.putalpha(Image.fromarray(alpha))
+    return layer
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    values = np.asarray(image.convert("RGBA")).astype(float)
+    alpha = values[..., 3:] / 255
+    return Image.fromarray((values[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
+
+
+def palette() -> Image.Image:
+    return scene().quantize(16)
+
+
+def without_colour(index: int) -> Image.Image:
+    """`palette` where one of its colours is clear, on white."""
+    image = np.asarray(palette().convert("RGB")).copy()
+    image[np.asarray(palette()) == index] = 255
+    return Image.fromarray(image)
+
+
+def frames() -> list[Image.Image]:
+    return [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("black", "white", "green")]
+
+
+def animated(kind: str, image: Image.Image, **options: Any) -> bytes:
+    return encoded(image, kind, save_all=True, append_images=frames(), **options)
+
+
+def turned(orientation: int) -> bytes:
+    image = scene(48, 40)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    return encoded(image, "JPEG", exif=exif, quality=90)
+
+
+def jpeg(**options: Any) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(scene(48, 40), "JPEG", quality=90, **options)))
+
+
+def pnm() -> bytes:
+    return b"P5 32 32 65535\n" + np.asarray(sixteen()).astype(">u2").tobytes()
+
+
+def tiled() -> bytes:
+    tile = np.zeros((64, 64, 3), np.uint8)
+    tile[:SIDE, :SIDE] = np.asarray(scene())
+    return tiff(SIDE, SIDE, tile.tobytes(), tile=64)
+
+
+ODD: dict[str, Odd] = {
+    "1 x 1": Odd(lambda: encoded(Image.new("RGB", (1, 1), "orange")), lambda: Image.new("RGB", (SIDE, SIDE), "orange")),
+    "1 x 65000": Odd(lambda: encoded(scene(1, 65_000)), lambda: small(scene(1, 65_000))),
+    "65000 x 1": Odd(lambda: encoded(scene(65_000, 1)), lambda: small(scene(65_000, 1))),
+    "exactly as large as allowed": Odd(lambda: encoded(scene(300, 300), "PNG"), lambda: small(scene(300, 300))),
+    "16-bit grey png": Odd(lambda: encoded(sixteen()), grey),
+    "16-bit grey tiff": Odd(lambda: encoded(sixteen(), "TIFF"), grey),
+    "16-bit colour png": Odd(lambda: png(SIDE, SIDE, lines(scene(), 16), depth=16)),
+    "16-bit colour tiff": Odd(lambda: tiff(SIDE, SIDE, (np.asarray(scene()).astype("<u2") * 257).tobytes(), depth=16)),
+    "16-bit pgm": Odd(pnm, grey),
+    "grey png": Odd(lambda: encoded(grey()), grey),
+    "1-bit png": Odd(lambda: encoded(black_and_white()), black_and_white),
+    "1-bit tiff": Odd(lambda: encoded(black_and_white(), "TIFF", compression="group4"), black_and_white),
+    "pbm": Odd(lambda: encoded(black_and_white(), "PPM"), black_and_white),
+    "palette png": Odd(lambda: encoded(palette()), lambda: palette().convert("RGB")),
+    "palette bmp": Odd(lambda: encoded(palette(), "BMP"), lambda: palette().convert("RGB")),
+    "palette png with a clear colour": Odd(lambda: encoded(palette(), transparency=3), lambda: without_colour(3)),
+    "gif with a clear colour": Odd(lambda: encoded(palette(), "GIF", transparency=3), lambda: without_colour(3)),
+    "rgba png": Odd(lambda: encoded(see_through(scene(), "RGB")), lambda: on_white(see_through(scene(), "RGB"))),
+    "rgba webp": Odd(
+        lambda: encoded(see_through(scene(), "RGB"), "WEBP", lossless=True, exact=True),
+        lambda: on_white(see_through(scene(), "RGB")),
+    ),
+    "rgba tiff": Odd(
+        lambda: encoded(see_through(scene(), "RGB"), "TIFF"), lambda: on_white(see_through(scene(), "RGB"))
+    ),
+    "la png": Odd(lambda: encoded(see_through(grey(), "L")), lambda: on_white(see_through(grey(), "L"))),
+    "cmyk jpeg": Odd(lambda: encoded(scene().convert("CMYK"), "JPEG", quality=95), lossy=True),
+    "cmyk tiff": Odd(lambda: encoded(scene().convert("CMYK"), "TIFF")),
+    "ycbcr tiff": Odd(lambda: encoded(scene().convert("YCbCr"), "TIFF"), lossy=True),
+    "animated gif": Odd(lambda: animated("GIF", palette()), lambda: palette().convert("RGB")),
+    "animated webp": Odd(lambda: animated("WEBP", scene(), lossless=True)),
+    "animated png": Odd(lambda: animated("PNG", scene())),
+    "gif of 1000 frames": Odd(
+        lambda: encoded(
+            palette(), "GIF", save_all=True, append_images=[Image.new("P", (1, 1), i % 2) for i in range(999)]
+        ),
+        lambda: palette().convert("RGB"),
+    ),
+    "tiff of pages": Odd(lambda: animated("TIFF", scene())),
+    "lzw tiff": Odd(lambda: encoded(scene(), "TIFF", compression="tiff_lzw")),
+    "tiled tiff": Odd(tiled),
+    "mpo": Odd(
+        lambda: encoded(jpeg(), "MPO", save_all=True, append_images=[jpeg()], quality=95),
+        lambda: small(jpeg()),
+        lossy=True,
+    ),
+    "progressive jpeg": Odd(
+        lambda: encoded(scene(48, 40), "JPEG", quality=90, progressive=True), lambda: small(jpeg()), lossy=False
+    ),
+    "jpeg before a video": Odd(  # as telephones write them; its bytes look like scans
+        lambda: encoded(scene(48, 40), "JPEG", quality=90) + b"\xff\xda\0\2" * 500, lambda: small(jpeg())
+    ),
+    "jpeg upside down": Odd(lambda: turned(3), lambda: small(jpeg().transpose(Image.Transpose.ROTATE_180))),
+    "jpeg on its side": Odd(lambda: turned(6), lambda: small(jpeg().transpose(Image.Transpose.ROTATE_270))),
+    "jpeg mirrored": Odd(lambda: turned(2), lambda: small(jpeg().transpose(Image.Transpose.FLIP_LEFT_RIGHT))),
+    "jpeg of senseless orientation": Odd(lambda: turned(77), lambda: small(jpeg())),
+}
+"""Unusual files that are answered, and what as."""
+
+# -- texts
+
+REFUSED_TEXTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "white space": (b" \t\r\n\xc2\xa0", "is empty"),
+    "punctuation": (b"?!... ,;:#()", "is empty, or holds nothing but punctuation"),
+    "nul": (b"\0", "is empty"),
+    "control characters": (b"\x01\x02 \x7f \x1b", "is empty"),
+    "no width": ("\u200b\u200d\ufeff \u202e".encode(), "is empty"),
+    "utf-16": ("red above blue".encode("utf-16"), "is not UTF-8"),
+    "latin-1": (b"caf\xe9", "is not UTF-8"),
+    "half a surrogate pair": (b"\xed\xa0\x80", "is not UTF-8"),
+    "10000 words": (b"red " * 10_000, "has 40000 bytes, expected at most 10000"),
+}
+"""Texts that are refused, and words of the complaint."""
+
+ODD_TEXTS: dict[str, tuple[str, str]] = {
+    "nul inside": ("red\0 above blue", "red above blue"),
+    "control characters inside": ("\x1bred above\x7f blue\x01", "red above blue"),
+    "byte order mark": ("\ufeffred above blue", "red above blue"),
+    "turned direction": ("\u202ered above blue", "red above blue"),
+    "white space": ("\tRED\u00a0above\r\nblue ", "red above blue"),
+    "5000 words": ("red " * 2500, "red " * 30),
+    "one word of 10000 letters": ("x" * 10_000, "\U0001f408" * 9),  # unknown words, both
+    "emoji": ("\U0001f408", "\u732b"),
+}
+"""Unusual texts, and the plain one that gets the same answer."""
+
+# -- requests
+
+
+def strings(*values: bytes) -> np.ndarray:
+    return np.array(values, dtype=np.object_).reshape(-1, 1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that is refused.
+
+    Attributes:
+        arrays: Inputs by name.
+        words: Of the complaint.
+        raw: Bytes that are sent in place of an input's.
+        shapes: Shapes that are sent in place of an input's.
+    """
+
+    model: str
+    arrays: Callable[[], dict[str, np.ndarray]]
+    words: str
+    code: str = "INVALID_ARGUMENT"
+    version: str = ""
+    raw: dict[str, bytes] | None = None
+    shapes: dict[str, list[int]] | None = None
+
+
+def pair(rows: int = 1, **more: np.ndarray) -> dict[str, np.ndarray]:
+    return {"image": strings(*[encoded(scene())] * rows), "text": strings(*[b"red"] * rows), **more}
+
+
+def text(*values: bytes, **more: np.ndarray) -> dict[str, np.ndarray]:
+    return {"text": strings(*values or (b"red",)), **more}
+
+
+def boxes(*rows: list[float]) -> dict[str, np.ndarray]:
+    return pair(boxes=np.array([rows], np.float32).reshape(1, -1, 4))
+
+
+def candidates(*values: bytes) -> dict[str, np.ndarray]:
+    return pair(candidates=np.array(values, np.object_).reshape(1, -1))
+
+
+def length(size: int) -> bytes:
+    return struct.pack("<I", size)
+
+
+_BOXES = "'boxes': expected x, y, width, height, the last two above 0"
+REQUESTS: dict[str, Request] = {
+    "text of numbers": Request("retrieval", lambda: {"text": np.ones((1, 1), np.int32)}, "'text' data-type is 'INT32'"),
+    "image of pixels": Request("vqa", lambda: pair(image=np.ones((1, 1), np.float32)), "'image' data-type is 'FP32'"),
+    "64-bit k": Request("retrieval", lambda: text(k=np.ones((1, 1), np.int64)), "'k' data-type is 'INT64'"),
+    "64-bit boxes": Request("grounding", lambda: pair(boxes=np.ones((1, 1, 4))), "'boxes' data-type is 'FP64'"),
+    "number for rerank": Request("retrieval", lambda: text(rerank=np.ones((1, 1), np.int32)), "'rerank' data-type"),
+    "no batch dimension": Request(
+        "entailment", lambda: pair(text=np.array([b"red"], np.object_)), "shape for input 'text'"
+    ),
+    "texts side by side": Request("grounding", lambda: pair(text=strings(b"a", b"b").T), "shape for input 'text'"),
+    "no rows": Request("retrieval", lambda: {"text": np.zeros((0, 1), np.object_)}, "'text'"),
+    "too many rows": Request("vqa", lambda: pair(9), "batch-size must be <= 8 for 'vqa'"),
+    "too few texts": Request("entailment", lambda: {**pair(2), "text": strings(b"red")}, "batch size does not match"),
+    "too few k": Request("vqa", lambda: pair(2, k=np.ones((1, 1), np.int32)), "batch size does not match"),
+    "unknown input": Request("retrieval", lambda: text(words=strings(b"a")), "unexpected inference input 'words'"),
+    "no image": Request("grounding", text, r"missing required input\(s\) \['image'\]"),
+    "no text": Request("vqa", lambda: {"image": strings(encoded(scene()))}, r"missing required input\(s\) \['text'\]"),
+    "unknown endpoint": Request("captioning", text, "'captioning' is not found", "NOT_FOUND"),
+    "unknown version": Request("vqa", pair, "'vqa' version 9 is not found", "NOT_FOUND", version="9"),
+    "version of letters": Request("vqa", pair, "version should be an integral value", version="x"),
+    "one of several texts": Request(
+        "entailment", lambda: pair(3, text=strings(b"a", b"\xff", b"b")), "'text' is not UTF-8"
+    ),
+    "one of several images": Request(
+        "vqa", lambda: pair(2, image=strings(encoded(scene()), b"GIF89a")), "'image': not a readable picture"
+    ),
+    "k 0": Request("vqa", lambda: pair(k=np.zeros((1, 1), np.int32)), "'k' is 0, expected 1 to 40"),
+    "k below 0": Request("vqa", lambda: pair(k=np.full((1, 1), -1, np.int32)), "'k' is -1, expected 1 to 40"),
+    "largest k": Request(
+        "vqa", lambda: pair(k=np.full((1, 1), 2**31 - 1, np.int32)), "'k' is 2147483647, expected 1 to 40"
+    ),
+    "k differs": Request("vqa", lambda: pair(2, k=np.array([[1], [2]], np.int32)), "'k' must be the same"),
+    "generate differs": Request(
+        "vqa", lambda: pair(2, generate=np.array([[True], [False]])), "'generate' must be the same"
+    ),
+    "no boxes": Request("grounding", boxes, "'boxes' holds 0, expected 1 to 1000"),
+    "too many boxes": Request(
+        "grounding", lambda: boxes(*[[0, 0, 1, 1]] * 1001), "'boxes' holds 1001, expected 1 to 1000"
+    ),
+    "box of infinite width": Request("grounding", lambda: boxes([0, 0, 4, 4], [0, 0, np.inf, 4]), _BOXES),
+    "box at no number": Request("grounding", lambda: boxes([np.nan, 0, 4, 4]), _BOXES),
+    "box of negative height": Request("grounding", lambda: boxes([9, 9, 4, -4]), _BOXES),
+    "boxes of five": Request(
+        "grounding", lambda: pair(boxes=np.ones((1, 2, 5), np.float32)), "shape for input 'boxes'"
+    ),
+    "no candidates": Request("vqa", candidates, "'candidates' holds 0 answers, expected 1 to 10000"),
+    "too many candidates": Request("vqa", lambda: candidates(*[b"a"] * 10_001), "'candidates' holds 10001 answers"),
+    "candidates of many bytes": Request(
+        "vqa",
+        lambda: candidates(*[b"red " * 1000] * 200),
+        "'candidates' has 800000 bytes in a row, expected at most 500000",
+    ),
+    "candidates of many tokens": Request("vqa", lambda: candidates(b"red", b"red " * 100), "an answer has more than"),
+    "candidate of other code": Request("vqa", lambda: candidates(b"red", b"\xff"), "'candidates' is not UTF-8"),
+    "candidate of nothing": Request("vqa", lambda: candidates(b"red", b"\0"), "'candidates' is empty"),
+    "length beyond the end": Request(
+        "retrieval",
+        text,
+        "expecting string of length 4294967295 but only 3 bytes",
+        raw={"text": length(2**32 - 1) + b"red"},
+    ),
+    "length before the end": Request("retrieval", text, "incomplete string length", raw={"text": length(1) + b"red"}),
+    "text without bytes": Request("retrieval", text, "expected 1 string elements .* got 0", raw={"text": b""}),
+    "two texts for one": Request(
+        "retrieval", text, "unexpected number of string elements 2", raw={"text": 2 * (length(3) + b"red")}
+    ),
+    "one text for two": Request(
+        "retrieval", lambda: text(b"a", b"b"), "expected 2 string elements", raw={"text": length(3) + b"red"}
+    ),
+    "one byte for k": Request(
+        "retrieval", lambda: text(k=np.ones((1, 1), np.int32)), "byte size mismatch for input 'k'", raw={"k": b"\1"}
+    ),
+    "rows below 0": Request("retrieval", text, "'text'", shapes={"text": [-1, 1]}),
+    "rows beyond memory": Request("grounding", lambda: boxes([0, 0, 4, 4]), "'boxes'", shapes={"boxes": [1, 2**60, 4]}),
+    "boxes below 0": Request("grounding", lambda: boxes([0, 0, 4, 4]), "'boxes'", shapes={"boxes": [1, -1, 4]}),
+}
+"""Requests that are refused, by the endpoint or by the server before it."""
+
+
+def arrays_of(endpoint: str, *, image: bytes | None = None, words: bytes | None = None) -> dict[str, np.ndarray]:
+    """Inputs of an endpoint for a picture or a text, with a plain one where it needs the other as well."""
+    if endpoint == contract.RETRIEVAL.name:
+        return {"text": strings(words)} if image is None else {"image": strings(image)}
+    return {
+        "image": strings(encoded(scene()) if image is None else image),
+        "text": strings(b"red above blue" if words is None else words),
+    }
