@@ -15,8 +15,9 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from albef.export import repository
 from albef.serving import contract
 from albef.serving.server import TritonServer
-from tests.serving import hostile
-from tests.serving.hostile import ODD, ODD_TEXTS, REFUSED, REFUSED_TEXTS, REQUESTS, arrays_of, encoded, scene
+from tests.serving import hostile, hostile_requests
+from tests.serving.hostile import ODD, ODD_TEXTS, REFUSED, REFUSED_TEXTS, encoded, scene
+from tests.serving.hostile_requests import REQUESTS, arrays_of
 from tests.serving.test_answers import metric
 from tests.serving.test_lifecycle import family
 from tests.worlds import tiny_config
@@ -117,7 +118,7 @@ def test_requests_that_break_the_contract(client, name):
 
 def test_boxes_beyond_the_picture_lose(client):
     inside, beyond = [4, 4, 8, 8], [[-90, -90, 9, 9], [1e6, 1e6, 1, 1], [0, 0, 3e38, 3e38], [0, 0, 1e-40, 1e-40]]
-    result = infer(client.triton, "grounding", hostile.boxes(*beyond, inside))
+    result = infer(client.triton, "grounding", hostile_requests.boxes(*beyond, inside))
     assert result.as_numpy(contract.ENDPOINT_BOX)[0].tolist() == inside
 
 
@@ -231,7 +232,7 @@ def test_largest_pictures_are_answered(wide):
 
 def test_rows_do_not_hold_their_pictures_at_full_size(wide):
     files = [encoded(scene(4000, 3000 + row), compress_level=1) for row in range(8)]
-    arrays = {"image": hostile.strings(*files), "text": hostile.strings(*[b"red"] * 8)}
+    arrays = {"image": hostile_requests.strings(*files), "text": hostile_requests.strings(*[b"red"] * 8)}
     with grpc.InferenceServerClient(wide.grpc_url) as triton:
         one = {name: array[:1] for name, array in arrays.items()}
         pid = stub(wide, "entailment")
@@ -245,7 +246,7 @@ def test_rows_do_not_hold_their_pictures_at_full_size(wide):
 
 def test_long_candidates_take_little_memory(wide):
     answers = [b"word%d" % number for number in range(9_000)] + [b"red " * 2400]
-    call = {**hostile.pair(), "candidates": np.array([answers], np.object_)}
+    call = {**hostile_requests.pair(), "candidates": np.array([answers], np.object_)}
     with grpc.InferenceServerClient(wide.grpc_url) as triton:
         taken = peak(stub(wide, "vqa"), lambda: refused(triton, "vqa", call, "'candidates': an answer has more than"))
     print(f"peak of 9000 candidates, one of 2400 words: {taken:.0f} MB")
