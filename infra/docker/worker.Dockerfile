@@ -1,0 +1,42 @@
+# The project's Python environment: Prefect server and worker, MLflow. The checkout itself is mounted at /work, for DVC
+# needs its git repository and writes results into it.
+#
+#   docker build -f infra/docker/worker.Dockerfile -t albef-project:0.1.0 .
+FROM python:3.12-slim-bookworm
+
+LABEL org.opencontainers.image.title="albef-project" \
+      org.opencontainers.image.description="Environment of the ALBEF pipeline, with Prefect and MLflow" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends git \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --create-home --uid 1000 albef \
+ && install -d -o albef -g albef /home/albef/.prefect /mlflow /work
+
+WORKDIR /opt/albef
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY albef albef
+RUN pip install --no-cache-dir uv==0.13.9 \
+ && uv pip install --system --no-cache -c constraints.txt -b constraints.txt \
+      '.[pipeline,flows,tune,tracking,validation,report,export,serving]'
+
+# Nothing reports to anyone. The mounted checkout comes before the copy that was installed; it belongs to a user of the
+# host, which git would not trust.
+ENV DO_NOT_TRACK=1 \
+    DVC_NO_ANALYTICS=1 \
+    GX_ANALYTICS_ENABLED=false \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    MLFLOW_DISABLE_TELEMETRY=true \
+    ORT_DISABLE_TELEMETRY=1 \
+    PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    RAY_USAGE_STATS_ENABLED=0 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONPATH=/work \
+    GIT_CONFIG_COUNT=1 \
+    GIT_CONFIG_KEY_0=safe.directory \
+    GIT_CONFIG_VALUE_0=/work
+
+USER 1000:1000
+WORKDIR /work
+CMD ["prefect", "worker", "start", "--pool", "local"]
