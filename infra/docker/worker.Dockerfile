@@ -1,4 +1,4 @@
-# The project's Python environment: Prefect server and worker, MLflow. The checkout itself is mounted at /work, for DVC
+# The project's Python environment: Prefect server and worker, MLflow. The checkout itself is mounted at /checkout, for DVC
 # needs its git repository and writes results into it.
 #
 #   docker build -f infra/docker/worker.Dockerfile -t albef-project:0.1.0 .
@@ -11,10 +11,10 @@ LABEL org.opencontainers.image.title="albef-project" \
 RUN apt-get update \
  && apt-get install -y --no-install-recommends git \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home --uid 1000 albef \
- && install -d -o albef -g albef /home/albef/.prefect /mlflow /work
+ && useradd --create-home --home-dir /var/lib/albef --uid 1000 albef \
+ && install -d -o albef -g albef /var/lib/albef/.prefect /mlflow /checkout
 
-WORKDIR /opt/albef
+WORKDIR /usr/local/albef
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY albef albef
 RUN pip install --no-cache-dir uv==0.13.9 \
@@ -32,11 +32,11 @@ ENV DO_NOT_TRACK=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     RAY_USAGE_STATS_ENABLED=0 \
     PYTHONUNBUFFERED=1 \
-    PYTHONPATH=/work \
+    PYTHONPATH=/checkout \
     GIT_CONFIG_COUNT=1 \
     GIT_CONFIG_KEY_0=safe.directory \
-    GIT_CONFIG_VALUE_0=/work
+    GIT_CONFIG_VALUE_0=/checkout
 
 USER 1000:1000
-WORKDIR /work
+WORKDIR /checkout
 CMD ["prefect", "worker", "start", "--pool", "local"]
