@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from albef import config as configuration
 
@@ -268,7 +269,10 @@ def _index_commands(command: argparse.ArgumentParser) -> None:
             action.add_argument("--skip-unreadable", action="store_true", help="leave out what is no picture")
         if name == "build":
             action.add_argument(
-                "--dtype", choices=("float32", "float16", "int8"), default="float32", help="of the embeddings kept"
+                "--dtype",
+                choices=get_args(configuration.GalleryDtype),
+                default="float32",
+                help="of the embeddings kept",
             )
         if name == "remove":
             action.add_argument("--captions", action="store_true", help="captions, by their text")

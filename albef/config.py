@@ -244,6 +244,9 @@ class ExportConfig:
     parity_samples: int
 
 
+GalleryDtype = Literal["float32", "float16", "int8"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """The Triton model repository (`albef.export.repository`)."""
@@ -256,7 +259,7 @@ class ServeConfig:
     threads: int  # per instance
     shortlist: int  # ITC candidates that are re-ranked
     max_k: int
-    gallery: Literal["float32", "float16", "int8"]  # precision of the stored embeddings
+    gallery: GalleryDtype  # precision of the stored embeddings
     max_image_bytes: int
     max_image_pixels: int
 

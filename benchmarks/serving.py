@@ -21,7 +21,7 @@ from typing import Any
 from albef import config as configuration
 from albef.serving import runtime
 from benchmarks.load import cache, endpoints, graphs, machine, precision, soak, variants
-from benchmarks.load.loop import line, table
+from benchmarks.load.loop import Load, line, table
 from benchmarks.load.questions import KINDS, SIZE
 
 
@@ -36,17 +36,19 @@ def _beside(found: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]
     return results, int(any(result["server"]["failures"] for result in results))
 
 
+def _load(args: argparse.Namespace) -> Load:
+    return Load(args.concurrency, args.rounds, args.seconds, args.pictures, args.size)
+
+
 def _endpoints(args: argparse.Namespace) -> tuple[Any, int]:
-    load = (args.concurrency, args.rounds, args.seconds, args.pictures, args.size)
-    results, code = _beside(endpoints.measure(args.repository, _kinds(args), *load))
+    results, code = _beside(endpoints.measure(args.repository, _kinds(args), _load(args)))
     if args.profile:
         print("", *map(endpoints.profile, results), sep="\n\n")
     return results, code
 
 
 def _graphs(args: argparse.Namespace) -> tuple[Any, int]:
-    load = (args.concurrency, args.rounds, args.seconds, args.pictures, args.size)
-    return _beside(graphs.measure(args.repository, runtime.ensure(), _kinds(args), *load))
+    return _beside(graphs.measure(args.repository, runtime.ensure(), _kinds(args), _load(args)))
 
 
 def _soak(args: argparse.Namespace) -> tuple[Any, int]:

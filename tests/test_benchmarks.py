@@ -23,7 +23,7 @@ from albef.serving.calls import InvalidRequestError
 from benchmarks import evaluate, serving, size
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
 from benchmarks.load.local import Local, Turns
-from benchmarks.load.loop import Run, closed_loop, side_by_side, table
+from benchmarks.load.loop import Load, Run, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions, picture, sentence
 from tests.served import TASKS, Served, served
 
@@ -186,7 +186,7 @@ def test_inputs_are_those_of_the_endpoints(model: Served) -> None:
 
 @pytest.mark.server
 def test_both_sides_answer_alike(model: Served) -> None:
-    found = list(endpoints.measure(model.repository, list(KINDS), [1, 3], 2, 0.0, 4, SMALL))
+    found = list(endpoints.measure(model.repository, list(KINDS), Load([1, 3], 2, 0.0, 4, SMALL)))
     assert [(result["kind"], result["concurrency"]) for result in found] == [(n, c) for n in KINDS for c in (1, 3)]
     for result in found:
         for side in ("server", "in_process"):
@@ -204,7 +204,7 @@ def test_work_that_differs_is_refused(model: Served, monkeypatch: pytest.MonkeyP
     real = Local.ask
     monkeypatch.setattr(Local, "ask", lambda self, call: [{k: 1 - p for k, p in real(self, call)[0].items()}])
     with pytest.raises(endpoints.DifferentAnswersError, match="entailment: answers differ"):
-        next(endpoints.measure(model.repository, ["entailment"], [1], 1, 0.0, 3, SMALL))
+        next(endpoints.measure(model.repository, ["entailment"], Load([1], 1, 0.0, 3, SMALL)))
 
 
 @pytest.mark.server

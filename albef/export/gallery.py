@@ -248,13 +248,11 @@ class _Change:
         rows = change.rows
         if not len(rows):
             return replace(change.part, count=0, index_bytes=0, search="exact", trained_on=0)
-        features = Collection(self.folder, kind, replace(change.part, count=0)).features
+        features = self._features(kind, change)
         others = "captions" if kind == "images" else "images"
 
         def queries() -> vectors.Floats:
-            if not len(other.rows):
-                return features(rows)
-            return Collection(self.folder, others, replace(other.part, count=0)).features(other.rows)
+            return self._features(others, other)(other.rows) if len(other.rows) else features(rows)
 
         part = change.part
         if change.opened.part.count:
@@ -276,6 +274,10 @@ class _Change:
         faiss.write_index(made.index, str(path))
         size = path.stat().st_size
         return replace(part, count=len(rows), index_bytes=size, search=made.search, trained_on=made.trained_on)
+
+    def _features(self, kind: str, change: _Next) -> Callable[[Rows], vectors.Floats]:
+        """Reads features of rows after the change, whose index is still to be made."""
+        return Collection(self.folder, kind, replace(change.part, count=0)).features
 
     def _sweep(self, current: Manifest) -> None:
         """Remove what neither the manifest nor the one before names: a reader may be about to open that."""

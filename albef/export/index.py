@@ -21,7 +21,6 @@ from albef.serving.contract import RetrievalSettings
 from albef.serving.gallery import Gallery, GalleryError, Manifest
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
-DTYPES = ("float32", "float16", "int8")
 _SHOWN = 5
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from albef.serving import calls, contract
 from albef.serving.calls import Answer, Call, Grounded, InvalidRequestError, Match, Picture, ServingError
@@ -42,7 +43,30 @@ T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
 
 
-class Client:
+class _Connection(ABC):
+    """What both clients are made of; see `Client`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        timeout: float = 30.0,
+        retries: int | None = None,
+        version: int | None = None,
+        shared_memory: bool = False,
+    ) -> None:
+        self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
+        self._pool = Pool() if shared_memory else None
+        self.triton = self._connect()
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """The library's client."""
+
+    def _regions(self) -> list[Region]:
+        return self._pool.regions() if self._pool else []
+
+
+class Client(_Connection):
     """Asks a server questions. Usable from several threads; closes with the ``with`` block.
 
     All questions raise:
@@ -64,19 +88,10 @@ class Client:
         shared_memory: Whether images go by way of shared memory; for a server on this host.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        timeout: float = 30.0,
-        retries: int | None = None,
-        version: int | None = None,
-        shared_memory: bool = False,
-    ) -> None:
+    def _connect(self) -> Any:
         from tritonclient.grpc import InferenceServerClient
 
-        self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
-        self._pool = Pool() if shared_memory else None
-        self.triton = InferenceServerClient(url, channel_args=options())
+        return InferenceServerClient(self.url, channel_args=options())
 
     def __enter__(self) -> Client:
         return self
@@ -88,7 +103,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        for region in self._pool.regions() if self._pool else []:
+        for region in self._regions():
             with suppress(Exception):  # the server may be gone
                 self.triton.unregister_system_shared_memory(region.name, client_timeout=1)
         if self._pool:
@@ -190,22 +205,13 @@ class Client:
         region.registered = True
 
 
-class AsyncClient:
+class AsyncClient(_Connection):
     """`Client` for asyncio; closes with the ``async with`` block. To be made within a running event loop."""
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        timeout: float = 30.0,
-        retries: int | None = None,
-        version: int | None = None,
-        shared_memory: bool = False,
-    ) -> None:
+    def _connect(self) -> Any:
         from tritonclient.grpc.aio import InferenceServerClient
 
-        self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
-        self._pool = Pool() if shared_memory else None
-        self.triton = InferenceServerClient(url, channel_args=options())
+        return InferenceServerClient(self.url, channel_args=options())
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -213,7 +219,7 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for region in self._pool.regions() if self._pool else []:
+        for region in self._regions():
             with suppress(Exception):
                 await self.triton.unregister_system_shared_memory(region.name, client_timeout=1)
         if self._pool:

@@ -107,9 +107,9 @@ class Endpoint(ABC):
         self.folder = Path(args["model_repository"]) / args["model_version"]
         self.settings: Any = self.settings_type(**json.loads((self.folder / contract.SETTINGS_FILE).read_text()))
         self.encoder = Encoder(load(self.folder / contract.TOKENIZER_FOLDER))
+        self.log = Log(self.name, self.version)
         self._check()
         self.meter = Meter(pb_utils, self.name, self.version)
-        self.log = Log(self.name, self.version)
 
     def _check(self) -> None:
         """Refuse graphs and a tokenizer that are not those of the settings.
@@ -125,7 +125,7 @@ class Endpoint(ABC):
         for spec in contract.GRAPHS[settings.task](sizes).values():
             folder = self.folder.parents[1] / spec.name
             if not folder.is_dir():  # a repository in object storage is fetched model by model
-                Log(self.name, self.version)("warning", "unchecked", message=f"{spec.name} is not beside this model")
+                self.log("warning", "unchecked", message=f"{spec.name} is not beside this model")
                 continue
             found = metadata(folder / str(self.version) / "model.onnx").get(contract.HASH_KEY)
             if found != settings.model_hash:

@@ -18,7 +18,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -193,18 +193,14 @@ class _Switch:
 
     def undo(self) -> None:
         """Take out whatever was added; the old version answers on."""
-        steps: list[Callable[[], None]] = []
-        for name in [name + CANDIDATE for name in self.plan.endpoints]:
-            if (self.plan.live / name).is_dir():
-                steps.append(lambda name=name: self.unload(name))  # type: ignore[misc]
-        for name in (*self.plan.endpoints, *self.plan.graphs):
+        added = [(name + CANDIDATE, self.unload) for name in self.plan.endpoints]
+        added += [(name, self._withdraw) for name in (*self.plan.endpoints, *self.plan.graphs)]
+        for name, take_out in added:
             if (self.plan.live / name / str(self.plan.version)).is_dir():
-                steps.append(lambda name=name: self._withdraw(name))  # type: ignore[misc]
-        for step in steps:
-            try:
-                step()
-            except ReleaseError as error:  # the next ones matter as much
-                _logger.error("while taking version %d back: %s", self.plan.version, error)
+                try:
+                    take_out(name)
+                except ReleaseError as error:  # the next ones matter as much
+                    _logger.error("while taking version %d back: %s", self.plan.version, error)
         self.clean()
 
     def _withdraw(self, name: str) -> None:

@@ -13,7 +13,7 @@ from albef.serving import contract
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from benchmarks.load.local import Local
-from benchmarks.load.loop import Beside, closed_loop, side_by_side, table
+from benchmarks.load.loop import Beside, Load, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions
 
 TOLERANCE = 1e-3
@@ -80,20 +80,8 @@ def parts(
     }
 
 
-def measure(
-    repository: Path,
-    kinds: Sequence[str],
-    concurrencies: Sequence[int],
-    rounds: int,
-    seconds: float,
-    pictures: int,
-    size: tuple[int, int],
-) -> Iterator[dict[str, Any]]:
-    """A result per kind and concurrency.
-
-    Args:
-        pictures: Different requests of a kind. The server runs without its response cache: none is ever known.
-        size: Of the pictures.
+def measure(repository: Path, kinds: Sequence[str], load: Load) -> Iterator[dict[str, Any]]:
+    """A result per kind and concurrency. The server runs without its response cache: no picture is ever known.
 
     Raises:
         DifferentAnswersError: If an answer of the server is not that of the baseline.
@@ -101,13 +89,13 @@ def measure(
     with TritonServer(repository, cache_bytes=0) as server, Client(server.grpc_url, timeout=600) as client:
         for name in kinds:
             kind = KINDS[name]
-            questions, local = Questions(kind, pictures, size), Local(repository, kind.endpoint)
+            questions, local = Questions(kind, load.pictures, load.size), Local(repository, kind.endpoint)
             for number in range(COMPARED):
                 apart = difference(client.ask(questions[number]), local.ask(questions[number]))
                 if apart > TOLERANCE:
                     raise DifferentAnswersError(f"{name}: answers differ by {apart:.1e}, expected {TOLERANCE:.0e}")
-            for concurrency in concurrencies:
-                yield {"kind": name, **_one(client, local, questions, concurrency, rounds, seconds)}
+            for concurrency in load.concurrency:
+                yield {"kind": name, **_one(client, local, questions, concurrency, load.rounds, load.seconds)}
 
 
 def _one(

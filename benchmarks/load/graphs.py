@@ -16,7 +16,7 @@ from albef.serving.runtime import Runtime
 from albef.serving.server import TritonServer
 from benchmarks.load import perf
 from benchmarks.load.local import Graph, Local
-from benchmarks.load.loop import closed_loop, side_by_side
+from benchmarks.load.loop import Load, closed_loop, side_by_side
 from benchmarks.load.questions import KINDS, picture
 
 MOST = 5000
@@ -42,18 +42,9 @@ def inputs_of(repository: Path, kinds: Sequence[str], count: int, size: tuple[in
     return found
 
 
-def measure(
-    repository: Path,
-    runtime: Runtime,
-    kinds: Sequence[str],
-    concurrencies: Sequence[int],
-    rounds: int,
-    seconds: float,
-    pictures: int,
-    size: tuple[int, int],
-) -> Iterator[dict[str, Any]]:
+def measure(repository: Path, runtime: Runtime, kinds: Sequence[str], load: Load) -> Iterator[dict[str, Any]]:
     """A result per graph and concurrency, as `endpoints.measure`; no response cache."""
-    program, inputs = perf.ensure(runtime), inputs_of(repository, kinds, pictures, size)
+    program, inputs = perf.ensure(runtime), inputs_of(repository, kinds, load.pictures, load.size)
     with TritonServer(repository, runtime=runtime, cache_bytes=0) as server, tempfile.TemporaryDirectory() as folder:
         for name, rows in inputs.items():
             file = Path(folder) / f"{name}.json"
@@ -62,11 +53,11 @@ def measure(
             names = [output.name for output in graph.session.get_outputs()]
 
             ask = partial(_ask, graph, rows, names)
-            for concurrency in concurrencies:
-                theirs = partial(closed_loop, ask, concurrency, seconds, concurrency)
-                count = int(min(max(theirs().rate * seconds, 2 * concurrency), MOST))
+            for concurrency in load.concurrency:
+                theirs = partial(closed_loop, ask, concurrency, load.seconds, concurrency)
+                count = int(min(max(theirs().rate * load.seconds, 2 * concurrency), MOST))
                 ours = partial(perf.measure, program, server.grpc_url, name, file, concurrency, count)
-                yield {"kind": name, "concurrency": concurrency, **side_by_side(ours, theirs, rounds).figures()}
+                yield {"kind": name, "concurrency": concurrency, **side_by_side(ours, theirs, load.rounds).figures()}
 
 
 def _ask(graph: Graph, rows: Sequence[Any], outputs: Sequence[str], number: int) -> None:

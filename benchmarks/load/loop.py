@@ -13,6 +13,25 @@ from typing import Any
 import numpy as np
 
 
+@dataclass(frozen=True)
+class Load:
+    """What is asked of both sides.
+
+    Args:
+        concurrency: Callers at a time, one load after the other.
+        rounds: Turns of each side.
+        seconds: Of a turn.
+        pictures: Different requests of a kind.
+        size: Width and height of the pictures.
+    """
+
+    concurrency: Sequence[int]
+    rounds: int
+    seconds: float
+    pictures: int
+    size: tuple[int, int]
+
+
 @dataclass
 class Run:
     """What became of the requests of a load.
