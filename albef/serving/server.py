@@ -126,6 +126,10 @@ class TritonServer:
         """Process id of the server, which leads a session of its own; None while it does not run."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
+    def segments(self) -> list[Path]:
+        """Shared memory between the server and its endpoints; none is left once it has stopped."""
+        return list(Path("/dev/shm").glob(f"{self._shared}*"))
+
     def command(self) -> list[str]:
         """The server's command line."""
         http, grpc, metrics = map(str, self.ports)
@@ -273,7 +277,7 @@ class TritonServer:
                 os.killpg(process.pid, signal.SIGKILL)
             if status is None:
                 status = process.wait()
-        for segment in Path("/dev/shm").glob(f"{self._shared}*"):
+        for segment in self.segments():
             segment.unlink(missing_ok=True)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)

@@ -62,17 +62,12 @@ def gone(group: int, seconds: float = 5.0) -> bool:
     return not family(group)
 
 
-def segments() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("albef_*")}
-
-
 def test_crashed_server_leaves_nothing_behind(model, runtime):
-    before = segments()
     server = TritonServer(model.repository, runtime=runtime)
     server.start()
     pid = server.pid
     assert len(family(pid)) == 1 + len(list(model.repository.iterdir()))  # the server, and a stub a model
-    assert segments() > before
+    assert server.segments()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while server.alive() and time.monotonic() < deadline:
@@ -81,7 +76,7 @@ def test_crashed_server_leaves_nothing_behind(model, runtime):
         client.retrieve(text="red")
     assert server.stop() == -signal.SIGKILL
     assert gone(pid)
-    assert segments() == before
+    assert not server.segments()
 
 
 def command(repository: Path, ports: list[int]) -> list[str]:
@@ -100,7 +95,6 @@ def triton(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_stops_cleanly(model, runtime, number):
-    before = segments()
     ports = free_ports(3)
     # The checkout as working directory: the endpoint must import what lies beside it, not this.
     with subprocess.Popen(command(model.repository, ports), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
@@ -110,13 +104,15 @@ def test_command_stops_cleanly(model, runtime, number):
             done = subprocess.run([sys.executable, "-m", "albef.cli", *ask], capture_output=True, text=True, check=True)
             assert done.stdout.count("images/") == 2
             servers = children(serving.pid)
+            mine = f"albef_{serving.pid}_*"
+            assert list(Path("/dev/shm").glob(mine))
             serving.send_signal(number)
             assert serving.wait(30) == 0
         finally:
             serving.kill()
     assert len(servers) == 1
     assert gone(servers[0])
-    assert segments() == before
+    assert not list(Path("/dev/shm").glob(mine))
 
 
 def test_command_can_be_stopped_while_starting(model, runtime):
