@@ -222,7 +222,10 @@ def parser() -> argparse.ArgumentParser:
     preset.add_argument("name", nargs="?")
     preset.add_argument("--out", type=Path, default=Path("params.yaml"), help="file to write")
     preset.add_argument("--force", action="store_true", help="replace a file that is there")
-    serve = add("serve", _serve, "serve a model repository with a local Triton on loopback", "repository")
+    serve = add("serve", _serve, "serve a model repository with a local Triton on loopback")
+    serve.add_argument(
+        "--repository", required=True, help="a folder, or s3://http://HOST:PORT/BUCKET/FOLDER with AWS_* variables set"
+    )
     serve.add_argument("--http-port", type=int, default=8000)
     serve.add_argument("--grpc-port", type=int, default=8001)
     serve.add_argument("--metrics-port", type=int, default=8002)

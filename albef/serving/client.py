@@ -115,12 +115,15 @@ class Client(_Connection):
         from tritonclient.utils import InferenceServerException
 
         try:
-            if not self.triton.is_server_ready(client_timeout=self.timeout):
-                return False
-            found = self.triton.get_model_repository_index(client_timeout=self.timeout).models
+            return self.triton.is_server_ready(client_timeout=self.timeout) and all(self.models().values())
         except InferenceServerException:
             return False
-        return {model.name for model in found} == {model.name for model in found if model.state == "READY"}
+
+    def models(self) -> dict[str, bool]:
+        """The models of the server's repository, and whether some version of each is loaded."""
+        found = self.triton.get_model_repository_index(client_timeout=self.timeout).models
+        loaded = {model.name for model in found if model.state == "READY"}
+        return {model.name: model.name in loaded for model in found}
 
     def retrieve(
         self,

@@ -46,6 +46,11 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
+def remote(repository: Path | str) -> bool:
+    """Whether a repository lies in object storage, where nothing but Triton looks."""
+    return isinstance(repository, str) and repository.startswith("s3://")
+
+
 def _taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -60,7 +65,8 @@ class TritonServer:
     """A server for a model repository; starts and stops with the ``with`` block.
 
     Args:
-        repository: Model repository, as `albef.export.repository` writes it.
+        repository: Model repository, as `albef.export.repository` writes it: a folder, or its copy in S3-compatible
+            storage, ``s3://http://HOST:PORT/BUCKET/FOLDER`` (or ``https``), with credentials in ``AWS_*`` variables.
         runtime: By default the one of this checkout, built when missing or out of date.
         http_port: 0 takes a free one, as do the other ports.
         log: File for the server's log; by default one that is removed with the server.
@@ -79,7 +85,7 @@ class TritonServer:
 
     def __init__(
         self,
-        repository: Path,
+        repository: Path | str,
         *,
         runtime: Runtime | None = None,
         http_port: int = 0,
@@ -94,7 +100,7 @@ class TritonServer:
         start_timeout: float = 120.0,
         stop_timeout: float = 20.0,
     ) -> None:
-        self.repository = repository.resolve()
+        self.repository = repository if remote(repository) else Path(repository).resolve()
         self.runtime = runtime or ensure()
         self.ports = (http_port, grpc_port, metrics_port)
         self.explicit, self.cache_bytes, self.auto_complete = explicit, cache_bytes, auto_complete
@@ -167,7 +173,7 @@ class TritonServer:
         Raises:
             ServerError: If it does not come up in time, a port is taken, or the repository is none.
         """
-        if not any(self.repository.glob("*/config.pbtxt")):
+        if isinstance(self.repository, Path) and not any(self.repository.glob("*/config.pbtxt")):
             raise ServerError(f"{self.repository}: no model repository (no <model>/config.pbtxt)")
         for attempt in range(3):
             free = iter(free_ports(3))
@@ -197,6 +203,8 @@ class TritonServer:
         self.log = self.log or self._scratch / "server.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = self.runtime.environment()
+        # Without credentials its S3 client would ask for those of an EC2 instance, and wait for an answer.
+        environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         if self.log_requests:
             environment[LOG_REQUESTS] = "1"
         with self.log.open("wb") as log:
@@ -212,7 +220,8 @@ class TritonServer:
         deadline = time.monotonic() + self.start_timeout
         self._until(self._loaded, deadline, cancelled)
         with Client(self.grpc_url, timeout=max(deadline - time.monotonic(), 1.0), retries=2) as client:
-            for probe in standard(name for name in contract.ENDPOINTS if (self.repository / name).is_dir()):
+            models = client.models()
+            for probe in standard(name for name in contract.ENDPOINTS if name in models):
                 try:
                     probe.ask(client)
                 except ServingError as error:
@@ -312,7 +321,7 @@ def _signals(event: threading.Event) -> Iterator[None]:
 
 
 def serve(
-    repository: Path,
+    repository: Path | str,
     *,
     http_port: int = 8000,
     grpc_port: int = 8001,

@@ -54,6 +54,26 @@ def test_layout(model):
     assert not list(model.repository.rglob("__pycache__"))
 
 
+def test_configurations_fit_their_graphs(model):
+    """Names, types and dimensions of every input and output, in order; the official protobuf has parsed them."""
+    proto = onnx.TensorProto
+    kinds = {proto.FLOAT: "TYPE_FP32", proto.INT64: "TYPE_INT64", proto.INT32: "TYPE_INT32", proto.BOOL: "TYPE_BOOL"}
+    graphs = list(model.repository.glob("*/*/model.onnx"))
+    assert len(graphs) == len(MODELS) - len(ENDPOINTS)
+    for path in graphs:
+        graph = onnx.load(path, load_external_data=False).graph
+        config = pbtxt.parse(path.parents[1] / "config.pbtxt")
+        types = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
+        for stated, values in ((config.input, graph.input), (config.output, graph.output)):
+            found = []
+            for value in values:
+                tensor = value.type.tensor_type
+                batch, *dims = (dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+                assert batch == -1, f"{path}: {value.name} has a fixed batch"
+                found.append((value.name, kinds[tensor.elem_type], dims))
+            assert [(t.name, types[t.data_type].name, list(t.dims)) for t in stated] == found, path
+
+
 def test_nothing_names_a_place_of_this_machine(model):
     for path in model.repository.rglob("*"):
         assert not path.is_symlink()
