@@ -126,6 +126,17 @@ def _preset(args: argparse.Namespace) -> None:
         presets.write(args.name, args.out, args.force)
 
 
+def _quantize(args: argparse.Namespace) -> None:
+    from albef import config, quantize
+
+    parameters = config.load(args.params)
+    folders = (args.export, args.lists, args.images, args.tokenizer, args.repository, args.out)
+    changes = quantize.run(parameters, *folders, args.max_loss, args.limit)
+    print(quantize.show(changes))
+    if args.json:
+        args.json.write_text(quantize.as_json(changes), encoding="utf-8")
+
+
 def _serve(args: argparse.Namespace) -> None:
     from albef.serving import server
 
@@ -208,6 +219,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("export", _export, "ONNX graphs with a parity gate", "tokenizer", "model", "out").add_argument("task")
     add("repository", _repository, "the Triton model repository with its gallery", *inputs, "export", "out")
+    small = add("quantize", _quantize, "a model repository in int8, if the tasks lose little by it", *inputs, "export")
+    _folders(small, "repository", "out")
+    small.add_argument("--max-loss", type=float, default=0.01, help="that any test metric may lose, 0 to 1")
+    small.add_argument("--limit", type=int, help="rows of each test list; by default all")
+    small.add_argument("--json", type=Path, help="write the metrics here too")
     add("report", _report, "an HTML page of metrics, curves and pictures", "artifacts", "images", "out")
     ablate = add("ablate", _ablate, "the paper's ablation (table 1) on own data", "raw", "out")
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition each")

@@ -23,7 +23,7 @@ FLOORS = [
     {"data"},
     {"presets", "serving"},
     {"evaluation", "validation", "export", "report"},
-    {"tasks"},
+    {"tasks", "quantize"},
     {"training"},
     {"tuning", "ablation"},
     {"cli"},

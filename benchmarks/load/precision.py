@@ -2,79 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from albef import quantize
 from albef.config import Config
-from albef.data.boxes import iou
 from albef.data.files import image_root
-from albef.data.schema import read_list
-from albef.evaluation.vqa_metric import vqa_accuracy
 from albef.export import repository as repositories
 from albef.export.session import GraphError, open_session
-from albef.serving import calls, contract
+from albef.serving import contract
 from benchmarks.load.graphs import inputs_of
 from benchmarks.load.local import Graph, Local
 from benchmarks.load.variants import VARIANTS, tiled
-
-HIT = 0.5
-"""Overlap with the true box, above which an expression counts as found."""
-Scores = list[float]
-Scorer = Callable[[Local, Path, Path, int | None], dict[str, Scores]]
-
-
-def _retrieval(local: Local, lists: Path, images: Path, limit: int | None) -> dict[str, Scores]:
-    rows = read_list(lists / "retrieval_test.json")[:limit]
-    by_text, by_image = [], []
-    for row in rows:
-        texts = [text.encode() for text in row["caption"]]
-        found = local.ask(calls.retrieval(contract.ENDPOINT_TEXT, texts, 1, True))
-        by_text += [float(best[0].id == row["image"]) for best in found]
-        (best,) = local.ask(calls.retrieval(contract.ENDPOINT_IMAGE, [(images / row["image"]).read_bytes()], 1, True))
-        by_image.append(float(best[0].id in row["caption"]))
-    return {"image R@1": by_text, "text R@1": by_image}
-
-
-def _vqa(local: Local, lists: Path, images: Path, limit: int | None) -> dict[str, Scores]:
-    scores = []
-    for row in read_list(lists / "vqa_test.json")[:limit]:
-        (found,) = local.ask(calls.vqa(images / row["image"], [row["question"]], 1, None, None))
-        scores.append(vqa_accuracy(found[0].text, row["answer"]))
-    return {"VQA accuracy": scores}
-
-
-def _entailment(local: Local, lists: Path, images: Path, limit: int | None) -> dict[str, Scores]:
-    scores = []
-    for row in read_list(lists / "ve_test.json")[:limit]:
-        (found,) = local.ask(calls.entailment(images / row["image"], [row["sentence"]]))
-        scores.append(float(max(found, key=lambda label: found[label]) == row["label"]))
-    return {"entailment accuracy": scores}
-
-
-def _grounding(local: Local, lists: Path, images: Path, limit: int | None) -> dict[str, Scores]:
-    known = json.loads((lists / "grounding_boxes.json").read_text(encoding="utf-8"))
-    scores = []
-    for row in read_list(lists / "grounding_test.json")[:limit]:
-        proposals = known["proposals"][row["image"]]
-        (found,) = local.ask(calls.grounding(images / row["image"], [row["text"]], proposals))
-        scores.append(float(iou(found.box, known["refs"][str(row["ref_id"])]["box"]) > HIT))
-    return {"grounding accuracy": scores}
-
-
-SCORERS: dict[str, Scorer] = {
-    "retrieval": _retrieval,
-    "vqa": _vqa,
-    "entailment": _entailment,
-    "grounding": _grounding,
-}
 
 
 def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dict[str, Path]:
@@ -108,7 +55,7 @@ def latencies(
         own, other = Graph(repository / name, 1), Graph(repository / name, 1, files[name])
         outputs = [output.name for output in own.session.get_outputs()]
         for batch in batches:
-            feeds, times = tiled(rows[0], batch), ([], [])  # type: tuple[dict[str, Any], tuple[Scores, Scores]]
+            feeds, times = tiled(rows[0], batch), ([], [])  # type: tuple[dict[str, Any], tuple[list[float], list[float]]]
             for number in range(-1, rounds):
                 for side, graph in enumerate((own, other)):
                     began = time.perf_counter()
@@ -131,24 +78,17 @@ def accuracy(
 ) -> Iterator[dict[str, Any]]:
     """Every task's metric with each variant, on the test lists; the gallery is encoded anew with its graphs."""
     lists, images = artifacts / "validated" / "lists", artifacts / "data"
-    plain: dict[str, Scores] = {}
+    plain: dict[str, list[float]] = {}
     for variant in ("fp32", *variants):
         with tempfile.TemporaryDirectory(prefix="albef-precision-") as folder:
             make(repository, variant, tasks, Path(folder) / "export")
             out = Path(folder) / "repository"
             repositories.run(config, Path(folder) / "export", lists, images, artifacts / "tokenizer", out)
             for task in tasks:
-                for metric, scores in SCORERS[task](Local(out, task), lists, image_root(images), limit).items():
-                    plain.setdefault(metric, scores)
-                    lost = np.array(plain[metric]) - np.array(scores)
-                    yield {
-                        "variant": variant,
-                        "metric": metric,
-                        "questions": len(scores),
-                        "value": float(np.mean(scores)),
-                        "loss": float(lost.mean()),
-                        "standard_error": float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0,
-                    }
+                found = quantize.scores(Local(out, task), task, lists, image_root(images), limit)
+                plain.update({metric: scores for metric, scores in found.items() if metric not in plain})
+                for change in quantize.compare({metric: plain[metric] for metric in found}, found):
+                    yield {"variant": variant, **asdict(change)}
 
 
 def measure(
@@ -183,4 +123,4 @@ def speed_row(result: dict[str, Any]) -> list[Any]:
 def loss_row(result: dict[str, Any]) -> list[Any]:
     """A line of the table of losses."""
     loss = f"{result['loss']:+.4f} ± {result['standard_error']:.4f}"
-    return [result["variant"], result["metric"], result["questions"], f"{result['value']:.4f}", loss]
+    return [result["variant"], result["metric"], result["questions"], f"{result['after']:.4f}", loss]

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-
-def _dynamic(source: Path, target: Path, skip: Callable[[tuple[int, ...]], bool] = lambda shape: False) -> None:
-    """Weights in int8, a scale per channel; activations in uint8, scaled call by call. Products of two activations,
-    as in attention, stay as they are. ``skip`` tells by a weight's shape that it does, too."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    graph = onnx.load(str(source)).graph
-    shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    left = [
-        node.name
-        for node in graph.node
-        if node.op_type in ("MatMul", "Gemm") and (shape := shapes.get(node.input[1])) is not None and skip(shape)
-    ]
-    level, logger = logging.root.level, logging.root
-    logger.setLevel(logging.ERROR)  # it recommends a preparation that changes nothing here
-    try:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=left,
-        )
-    finally:
-        logger.setLevel(level)
-
-
-def int8(source: Path, target: Path) -> None:
-    _dynamic(source, target)
+from albef.quantize import int8
 
 
 def int8_ffn(source: Path, target: Path) -> None:
     """Only the feed-forward layers, whose weights are four times as wide as high or the reverse: attention's maps of
     queries, keys and values stay in fp32."""
-    _dynamic(source, target, lambda shape: len(shape) != 2 or max(shape) != 4 * min(shape))
+    int8(source, target, lambda shape: len(shape) != 2 or max(shape) != 4 * min(shape))
 
 
 def int8_blocks(source: Path, target: Path) -> None:
