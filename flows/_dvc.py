@@ -66,12 +66,22 @@ def dvc(*args: str) -> str:
     return done.stdout
 
 
-def stages(target: str | None = None) -> dict[str, set[str]]:
-    """Stages that ``target`` needs (all without one), each after its upstream stages, with those stages."""
-    dot = dvc("dag", "--dot", *([target] if target else []))
-    graph: dict[str, set[str]] = {name: set() for name in re.findall(r'^"([^"]+)";', dot, re.MULTILINE)}
-    for upstream, stage in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
-        graph[stage].add(upstream)
+def stages(*targets: str) -> dict[str, set[str]]:
+    """Stages that ``targets`` need (all without one), each after its upstream stages, with those stages.
+
+    Raises:
+        RuntimeError: If there is no such stage; the message names those there are.
+    """
+    known = set(re.findall(r'^"([^"]+)";', dvc("dag", "--dot"), re.MULTILINE))
+    if unknown := [target for target in targets if target not in known]:
+        raise RuntimeError(f"{unknown[0]}: no stage of dvc.yaml, expected one of {', '.join(sorted(known))}")
+    graph: dict[str, set[str]] = {}
+    for target in targets or ("",):
+        dot = dvc("dag", "--dot", *([target] if target else []))
+        for name in re.findall(r'^"([^"]+)";', dot, re.MULTILINE):
+            graph.setdefault(name, set())
+        for upstream, stage in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
+            graph[stage].add(upstream)
     return {stage: graph[stage] for stage in TopologicalSorter(graph).static_order()}
 
 

@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 def commands(page: Path) -> list[list[str]]:
     """Words of each command line in a page's shell blocks."""
     blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -39,7 +39,10 @@ def test_a_command_exists(words: list[str], capsys: pytest.CaptureFixture[str]) 
     elif program.startswith(".venv/bin/"):
         assert program.removeprefix(".venv/bin/") in ("dvc", "prefect", "pre-commit", "python", "uv")
     else:
-        assert program in ("git", "export")
+        assert program in ("git", "export", "docker", "kubectl", "aws")
+        for word in arguments:  # files of ours that other programs are given
+            if word.startswith("infra/"):
+                assert (ROOT / word).exists(), word
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
