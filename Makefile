@@ -30,7 +30,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 \
 	&& echo "$$python" && break; done)
 
-.PHONY: help setup runtime git demo test lint ui deploy pictures clean distclean
+.PHONY: help setup runtime git demo test lint ui orchestrate deploy pictures clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -73,7 +73,10 @@ lint: $(INSTALLED) ## ruff and mypy
 ui: setup ## Prefect and MLflow in the browser, on this machine alone, until Ctrl-C
 	@infra/ui.sh
 
-deploy: setup ## work pools and the deployments pretrain/local and pretrain/gpu, on the running Prefect server
+orchestrate: git setup ## Prefect server with all deployments and a worker, and MLflow, on this machine alone, until Ctrl-C
+	@infra/orchestrate.sh
+
+deploy: setup ## work pools and all deployments, on the running Prefect server
 	@infra/deploy.sh
 
 pictures: $(INSTALLED) ## the README's pictures, from the report of a run worth showing

@@ -6,7 +6,6 @@ Nothing about the graph is written down a second time, and Prefect's own cache s
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,13 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
@@ -29,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BAD_INPUT = 2  # exit code of an `albef` stage that refuses its data or parameters
 GRACE_SECONDS = 20.0  # a training stage saves its state when told to stop
 _EXITED = re.compile(r"exited with (-?\d+)")
+_NO_PARAMETER = "Invalid `--set-param` value"
 _QUIET = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -72,17 +72,23 @@ def stages(*targets: str) -> dict[str, set[str]]:
     Raises:
         RuntimeError: If there is no such stage; the message names those there are.
     """
-    known = set(re.findall(r'^"([^"]+)";', dvc("dag", "--dot"), re.MULTILINE))
-    if unknown := [target for target in targets if target not in known]:
-        raise RuntimeError(f"{unknown[0]}: no stage of dvc.yaml, expected one of {', '.join(sorted(known))}")
-    graph: dict[str, set[str]] = {}
-    for target in targets or ("",):
-        dot = dvc("dag", "--dot", *([target] if target else []))
-        for name in re.findall(r'^"([^"]+)";', dot, re.MULTILINE):
-            graph.setdefault(name, set())
-        for upstream, stage in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
-            graph[stage].add(upstream)
-    return {stage: graph[stage] for stage in TopologicalSorter(graph).static_order()}
+    graph = _edges(dvc("dag", "--dot"))
+    if unknown := [target for target in targets if target not in graph]:
+        raise RuntimeError(f"{unknown[0]}: no stage of dvc.yaml, expected one of {', '.join(sorted(graph))}")
+    wanted, queue = set(), list(targets or graph)
+    while queue:
+        stage = queue.pop()
+        if stage not in wanted:
+            wanted.add(stage)
+            queue.extend(graph[stage])
+    return {stage: graph[stage] for stage in TopologicalSorter(graph).static_order() if stage in wanted}
+
+
+def _edges(dot: str) -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {name: set() for name in re.findall(r'^"([^"]+)";', dot, re.MULTILINE)}
+    for upstream, stage in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
+        graph[stage].add(upstream)
+    return graph
 
 
 class _Running:
@@ -151,22 +157,10 @@ def _worth_another_try(task: Any, run: Any, state: Any) -> bool:
     return False
 
 
-@task(
-    task_run_name="{stage}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_another_try,
-)
-def repro(stage: str) -> None:
-    """Bring one stage up to date; its output goes to the task's log line by line.
-
-    Raises:
-        StageError: If it fails.
-    """
+def _follow(name: str, *arguments: str) -> None:
+    """Run a DVC command as a process group of its own; its output goes to the task's log line by line."""
     logger = get_run_logger()
-    process = _running.start([sys.executable, "-m", "dvc", "repro", "--single-item", stage])
+    process = _running.start([sys.executable, "-m", "dvc", *arguments])
     lines: list[str] = []
     try:
         assert process.stdout is not None
@@ -179,37 +173,71 @@ def repro(stage: str) -> None:
         _running.stop(process)
     if failed:
         tail = "\n".join(lines)
-        codes = _EXITED.findall(tail)
-        raise StageError(stage, int(codes[-1]) if codes else None, tail)
+        codes = _EXITED.findall(tail) or ([str(BAD_INPUT)] if _NO_PARAMETER in tail else [])
+        raise StageError(name, int(codes[-1]) if codes else None, tail)
 
 
-def run(target: str | None = None, push: bool = False) -> list[str]:
-    """Bring ``target`` and everything it needs up to date, or the whole pipeline; to be called inside a flow.
+@task(
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_another_try,
+)
+def repro(stage: str) -> None:
+    """Bring one stage up to date.
+
+    Raises:
+        StageError: If it fails.
+    """
+    _follow(stage, "repro", "--single-item", stage)
+
+
+@task(
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_another_try,
+)
+def experiment(name: str, overrides: Sequence[str], targets: Sequence[str]) -> None:
+    """Bring stages up to date with other parameters, in a copy of the workspace, as the DVC experiment ``name``.
+
+    Raises:
+        StageError: If a stage fails, or there is no such parameter.
+    """
+    given = [part for override in overrides for part in ("--set-param", override)]
+    _follow(name, "exp", "run", "--temp", "--force", "--name", name, *given, *targets)
+
+
+def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
+    """Bring ``targets`` and everything they need up to date, or the whole pipeline; to be called inside a flow.
 
     The tags of the flow run pass to its tasks, so that a concurrency limit on ``gpu`` holds them back.
 
     Args:
-        target: A stage of ``dvc.yaml``.
+        targets: Stages of ``dvc.yaml``.
         push: Afterwards upload results and run cache to the DVC remote.
+        pull: First fetch what the DVC remote has of them, so that nothing is computed twice.
 
     Raises:
         StageError: If a stage fails; stages that do not depend on it still ran.
-        RuntimeError: If there is no DVC remote to push to; nothing ran then.
+        RuntimeError: If there is no DVC remote to push to or pull from, or no such stage; nothing ran then.
     """
-    if push and not dvc("remote", "list").strip():
-        raise RuntimeError("push=True, but no DVC remote is configured; add one: dvc remote add --default NAME URL")
+    graph = stages(*targets)
+    _remote(push or pull)
     _running.stopping = False
-    graph = stages(target)
+    if pull:
+        dvc("fetch", "--run-cache", *(stage for stage in graph if not stage.endswith(".dvc")))
     tasks: dict[str, PrefectFuture[None]] = {}
-    try:
+    with _stopped_with_the_flow():
         for stage, upstream in graph.items():
             tags = [stage.partition("@")[0], *(flow_run.tags or [])]
             wait_for = [tasks[name] for name in upstream]
             tasks[stage] = repro.with_options(tags=tags).submit(stage, wait_for=wait_for, return_state=False)
         wait(list(tasks.values()))
-    except BaseException:
-        _running.stop_all()
-        raise
     failed = [future for future in tasks.values() if future.state.is_failed() or future.state.is_crashed()]
     for future in failed:
         future.result()
@@ -218,23 +246,45 @@ def run(target: str | None = None, push: bool = False) -> list[str]:
     return list(graph)
 
 
-def publish(names: list[str]) -> None:
-    """Show metrics, data docs and report of the stages ``names`` in Prefect."""
-    shown = json.loads(dvc("metrics", "show", "--json"))
-    files = shown.get("", {}).get("data", {})
-    wanted = {name.replace("@", "/") for name in names}
-    rows = [
-        {"stage": stage, "metric": metric, "value": round(value, 4)}
-        for path, content in files.items()
-        for stage in wanted
-        if f"/{stage}/" in path
-        for metric, value in content.get("data", {}).items()
-        if isinstance(value, int | float)
-    ]
-    if rows:
-        create_table_artifact(key="metrics", table=sorted(rows, key=lambda row: (row["stage"], row["metric"])))
-    pages = {"validate": "artifacts/validated/docs/index.html", "report": "artifacts/report/index.html"}
-    for stage, page in pages.items():
-        if stage in names and (ROOT / page).is_file():
-            key = "data-docs" if stage == "validate" else stage
-            create_link_artifact(key=key, link=(ROOT / page).as_uri(), description=f"Written by stage {stage}")
+def run_experiment(overrides: Sequence[str], *targets: str, push: bool = False) -> str:
+    """Bring ``targets`` up to date with other parameters, beside the workspace; to be called inside a flow.
+
+    Args:
+        overrides: As ``dvc exp run --set-param`` takes them: ``pretrain.epochs=2``.
+        targets: Stages of ``dvc.yaml``; all without one.
+        push: Afterwards upload the experiment's results and run cache to the DVC remote.
+
+    Returns:
+        Name of the DVC experiment: that of the flow run.
+
+    Raises:
+        StageError: If a stage fails, or there is no such parameter; the workspace is as it was.
+        RuntimeError: If there is no DVC remote to push to, or no such stage; nothing ran then.
+    """
+    stages(*targets)
+    _remote(push)
+    _running.stopping = False
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", flow_run.name or "experiment")
+    with _stopped_with_the_flow():
+        future = experiment.with_options(tags=flow_run.tags or []).submit(name, list(overrides), list(targets))
+        future.result()
+    if push:
+        dvc("push", "--run-cache")
+    return name
+
+
+def _remote(wanted: bool) -> None:
+    if wanted and not dvc("remote", "list").strip():
+        raise RuntimeError(
+            "no DVC remote is configured to push to or pull from; add one: dvc remote add --default NAME URL"
+        )
+
+
+@contextmanager
+def _stopped_with_the_flow() -> Iterator[None]:
+    """Within the block, whatever ends the flow ends its stages."""
+    try:
+        yield
+    except BaseException:
+        _running.stop_all()
+        raise

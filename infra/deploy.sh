@@ -19,6 +19,9 @@ prefect --no-prompt work-pool create local --type process --overwrite
 # One run at a time on a GPU machine. On a machine without one nothing serves this pool, and its runs wait.
 prefect --no-prompt work-pool create gpu --type process --overwrite
 prefect --no-prompt work-pool set-concurrency-limit gpu 1
+# Its worker comes from the package prefect-kubernetes and runs in the cluster; this is what its jobs look like.
+prefect --no-prompt work-pool create kubernetes --type kubernetes --overwrite \
+  --base-job-template infra/k8s/prefect/job-template.json
 prefect --no-prompt deploy --prefect-file infra/prefect.yaml --all
 cat <<TEXT
 Deployed. Start a worker in this folder, and in another terminal a run:

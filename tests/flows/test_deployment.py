@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from tests.pipeline.tree import Tree
 
 pytestmark = pytest.mark.pipeline
 
+FLOWS = ("pipeline", "pretrain", "finetune")
+PAGES = {
+    "data-docs": "artifacts/validated/docs/index.html",
+    "report": "artifacts/report/index.html",
+    "plots": "artifacts/plots/index.html",
+}
+EPOCHS = 5
+"""Of a training that lasts long enough to be cancelled."""
 PREFECT = str(Path(sys.executable).parent / "prefect")
 
 
@@ -90,41 +99,143 @@ def api(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def worker(api: Api, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A worker in the copy; its log."""
+    log = tmp_path_factory.mktemp("worker") / "worker.log"
+    with running([PREFECT, "worker", "start", "--pool", "local"], tree.root, api.environment, log):
+        yield log
+
+
+@contextmanager
+def changed(tree: Tree, **values: Any) -> Iterator[None]:
+    """The copy with other values of some parameters (``__`` for a dot), and as it was afterwards."""
+    keys = {name.replace("__", "."): value for name, value in values.items()}
+    lock = (tree.root / "dvc.lock").read_bytes()
+    old = {key: tree.set_param(key, value) for key, value in keys.items()}
+    try:
+        yield
+    finally:
+        for key, value in old.items():
+            tree.set_param(key, value)
+        (tree.root / "dvc.lock").write_bytes(lock)
+        tree.dvc("checkout", "--force")
+
+
+def start(api: Api, deployment: str, *options: str) -> str:
+    """Start a run; returns its id."""
+    command = [PREFECT, "deployment", "run", deployment, *options]
+    done = subprocess.run(command, env=api.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"UUID: ([0-9a-f-]{36})", done.stdout)
+    assert found, done.stdout
+    return found[1]
+
+
+def until(condition: Callable[[], Any], seconds: float, log: Path) -> Any:
+    """What the condition says as soon as it says something."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"did not happen in time\n{log.read_text()}"
+        time.sleep(0.2)
+    return found
+
+
+def ended(api: Api, run: str, log: Path, seconds: float = 240) -> dict[str, Any]:
+    """A run's final state."""
+
+    def final() -> Any:
+        state = api.ask(f"/flow_runs/{run}")["state"]
+        return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    found: dict[str, Any] = until(final, seconds, log)
+    return found
+
+
+def task_states(api: Api, run: str) -> dict[str, dict[str, Any]]:
+    """The state of each task of a run."""
+    found = api.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    return {task["name"]: task["state"] for task in found}
+
+
+def messages(api: Api, run: str) -> list[str]:
+    """A run's log."""
+    found = api.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+    return [entry["message"] for entry in found]
+
+
+def processes(root: Path) -> list[str]:
+    """Command lines of the processes that work in a folder, but for those of Prefect itself."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if (path / "cwd").resolve() == root and words and "prefect" not in words:
+                found.append(words)
+    return found
+
+
 def test_the_deployments_are_named_as_documented(api: Api) -> None:
     flows = {flow["id"]: flow["name"] for flow in api.ask("/flows/filter", {})}
     deployments = {f"{flows[d['flow_id']]}/{d['name']}": d for d in api.ask("/deployments/filter", {})}
-    assert set(deployments) == {"pretrain/local", "pretrain/gpu", "pipeline/local"}
+    assert set(deployments) == {f"{flow}/local" for flow in FLOWS} | {
+        "pretrain/gpu",
+        "pretrain/kubernetes",
+        "finetune/gpu",
+    }
     for name, deployment in deployments.items():
-        assert deployment["work_pool_name"] == name.partition("/")[2]
+        pool = name.partition("/")[2]
+        assert deployment["work_pool_name"] == pool
         assert deployment["global_concurrency_limit"]["limit"] == 1
-    assert deployments["pretrain/gpu"]["tags"] == ["gpu"]
+        assert deployment["tags"] == ([] if pool == "local" else ["gpu"])
+        assert deployment["parameters"] == ({} if pool == "local" else {"push": True, "pull": True})
+    (nightly,) = deployments["pipeline/local"]["schedules"]
+    assert not nightly["active"]
+    pools = {pool["name"]: pool["type"] for pool in api.ask("/work_pools/filter", {})}
+    assert pools == {"local": "process", "gpu": "process", "kubernetes": "kubernetes"}
 
 
-def test_a_run_by_name_trains(api: Api, tree: Tree, tmp_path: Path) -> None:
-    old = tree.set_param("pretrain.seed", 3)
-    try:
-        worker = [PREFECT, "worker", "start", "--pool", "local"]
-        with running(worker, tree.root, api.environment, tmp_path / "worker.log"):
-            done = subprocess.run(
-                [PREFECT, "deployment", "run", "pretrain/local", "--watch", "--watch-timeout", "240"],
-                cwd=tmp_path,
-                env=api.environment,
-                capture_output=True,
-                text=True,
-            )
-        log = (tmp_path / "worker.log").read_text()
-        assert done.returncode == 0, done.stdout + done.stderr + log
-        (run,) = api.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
-        assert run["state_type"] == "COMPLETED", log
+def test_the_pipeline_by_name(api: Api, tree: Tree, worker: Path) -> None:
+    with changed(tree, serve__max_k=7):
+        run = start(api, "pipeline/local")
+        assert ended(api, run, worker)["type"] == "COMPLETED", worker.read_text()
         lock = YAML(typ="safe").load(tree.root / "dvc.lock")
-        assert lock["stages"]["pretrain"]["params"]["params.yaml"]["pretrain"]["seed"] == 3
-        names = {task["name"] for task in api.ask("/task_runs/filter", {})}
-        assert names == {"data.dvc", "prepare", "validate", "tokenizer", "pretrain"}
-        messages = [entry["message"] for entry in api.ask("/logs/filter", {"limit": 200})]
-        assert any(message.startswith("Running stage 'pretrain'") for message in messages)
+        assert lock["stages"]["repository"]["params"]["params.yaml"]["serve"]["max_k"] == 7
+        assert set(task_states(api, run)) == {"data.dvc", *lock["stages"]}
+        assert "up to date" in tree.dvc("status")
+        assert "Running stage 'repository':" in messages(api, run)
         artifacts = {artifact["key"]: artifact for artifact in api.ask("/artifacts/filter", {})}
         assert "itc_loss" in str(artifacts["metrics"]["data"])
-        assert "artifacts/validated/docs/index.html" in str(artifacts["data-docs"]["data"])
-    finally:
-        tree.set_param("pretrain.seed", old)
-        tree.dvc("repro", "pretrain")
+        for key, page in PAGES.items():
+            assert page in str(artifacts[key]["data"])
+            assert (tree.root / page).is_file()
+
+
+def test_a_cancelled_run_leaves_no_process_and_the_next_goes_on(api: Api, tree: Tree, worker: Path) -> None:
+    with changed(tree, pretrain__seed=3, pretrain__epochs=EPOCHS, pretrain__checkpoint_every=2):
+        run = start(api, "pretrain/local")
+        until(lambda: list(tree.root.glob("scratch/pretrain-*/checkpoint.pt")), 120, worker)
+        assert any("albef pretrain" in words for words in processes(tree.root))
+        done = subprocess.run([PREFECT, "flow-run", "cancel", run], env=api.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ended(api, run, worker)["type"] == "CANCELLED"
+        until(lambda: not processes(tree.root), 30, worker)
+        assert not list(tree.root.glob("artifacts/pretrain/model.pth"))
+
+        again = start(api, "pretrain/local")
+        assert ended(api, again, worker)["type"] == "COMPLETED"
+        assert any("resuming at step" in message for message in messages(api, again))
+        lock = YAML(typ="safe").load(tree.root / "dvc.lock")
+        assert lock["stages"]["pretrain"]["params"]["params.yaml"]["pretrain"]["seed"] == 3
+
+
+def test_bad_data_stops_what_follows_and_the_run_says_why(api: Api, tree: Tree, worker: Path) -> None:
+    with changed(tree, validate__min_image_side=1000):
+        run = start(api, "pretrain/local")
+        state = ended(api, run, worker)
+        tasks = task_states(api, run)
+        assert state["type"] == tasks["validate"]["type"] == "FAILED"
+        for message in (state["message"], tasks["validate"]["message"]):
+            assert "expectation 'image_not_small' failed" in message
+        assert tasks["prepare"]["type"] == "COMPLETED"
+        assert {tasks[name]["name"] for name in ("tokenizer", "pretrain")} == {"NotReady"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_URL
 
-from flows import _dvc
+from flows import _dvc, _show
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_harness")]
 
@@ -34,8 +35,9 @@ stages:
     outs:
     - out/${item.task}
   score:
-    cmd: mkdir -p out/score && echo '{"accuracy":0.25}' > out/score/metrics.json
+    cmd: mkdir -p out/score && echo "{\\"accuracy\\":$(cut -d ' ' -f 2 params.yaml)}" > out/score/metrics.json
     deps: [out/a, out/b]
+    params: [share]
     metrics: [out/score/metrics.json]
 """
 
@@ -45,9 +47,15 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """raw -> train@a, train@b -> score."""
     (tmp_path / "switch").write_text("1\n")
     (tmp_path / "train.sh").write_text("cp out/raw $1\n")
+    (tmp_path / "params.yaml").write_text("share: 0.25\n")
     (tmp_path / "dvc.yaml").write_text(TOY)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    for command in (
+        ["git", "init", "-q"],
+        [sys.executable, "-m", "dvc", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "toy"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
     monkeypatch.setattr(_dvc, "ROOT", tmp_path)
     fast = _dvc.repro.with_options(retry_delay_seconds=[0.1, 0.1])
     monkeypatch.setattr(_dvc, "repro", fast)
@@ -55,11 +63,16 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @flow(name="toy")
-def toy_flow(target: str | None = None, push: bool = False) -> tuple[list[str], str]:
-    names = _dvc.run(target, push)
-    if target is None:
-        _dvc.publish(names)
+def toy_flow(*targets: str, push: bool = False, pull: bool = False) -> tuple[list[str], str]:
+    names = _dvc.run(*targets, push=push, pull=pull)
+    if not targets:
+        _show.publish(names)
     return names, str(get_run_context().flow_run.id)  # type: ignore[union-attr]
+
+
+@flow(name="toy-experiment")
+def toy_experiment(overrides: list[str], *targets: str) -> None:
+    _show.bring(targets, overrides, pull=False, push=False)
 
 
 def _artifacts(key: str) -> str:
@@ -97,8 +110,15 @@ def test_a_target_brings_its_upstream_stages_alone(toy: Path) -> None:
 
 
 def test_an_unknown_target_is_named(toy: Path) -> None:
-    with pytest.raises(RuntimeError, match="nonsense"):
-        _dvc.stages("nonsense")
+    with pytest.raises(
+        RuntimeError, match=r"nonsense: no stage of dvc.yaml, expected one of raw, score, train@a, train@b"
+    ):
+        _dvc.stages("train@b", "nonsense")
+
+
+def test_several_targets_share_their_upstream_stages(toy: Path) -> None:
+    assert next(iter(_dvc.stages("train@b", "train@a"))) == "raw"
+    assert set(_dvc.stages("train@b", "train@a")) == {"raw", "train@a", "train@b"}
 
 
 def test_everything_runs_is_shown_and_leaves_dvc_clean(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -125,6 +145,26 @@ def test_pushing_to_nowhere_is_said_before_anything_runs(toy: Path) -> None:
     with pytest.raises(RuntimeError, match="no DVC remote is configured"):
         toy_flow("raw", push=True)
     assert not (toy / "out").exists()
+
+
+def test_other_parameters_make_an_experiment_and_leave_the_workspace(toy: Path) -> None:
+    toy_experiment(["share=0.75"], "score")
+    assert (toy / "params.yaml").read_text() == "share: 0.25\n"
+    assert not (toy / "out").exists()
+    rows = json.loads(json.loads(_artifacts("experiment"))[-1]["data"])
+    found = {(row["of"], row["name"]): (row["before"], row["after"]) for row in rows}
+    assert found[("params", "share")] == (0.25, 0.75)
+    assert found[("metrics", "accuracy")][1] == 0.75
+    (name,) = _dvc.dvc("exp", "list", "--name-only").split()
+    _dvc.dvc("exp", "apply", name)
+    assert json.loads((toy / "out/score/metrics.json").read_text()) == {"accuracy": 0.75}
+
+
+def test_an_unknown_parameter_is_named_and_not_tried_again(toy: Path) -> None:
+    with pytest.raises(_dvc.StageError, match="Key 'shore' is not in struct") as caught:
+        toy_experiment(["shore=0.75"], "raw")
+    assert caught.value.code == _dvc.BAD_INPUT  # for which there is no second try
+    assert (toy / "params.yaml").read_text() == "share: 0.25\n"
 
 
 def test_a_stage_that_was_killed_is_tried_again(toy: Path) -> None:

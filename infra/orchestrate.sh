@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# A Prefect server with all deployments and a worker in this folder, and MLflow, on loopback alone, until Ctrl-C.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+prefect_port="${PREFECT_PORT:-4200}"
+export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api"
+log="$(mktemp)"
+finish() {
+  trap - INT TERM EXIT
+  kill $(jobs -p) 2>/dev/null || true # a run under way is cancelled: its training saves what it has
+  wait || true
+  rm -f "$log"
+}
+trap finish EXIT
+trap 'finish; exit 0' INT TERM
+
+PREFECT_PORT="$prefect_port" infra/ui.sh &
+ui=$!
+until infra/deploy.sh >"$log" 2>&1; do
+  kill -0 "$ui" 2>/dev/null || { wait "$ui" || true; exit 1; }
+  grep -q "No Prefect server answers" "$log" || { cat "$log" >&2; exit 1; }
+  sleep 0.5
+done
+prefect worker start --pool local --name "$(hostname)" &
+echo
+echo "Deployed, and a worker takes their runs. Prefect: http://127.0.0.1:$prefect_port"
+echo "  PREFECT_API_URL=$PREFECT_API_URL .venv/bin/prefect deployment run pipeline/local"
+wait -n || { echo "The server or the worker has ended" >&2; exit 1; }
