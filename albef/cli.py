@@ -191,6 +191,8 @@ def _folders(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from albef.registry import commands as registry_commands
+
     root = argparse.ArgumentParser(prog="albef", description=__doc__)
     root.add_argument("-v", "--verbose", action="store_true", help="log more")
     commands = root.add_subparsers(dest="command", required=True)
@@ -263,6 +265,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("file", type=Path)
     trace.add_argument("--request", help="id of a request, as in the server's log")
     trace.add_argument("--last", type=int, default=1, help="or this many, the last ones")
+    registry_commands.add(commands.add_parser("registry", help="versions of the served models in MLflow"))
     _index_commands(commands.add_parser("index", help="the gallery that retrieval searches"))
     _ask_commands(commands.add_parser("ask", help="ask the served model"))
     return root

@@ -265,6 +265,24 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleaseMetrics:
+    """Of each endpoint, the metric of its evaluation that decides."""
+
+    retrieval: str
+    vqa: str
+    entailment: str
+    grounding: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseConfig:
+    """What a model may lose that takes over from the one that is served (`albef.registry`)."""
+
+    max_regression: float
+    metrics: ReleaseMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole of ``params.yaml``."""
 
@@ -278,6 +296,7 @@ class Config:
     tasks: TasksConfig
     export: ExportConfig
     serve: ServeConfig
+    release: ReleaseConfig
 
 
 def section_of(config: Config, task: str) -> Any:

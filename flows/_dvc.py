@@ -66,6 +66,19 @@ def dvc(*args: str) -> str:
     return done.stdout
 
 
+def albef(name: str, *args: str) -> str:
+    """Output of an `albef` command; ``name`` is what the error calls it.
+
+    Raises:
+        StageError: If it fails, with what it said.
+    """
+    command = [sys.executable, "-m", "albef.cli", *args]
+    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise StageError(name, done.returncode, (done.stdout + done.stderr).strip()[-4000:])
+    return done.stdout
+
+
 def stages(*targets: str) -> dict[str, set[str]]:
     """Stages that ``targets`` need (all without one), each after its upstream stages, with those stages.
 

@@ -25,7 +25,7 @@ FLOORS = [
     {"evaluation", "validation", "export", "report"},
     {"tasks", "quantize"},
     {"training"},
-    {"tuning", "ablation"},
+    {"tuning", "ablation", "registry"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -46,7 +46,7 @@ HEAVY = (
 )
 HEAVY += ("onnxscript", "faiss", "tritonclient")
 HOMES = {
-    "mlflow": {"albef.training.tracking"},
+    "mlflow": {"albef.training.tracking", "albef.registry"},
     "great_expectations": {"albef.validation"},
     "ray": {"albef.tuning", "albef.training.distributed"},
     "prefect": set(),
