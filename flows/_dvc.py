@@ -204,7 +204,7 @@ def repro(stage: str) -> None:
     Raises:
         StageError: If it fails.
     """
-    _follow(stage, "repro", "--single-item", stage)
+    _follow(stage, "--wait-for-lock", "repro", "--single-item", stage)
 
 
 @task(

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import _dvc, _show
 
@@ -32,7 +33,7 @@ def _table(key: str, output: str, description: str) -> list[dict[str, Any]]:
     return rows
 
 
-@flow(name="release")
+@flow(name="release", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def release(
     served: str,
     url: str = "127.0.0.1:8001",

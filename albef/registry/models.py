@@ -119,11 +119,11 @@ def example(session: Any) -> dict[str, Any]:
     return feeds
 
 
-def _save(path: Path, target: Path) -> None:
-    """Write a graph as an MLflow model."""
+def _save(path: Path, target: Path, run: str, place: str) -> None:
+    """Write a graph as an MLflow model that will lie at ``place`` among the artifacts of a run."""
     import mlflow.onnx
     import onnx
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     from albef.export.session import open_session
@@ -138,6 +138,7 @@ def _save(path: Path, target: Path) -> None:
     mlflow.onnx.save_model(
         onnx.load(str(path)),
         str(target),
+        mlflow_model=Model(artifact_path=place, run_id=run),
         signature=ModelSignature(schema(session.get_inputs()), schema(session.get_outputs())),
         input_example=feeds,
         onnx_execution_providers=["CPUExecutionProvider"],
@@ -224,7 +225,7 @@ def _put(
             registry.log_metric(run.info.run_id, key, value)
         with tempfile.TemporaryDirectory(prefix="albef-registry-") as folder:
             for name, path in files.items():
-                _save(path, Path(folder) / name)
+                _save(path, Path(folder) / name, run.info.run_id, f"{endpoint}/{name}")
             registry.log_artifacts(run.info.run_id, folder, endpoint)
         try:
             registry.get_registered_model(name_of(endpoint))

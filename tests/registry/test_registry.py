@@ -1,0 +1,155 @@
+"""The registry, on a real MLflow store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from albef.config import ReleaseConfig, ReleaseMetrics
+from albef.registry import gate, models
+from albef.registry.models import RegistryError
+from albef.serving import contract
+from albef.serving.server import TritonServer
+from tests.served import Served, served
+
+pytestmark = pytest.mark.slow
+
+METRICS = {"retrieval": "r_mean", "vqa": "accuracy", "entailment": "accuracy", "grounding": "accuracy"}
+CONFIG = ReleaseConfig(max_regression=0.02, metrics=ReleaseMetrics(**METRICS))
+
+
+def evaluations(folder: Path, **values: float) -> Path:
+    """Metrics as evaluations write them, 0.5 where nothing else is given."""
+    for endpoint, metric in METRICS.items():
+        (folder / endpoint).mkdir(parents=True, exist_ok=True)
+        text = json.dumps({metric: values.get(endpoint, 0.5), "chance": 0.1})
+        (folder / endpoint / "metrics.json").write_text(text)
+    return folder
+
+
+def altered(repository: Path, target: Path) -> Path:
+    """The same models, but for a note in each graph."""
+    shutil.copytree(repository, target)
+    for path in target.glob("*/*/model.onnx"):
+        graph = onnx.load(path)
+        graph.doc_string = "another"
+        onnx.save(graph, path)
+    return target
+
+
+@pytest.fixture(scope="module")
+def model() -> Served:
+    return served()
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow puts files beside its database
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_graphs_come_back_with_signature_and_example(model, store, tmp_path):
+    import mlflow
+
+    lists = model.folder / "lists"
+    found = models.register(model.repository, evaluations(tmp_path / "e"), lists, store, ["retrieval", "vqa"])
+    assert [(v.endpoint, v.number, v.metrics[METRICS[v.endpoint]]) for v in found] == [
+        ("retrieval", 1, 0.5),
+        ("vqa", 1, 0.5),
+    ]
+    mlflow.set_tracking_uri(store)
+    for endpoint in ("retrieval", "vqa"):
+        for name, path in models.graphs(model.repository, endpoint).items():
+            uri = f"models:/albef-{endpoint}@challenger/{name}"
+            assert mlflow.onnx.load_model(uri) == onnx.load(path)
+            loaded = mlflow.pyfunc.load_model(uri)
+            spec = contract.GRAPHS[endpoint](contract.GraphSizes(1, 1, 1, 1))[name.removeprefix(f"{endpoint}_")]
+            assert loaded.metadata.signature.inputs.input_names() == list(spec.input_names)
+            assert all(tensor.shape[0] == -1 for tensor in loaded.metadata.signature.inputs.inputs)
+            example = loaded.metadata.load_input_example()
+            answers = loaded.predict({key: np.asarray(value) for key, value in example.items()})
+            assert set(answers) == set(spec.output_names)
+
+    # The same models again are the same version, whose metrics are those of the last evaluation.
+    again = models.register(model.repository, evaluations(tmp_path / "e", vqa=0.6), lists, store, ["retrieval", "vqa"])
+    assert [(v.number, v.metrics[METRICS[v.endpoint]]) for v in again] == [(1, 0.5), (1, 0.6)]
+    other = models.register(altered(model.repository, tmp_path / "other"), tmp_path / "e", lists, store, ["vqa"])
+    assert other[0].number == 2
+    assert other[0].tags["model_hash"] == found[1].tags["model_hash"]
+    assert other[0].tags["content"] != found[1].tags["content"]
+
+
+def test_places_change_and_change_back(model, store, tmp_path):
+    lists, only = model.folder / "lists", ["entailment"]
+    good, other = evaluations(tmp_path / "good"), altered(model.repository, tmp_path / "other")
+    with pytest.raises(RegistryError, match="no challenger in the registry"):
+        gate.compare(CONFIG, store)
+    models.register(model.repository, good, lists, store, only)
+    (first,) = gate.compare(CONFIG, store)
+    assert (first.passed, first.champion, first.said) == (True, None, "the first of its kind")
+    gate.promote(1, store)
+
+    def verdict(accuracy: float) -> gate.Verdict:
+        models.register(other, evaluations(tmp_path / "new", entailment=accuracy), lists, store, only)
+        (found,) = gate.compare(CONFIG, store)
+        assert (found.champion, found.challenger, found.before) == (1, 2, 0.5)
+        return found
+
+    assert verdict(0.47).said == "loses 0.0300, more than release.max_regression, 0.02"
+    assert not verdict(0.47).passed
+    assert verdict(0.49).passed
+    assert verdict(0.6).said == "gains 0.1000"
+    (champion,) = gate.promote(7, store)
+    assert (champion.number, champion.tags["triton_version"]) == (2, "7")
+    assert {which: v.number for which, v in gate.shown(store)} == {"champion": 2, "previous": 1}
+    gate.revert(store)
+    assert {which: v.number for which, v in gate.shown(store)} == {"champion": 1}
+    with pytest.raises(RegistryError, match="no previous in the registry: there is nothing to go back to"):
+        gate.revert(store)
+
+
+@pytest.mark.server
+def test_a_champion_of_another_test_list_is_asked_anew(model, store, tmp_path):
+    only, images = ["vqa", "retrieval"], model.folder
+    models.register(model.repository, evaluations(tmp_path / "e"), model.folder / "lists", store, only)
+    gate.promote(1, store)
+    lists = tmp_path / "lists"
+    shutil.copytree(model.folder / "lists", lists)
+    for name in ("vqa_test", "retrieval_test"):
+        rows = json.loads((lists / f"{name}.json").read_text())
+        (lists / f"{name}.json").write_text(json.dumps(rows[:5]))
+    other = altered(model.repository, tmp_path / "other")
+    models.register(other, evaluations(tmp_path / "e", vqa=1.0), lists, store, only)
+    assert [v.passed for v in gate.compare(CONFIG, store)] == [False, False]
+    (tmp_path / "manifest.json").write_text("{}")
+    with TritonServer(model.repository) as server:
+        ranked, answered = gate.compare(CONFIG, store, server.grpc_url, lists, images)
+    assert answered.passed
+    assert answered.before is not None
+    assert 0 <= answered.before <= 1
+    assert not ranked.passed  # what is served is no gallery of the new list
+    assert "of another test list" in ranked.said
+
+
+def test_mistakes_are_named(model, store, tmp_path):
+    lists = model.folder / "lists"
+    with pytest.raises(RegistryError, match="no endpoint here"):
+        models.register(tmp_path, tmp_path, lists, store)
+    with pytest.raises(RegistryError, match=r"vqa/metrics.json: expected the metrics"):
+        models.register(model.repository, tmp_path, lists, store, ["vqa"])
+    with pytest.raises(RegistryError, match=r"vqa_test.json: no such test list"):
+        models.register(model.repository, evaluations(tmp_path / "e"), tmp_path, store, ["vqa"])
+    with pytest.raises(RegistryError, match="no MLflow registry answers"):
+        models.client("http://127.0.0.1:9")
+    with pytest.raises(RegistryError, match="none tracks nothing"):
+        models.client("none")
+    models.register(model.repository, evaluations(tmp_path / "e"), lists, store, ["vqa"])
+    metrics = dataclasses.replace(CONFIG.metrics, vqa="bleu")
+    with pytest.raises(RegistryError, match=r"params.release.metrics.vqa: no bleu .* one of accuracy, chance"):
+        gate.compare(dataclasses.replace(CONFIG, metrics=metrics), store)
