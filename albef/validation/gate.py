@@ -12,8 +12,9 @@ from albef.config import ValidateConfig
 from albef.data.files import image_root, new_folder, write_list, write_text
 from albef.data.schema import EXTRAS, LISTS, SchemaError, images_of, load_rows
 from albef.validation.frames import Bench, frame, sound
+from albef.validation.inspector import Finding, Inspector, list_head
 from albef.validation.pictures import inspect
-from albef.validation.suites import Finding, Inspector, list_head
+from albef.validation.suites import expectations
 
 _SHOWN = 3
 
@@ -46,11 +47,12 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
     answers = frozenset(map(str, extras["answer_list"])) if "answer_list" in extras else None
     bench = Bench(lists, pictures, answers, extras.get("grounding_boxes"))
     with new_folder(out) as aside:
-        inspector = Inspector(config, aside / "docs")
+        inspector = Inspector(aside / "docs")
         findings = []
         for name in tqdm(names, desc="validate", unit="list", disable=None):
             table = frame(name, LISTS[name], judged[name][1], bench)
-            findings += inspector.judge(name, LISTS[name], table)
+            suite = expectations(inspector.gx.expectations, config, LISTS[name], table)
+            findings += inspector.judge(name, suite, table)
         inspector.write_docs()
         quarantine = _bad_rows(findings, rows)
         refused = _refused(config, findings, rows, quarantine)

@@ -1,11 +1,7 @@
-"""The expectations of every kind of list, in Great Expectations, and its HTML data docs."""
+"""The expectations of every kind of list, in Great Expectations."""
 
 from __future__ import annotations
 
-import logging
-import os
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,149 +9,51 @@ import pandas as pd
 from albef.config import ValidateConfig
 from albef.data.schema import NLVR_LABELS, VE_LABELS
 
-_EXAMPLES = 5
 
+def expectations(e: Any, config: ValidateConfig, kind: str, table: pd.DataFrame) -> list[Any]:
+    """The suite of a list of ``kind``; ``e`` is ``great_expectations.expectations``."""
+    everywhere = {"severity": "critical"}
 
-@dataclass(frozen=True)
-class Finding:
-    """How one expectation went on one list.
+    def clean(column: str, name: str, notes: str) -> Any:
+        return e.ExpectColumnValuesToBeNull(column=column, meta={"name": name}, notes=notes, **everywhere)
 
-    ``bad`` holds the offending rows with their values; an expectation on the whole list has none, ``observed`` tells.
-    """
+    def between(column: str, name: str, **bounds: Any) -> Any:
+        return e.ExpectColumnValuesToBeBetween(column=column, meta={"name": name}, **bounds, **everywhere)
 
-    name: str
-    list: str
-    success: bool
-    observed: Any
-    bad: dict[int, str] = field(default_factory=dict)
-
-    def report(self) -> dict[str, Any]:
-        """The plain-data form of the report."""
-        examples = [{"row": row, "value": value} for row, value in list_head(self.bad)]
-        return {
-            "name": self.name,
-            "list": self.list,
-            "success": self.success,
-            "observed": self.observed,
-            "examples": examples,
-        }
-
-
-def list_head(bad: dict[int, str]) -> list[tuple[int, str]]:
-    """The first few offending rows."""
-    return list(bad.items())[:_EXAMPLES]
-
-
-class Inspector:
-    """A Great Expectations context that judges tables and collects their data docs."""
-
-    def __init__(self, config: ValidateConfig, docs: Path) -> None:
-        # Before the import: the library starts its telemetry client with it.
-        os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-        import great_expectations as gx
-
-        # This module sets its own level on import, and tells of a temporary folder that it does not keep.
-        logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
-        self.gx, self.config = gx, config
-        self.context = gx.get_context(mode="ephemeral")
-        self.context.variables.progress_bars = {"globally": False}
-        self.context.add_data_docs_site(
-            site_name="docs",
-            site_config={
-                "class_name": "SiteBuilder",
-                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())},
-            },
-        )
-        self.source = self.context.data_sources.add_pandas("lists")
-
-    def judge(self, name: str, kind: str, table: pd.DataFrame) -> list[Finding]:
-        """Run the suite of ``kind`` on the table of list ``name``."""
-        gx = self.gx
-        suite = self.context.suites.add(gx.ExpectationSuite(name=name, expectations=self._expectations(kind, table)))
-        batch = self.source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
-        definition = self.context.validation_definitions.add(
-            gx.ValidationDefinition(name=name, data=batch, suite=suite)
-        )
-        outcome = definition.run(
-            batch_parameters={"dataframe": table},
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]},
-        )
-        return [_finding(name, result) for result in outcome.results]
-
-    def write_docs(self) -> None:
-        """Write the HTML of everything judged so far."""
-        self.context.build_data_docs(site_names=["docs"])
-
-    def _expectations(self, kind: str, table: pd.DataFrame) -> list[Any]:
-        e, config = self.gx.expectations, self.config
-        everywhere = {"severity": "critical"}
-
-        def clean(column: str, name: str, notes: str) -> Any:
-            return e.ExpectColumnValuesToBeNull(column=column, meta={"name": name}, notes=notes, **everywhere)
-
-        def between(column: str, name: str, **bounds: Any) -> Any:
-            return e.ExpectColumnValuesToBeBetween(column=column, meta={"name": name}, **bounds, **everywhere)
-
-        found = [
-            e.ExpectTableRowCountToBeBetween(min_value=1, meta={"name": "not_empty"}, **everywhere),
-            clean("schema_problem", "schema", "Every record has the fields of the official format."),
-            clean("image_problem", "image_readable", "Every picture exists and decodes."),
-            between("smallest_side", "image_not_small", min_value=config.min_image_side),
-            between("largest_side", "image_not_large", max_value=config.max_image_side),
-            between("fewest_words", "text_not_empty", min_value=1),
-            between("most_words", "text_not_long", max_value=config.max_caption_words),
-            clean("id_problem", "ids_unique", "No id stands for two things."),
-            clean("leak_problem", "no_leakage", "No evaluation uses a picture of this list."),
+    found = [
+        e.ExpectTableRowCountToBeBetween(min_value=1, meta={"name": "not_empty"}, **everywhere),
+        clean("schema_problem", "schema", "Every record has the fields of the official format."),
+        clean("image_problem", "image_readable", "Every picture exists and decodes."),
+        between("smallest_side", "image_not_small", min_value=config.min_image_side),
+        between("largest_side", "image_not_large", max_value=config.max_image_side),
+        between("fewest_words", "text_not_empty", min_value=1),
+        between("most_words", "text_not_long", max_value=config.max_caption_words),
+        clean("id_problem", "ids_unique", "No id stands for two things."),
+        clean("leak_problem", "no_leakage", "No evaluation uses a picture of this list."),
+    ]
+    if "label" in table:
+        labels = list(VE_LABELS if kind == "ve" else NLVR_LABELS)
+        found += [
+            e.ExpectColumnValuesToBeInSet(column="label", value_set=labels, meta={"name": "label_known"}, **everywhere),
+            e.ExpectColumnMaxToBeBetween(
+                column="label_share",
+                max_value=config.max_label_share,
+                meta={"name": "labels_balanced"},
+                notes="Share of the most frequent label.",
+                **everywhere,
+            ),
         ]
-        if "label" in table:
-            labels = list(VE_LABELS if kind == "ve" else NLVR_LABELS)
-            found += [
-                e.ExpectColumnValuesToBeInSet(
-                    column="label", value_set=labels, meta={"name": "label_known"}, **everywhere
-                ),
-                e.ExpectColumnMaxToBeBetween(
-                    column="label_share",
-                    max_value=config.max_label_share,
-                    meta={"name": "labels_balanced"},
-                    notes="Share of the most frequent label.",
-                    **everywhere,
-                ),
-            ]
-        if "answer_known" in table:
-            # Of the list, not of a record: people also answer what few others do, and such questions count in VQA.
-            found.append(
-                e.ExpectColumnMeanToBeBetween(
-                    column="answer_known",
-                    min_value=config.min_known_answers,
-                    meta={"name": "answers_known"},
-                    notes="Share of questions whose usual answer is in the answer list.",
-                    **everywhere,
-                )
+    if "answer_known" in table:
+        # Of the list, not of a record: people also answer what few others do, and such questions count in VQA.
+        found.append(
+            e.ExpectColumnMeanToBeBetween(
+                column="answer_known",
+                min_value=config.min_known_answers,
+                meta={"name": "answers_known"},
+                notes="Share of questions whose usual answer is in the answer list.",
+                **everywhere,
             )
-        if "box_problem" in table:
-            found.append(clean("box_problem", "boxes_known", "Every expression has a true box and proposals."))
-        return found
-
-
-def _finding(name: str, result: Any) -> Finding:
-    expectation = result.expectation_config
-    title, details = expectation.meta["name"], result.result
-    if result.exception_info and any(
-        info.get("raised_exception") for info in _infos(result.exception_info) if isinstance(info, dict)
-    ):
-        return Finding(title, name, False, f"the expectation could not be computed: {result.exception_info}")
-    if "observed_value" in details:
-        return Finding(title, name, bool(result.success), _plain(details["observed_value"]))
-    column = expectation.kwargs["column"]
-    bad = {int(i["row"]): _plain(i[column]) for i in details.get("unexpected_index_list") or []}
-    return Finding(title, name, bool(result.success), {"unexpected": len(bad)}, {r: str(v) for r, v in bad.items()})
-
-
-def _infos(info: dict[str, Any]) -> list[Any]:
-    # Either one record, or one record a metric.
-    return [info] if "raised_exception" in info else list(info.values())
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+        )
+    if "box_problem" in table:
+        found.append(clean("box_problem", "boxes_known", "Every expression has a true box and proposals."))
+    return found
