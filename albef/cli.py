@@ -149,6 +149,8 @@ def _serve(args: argparse.Namespace) -> None:
         explicit=args.explicit,
         log_requests=args.log_requests,
         trace=args.trace,
+        sample=args.sample_requests,
+        sample_share=args.sample_share,
     )
 
 
@@ -250,6 +252,10 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--log", type=Path, help="file for the server's log")
     serve.add_argument("--log-requests", action="store_true", help="log every request, not mistakes and failures alone")
     serve.add_argument("--trace", type=Path, help="file for the timestamps of requests; `albef trace` reads it")
+    serve.add_argument(
+        "--sample-requests", type=Path, help="folder for figures of some requests; `albef drift` reads it"
+    )
+    serve.add_argument("--sample-share", type=float, default=0.1, help="of the requests, above 0 and at most 1")
     serve.add_argument("--explicit", action="store_true", help="models are loaded on request, as `albef release` does")
     release = add(
         "release", _release, "load a new version beside the served one, try it, let it take over", "repository"

@@ -31,10 +31,13 @@ from albef.serving import contract, metrics, pictures
 from albef.serving.contract import ModelSpec, Settings
 from albef.serving.metrics import Log, Meter
 from albef.serving.onnxfile import metadata
+from albef.serving.sample import Draft, Sampler
 
 Array = NDArray[Any]
 _request: ContextVar[Any] = ContextVar("_request")
 """The request that is being answered: the graphs it calls are traced as parts of it."""
+_draft: ContextVar[Draft | None] = ContextVar("_draft", default=None)
+"""What is noted of that request, where it belongs to the sample."""
 _STOPPING = "Server not ready"
 """What the server answers to calls of graphs once it was told to stop."""
 
@@ -110,6 +113,9 @@ class Endpoint(ABC):
         self.log = Log(self.name, self.version)
         self._check()
         self.meter = Meter(pb_utils, self.name, self.version)
+        # Under another name it is on trial, see `albef.serving.release`.
+        given: dict[str, str] | None = None if self.name == self.spec.name else {}
+        self.sampler = Sampler(self.log, self.name, self.version, given)
 
     def _check(self) -> None:
         """Refuse graphs and a tokenizer that are not those of the settings.
@@ -143,6 +149,8 @@ class Endpoint(ABC):
     async def respond(self, request: Any) -> Any:
         """The answer to one request, or what was wrong with it."""
         _request.set(request)
+        draft = self.sampler.draft()
+        _draft.set(draft)
         start = time.perf_counter()
         rows = int(request.inputs()[0].shape()[0])
         self.meter.add(metrics.REQUESTS)
@@ -162,6 +170,8 @@ class Endpoint(ABC):
             self.meter.add(metrics.FAILURES)
             self._note("error", "failed", request, rows, start, message=message, trace=traceback.format_exc())
             return failure(message, pb_utils.TritonError.INTERNAL)
+        if draft is not None:
+            self.sampler.write(draft, rows, outputs)
         if self.log.requests:
             self._note("info", "answered", request, rows, start)
         return pb_utils.InferenceResponse(
@@ -206,7 +216,10 @@ class Endpoint(ABC):
     def texts(self, request: Any) -> list[str]:
         """The texts of a request, one a row."""
         values = values_of(request, contract.ENDPOINT_TEXT)
-        return [] if values is None else [self.text(value) for value in values.reshape(-1)]
+        texts = [] if values is None else [self.text(value) for value in values.reshape(-1)]
+        if draft := _draft.get():
+            draft.read(texts, self.encoder)
+        return texts
 
     def pixels(self, value: bytes) -> tuple[Array, tuple[int, int]]:
         """One image of a request ``(3, H, H)``, and its width and height."""
@@ -214,6 +227,8 @@ class Endpoint(ABC):
         if len(value) > limit:
             raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {limit}", name)
         picture = pictures.read(value, self.settings.max_image_pixels, f"'{name}'")
+        if draft := _draft.get():
+            draft.picture(picture, len(value))
         return to_pixels(picture, self.settings.image_size), picture.size
 
     def words(self, texts: Sequence[str]) -> dict[str, Array]:
@@ -250,6 +265,8 @@ class Endpoint(ABC):
 
         found = await asyncio.gather(*(encode(pixels) for pixels, _ in read))
         rows = [different[file] for file in files]
+        if draft := _draft.get():
+            draft.show(rows)
         joined = [np.concatenate([each[i] for each in found])[rows] for i in range(len(outputs))]
         return joined, [read[row][1] for row in rows]
 

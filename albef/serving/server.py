@@ -25,6 +25,7 @@ from albef.serving.client import Client
 from albef.serving.metrics import LOG_REQUESTS
 from albef.serving.probes import standard
 from albef.serving.runtime import Runtime, ensure
+from albef.serving.sample import DEFAULT_SHARE, FOLDER, SHARE, share_of
 
 _logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class TritonServer:
         cache_bytes: Of the response cache, which keeps encodings of images; 0 for none.
         log_requests: Whether the endpoints log every request, not those alone that are refused or fail.
         trace: File for the timestamps of every request and of the graphs behind it; see `albef.serving.trace`.
+        sample: Folder for figures of a share ``sample_share`` of the requests; see `albef.serving.sample`.
         auto_complete: Whether a model's configuration may leave things out. Ours do not, and load faster without.
         start_timeout: Seconds until the first answer.
         stop_timeout: Seconds for requests under way when stopping.
@@ -96,6 +98,8 @@ class TritonServer:
         cache_bytes: int = CACHE_BYTES,
         log_requests: bool = False,
         trace: Path | None = None,
+        sample: Path | None = None,
+        sample_share: float = DEFAULT_SHARE,
         auto_complete: bool = False,
         start_timeout: float = 120.0,
         stop_timeout: float = 20.0,
@@ -105,6 +109,7 @@ class TritonServer:
         self.ports = (http_port, grpc_port, metrics_port)
         self.explicit, self.cache_bytes, self.auto_complete = explicit, cache_bytes, auto_complete
         self.log_requests, self.trace = log_requests, trace.resolve() if trace else None
+        self.sample, self.sample_share = sample.resolve() if sample else None, share_of(sample_share)
         self.start_timeout, self.stop_timeout = start_timeout, stop_timeout
         self.log = log
         self._wanted_ports = self.ports
@@ -207,6 +212,9 @@ class TritonServer:
         environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         if self.log_requests:
             environment[LOG_REQUESTS] = "1"
+        if self.sample:
+            self.sample.mkdir(parents=True, exist_ok=True)
+            environment |= {FOLDER: str(self.sample), SHARE: str(self.sample_share)}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(),
@@ -330,12 +338,15 @@ def serve(
     explicit: bool = False,
     log_requests: bool = False,
     trace: Path | None = None,
+    sample: Path | None = None,
+    sample_share: float = DEFAULT_SHARE,
 ) -> None:
     """Serve a repository until SIGINT or SIGTERM; for the main thread. Port 0 takes a free one.
 
     Raises:
         RuntimeSetupError: If there is no runtime and none can be built.
         ServerError: If the server does not start, or dies.
+        ValueError: If there is no such share.
     """
     stopping = threading.Event()
     server = TritonServer(
@@ -347,6 +358,8 @@ def serve(
         explicit=explicit,
         log_requests=log_requests,
         trace=trace,
+        sample=sample,
+        sample_share=sample_share,
     )
     with _signals(stopping):
         try:
