@@ -93,6 +93,22 @@ def _index(args: argparse.Namespace) -> None:
     print(index.describe(args.repository, args.model_version))
 
 
+def _reference(args: argparse.Namespace) -> None:
+    from albef.drift import reference
+
+    rows = configuration.load(args.params).drift.reference_rows
+    reference.run(rows, args.out, args.lists, args.images, args.tokenizer, args.sample)
+
+
+def _drift(args: argparse.Namespace) -> None:
+    from albef.drift import check
+
+    found = check.run(configuration.load(args.params).drift, args.sample, args.reference, args.out)
+    print(found.text())
+    if found.drifted:
+        raise SystemExit(check.DRIFTED)
+
+
 def _report(args: argparse.Namespace) -> None:
     from albef import report
 
@@ -228,6 +244,15 @@ def parser() -> argparse.ArgumentParser:
     small.add_argument("--max-loss", type=float, default=0.01, help="that any test metric may lose, 0 to 1")
     small.add_argument("--limit", type=int, help="rows of each test list; by default all")
     small.add_argument("--json", type=Path, help="write the metrics here too")
+    reference = add("reference", _reference, "what the training sets, or served requests, look like", "out")
+    for name, text in (
+        ("lists", "folder of the training lists"),
+        ("images", "what `albef prepare` wrote"),
+        ("tokenizer", "folder of the tokenizer"),
+        ("sample", "of `albef serve --sample-requests`: for confidence; without lists, for everything"),
+    ):
+        reference.add_argument(f"--{name}", type=Path, help=text)
+    add("drift", _drift, "compare served requests with a reference; exit code 3: drifted", "sample", "reference", "out")
     add("report", _report, "an HTML page of metrics, curves and pictures", "artifacts", "images", "out")
     ablate = add("ablate", _ablate, "the paper's ablation (table 1) on own data", "raw", "out")
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition each")

@@ -283,6 +283,19 @@ class ReleaseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriftConfig:
+    """How far served requests may be from their reference (`albef.drift`)."""
+
+    reference_rows: int  # of each training list that are looked at
+    window: int  # newest served questions of an endpoint that are judged
+    min_rows: int  # fewer questions get no verdict
+    max_shift: float  # of a mean, in standard deviations of the reference
+    max_divergence: float  # Kullback-Leibler divergence from the reference, in nats
+    max_size_ratio: float  # of the median width, height and file size, either way
+    max_unknown: float  # share of unknown tokens, above that of the reference
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole of ``params.yaml``."""
 
@@ -297,6 +310,7 @@ class Config:
     export: ExportConfig
     serve: ServeConfig
     release: ReleaseConfig
+    drift: DriftConfig
 
 
 def section_of(config: Config, task: str) -> Any:

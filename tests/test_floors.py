@@ -23,7 +23,7 @@ FLOORS = [
     {"data"},
     {"presets", "serving"},
     {"evaluation", "validation", "export", "report"},
-    {"tasks", "quantize"},
+    {"tasks", "quantize", "drift"},
     {"training"},
     {"tuning", "ablation", "registry"},
     {"cli"},

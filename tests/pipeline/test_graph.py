@@ -45,7 +45,7 @@ def related(paths: set[Path], path: Path) -> bool:
 
 TASKS = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
 NAMES = [
-    *("prepare", "validate", "tokenizer", "pretrain", "text_assignment"),
+    *("prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
     *(f"{verb}@{task}" for verb in ("finetune", "evaluate", "export") for task in TASKS),
     *("repository", "report"),
 ]
