@@ -265,21 +265,11 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseMetrics:
-    """Of each endpoint, the metric of its evaluation that decides."""
-
-    retrieval: str
-    vqa: str
-    entailment: str
-    grounding: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReleaseConfig:
     """What a model may lose that takes over from the one that is served (`albef.registry`)."""
 
     max_regression: float
-    metrics: ReleaseMetrics
+    metrics: dict[str, str]  # of each endpoint, the one of its evaluation that decides
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,9 @@ def _judge(
     images: Path | None,
 ) -> Verdict:
     endpoint = challenger.endpoint
-    metric = getattr(config.metrics, endpoint)
+    metric = config.metrics.get(endpoint)
+    if metric is None:
+        raise RegistryError(f"params.release.metrics.{endpoint}: missing key, expected the name of a metric")
     if metric not in challenger.metrics:
         raise RegistryError(
             f"params.release.metrics.{endpoint}: no {metric} in the evaluation, expected one of "

@@ -23,7 +23,7 @@ from tests.pipeline.tree import Tree
 
 pytestmark = pytest.mark.pipeline
 
-FLOWS = ("pipeline", "pretrain", "finetune", "release")
+FLOWS = ("pipeline", "pretrain", "finetune", "release", "drift")
 PAGES = {
     "data-docs": "artifacts/validated/docs/index.html",
     "report": "artifacts/report/index.html",
