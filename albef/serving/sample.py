@@ -162,7 +162,8 @@ class Sampler:
             self._log("warning", "sample", message=text)
 
     def _append(self, data: bytes) -> None:
-        if self._file < 0 or self._size + len(data) > FILE_BYTES:
+        # Somebody may have cleared the folder.
+        if self._file < 0 or self._size + len(data) > FILE_BYTES or not os.fstat(self._file).st_nlink:
             self._open()
         written = os.write(self._file, data)
         if written != len(data):
