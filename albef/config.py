@@ -265,17 +265,21 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseConfig:
-    """What a model may lose that takes over from the one that is served (`albef.registry`)."""
-
-    max_regression: float
-    metrics: dict[str, str]  # of each endpoint, the one of its evaluation that decides
+class ReleaseMetrics:  # of each endpoint, the one of its evaluation that decides
+    retrieval: Literal["r_mean", "ir_r1", "ir_r5", "ir_r10", "tr_r1", "tr_r5", "tr_r10"]
+    vqa: Literal["accuracy"]
+    entailment: Literal["accuracy"]
+    grounding: Literal["accuracy", "pointing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriftConfig:
-    """How far served requests may be from their reference (`albef.drift`)."""
+class ReleaseConfig:  # what a model may lose that takes over (`albef.registry`)
+    max_regression: float
+    metrics: ReleaseMetrics
 
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig:  # how far served requests may be from their reference (`albef.drift`)
     reference_rows: int  # of each training list that are looked at
     window: int  # newest served questions of an endpoint that are judged
     min_rows: int  # fewer questions get no verdict

@@ -80,9 +80,7 @@ def _judge(
     images: Path | None,
 ) -> Verdict:
     endpoint = challenger.endpoint
-    metric = config.metrics.get(endpoint)
-    if metric is None:
-        raise RegistryError(f"params.release.metrics.{endpoint}: missing key, expected the name of a metric")
+    metric = getattr(config.metrics, endpoint)
     if metric not in challenger.metrics:
         raise RegistryError(
             f"params.release.metrics.{endpoint}: no {metric} in the evaluation, expected one of "

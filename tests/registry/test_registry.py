@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from albef.config import ReleaseConfig
+from albef.config import ReleaseConfig, ReleaseMetrics
 from albef.registry import gate, models
 from albef.registry.models import RegistryError
 from albef.serving import contract
@@ -21,7 +21,7 @@ from tests.served import Served, served
 pytestmark = pytest.mark.slow
 
 METRICS = {"retrieval": "r_mean", "vqa": "accuracy", "entailment": "accuracy", "grounding": "accuracy"}
-CONFIG = ReleaseConfig(max_regression=0.02, metrics=METRICS)
+CONFIG = ReleaseConfig(max_regression=0.02, metrics=ReleaseMetrics(**METRICS))
 
 
 def evaluations(folder: Path, **values: float) -> Path:
@@ -150,6 +150,6 @@ def test_mistakes_are_named(model, store, tmp_path):
     with pytest.raises(RegistryError, match="none tracks nothing"):
         models.client("none")
     models.register(model.repository, evaluations(tmp_path / "e"), lists, store, ["vqa"])
-    for metrics, words in (({"vqa": "bleu"}, "no bleu .* one of accuracy, chance"), ({}, "missing key")):
-        with pytest.raises(RegistryError, match=f"params.release.metrics.vqa: {words}"):
-            gate.compare(dataclasses.replace(CONFIG, metrics=metrics), store)
+    metrics = dataclasses.replace(CONFIG.metrics, vqa="bleu")
+    with pytest.raises(RegistryError, match=r"params.release.metrics.vqa: no bleu .* one of accuracy, chance"):
+        gate.compare(dataclasses.replace(CONFIG, metrics=metrics), store)
