@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -160,14 +161,25 @@ def test_own_data_go_all_the_way_and_a_broken_record_stops_them(tree: Tree, tmp_
     copy, own = own_data(tree, tmp_path)
     # The same records and pictures as the built-in ones, only elsewhere: tokens, and where training repeats itself to
     # the bit, the exported model come from the run cache.
-    assert set(NAMES) - set(ran(copy.dvc("repro"))) <= {"tokenizer", *(f"export@{task}" for task in TASKS)}
+    targets = ["repository", "evaluate@nlvr2"]  # what is left out reads nothing that these do not
+    left_out = {"reference", "report", *(f"evaluate@{task}" for task in TASKS)} - {*targets}
+    from_cache = {"tokenizer", *(f"export@{task}" for task in TASKS)}
+
+    def lane(task: str) -> str:  # two tasks at a time, as the demo has them
+        return copy.dvc("--wait-for-lock", "repro", "--single-item", f"finetune@{task}", f"export@{task}")
+
+    output = copy.dvc("repro", "text_assignment")
+    with ThreadPoolExecutor(2) as pool:
+        output += "".join(pool.map(lane, TASKS))
+    output += copy.dvc("repro", *targets)
+    assert set(NAMES) - left_out - from_cache <= set(ran(output))
     kept = json.loads((copy.root / "artifacts/validated/lists/pretrain.json").read_text())
     assert kept == json.loads((own / "pretrain.json").read_text())
 
     rows = json.loads((own / "pretrain.json").read_text())
     rows[3]["image"] = "images/pretrain/absent.png"
     (own / "pretrain.json").write_text(json.dumps(rows))
-    assert ran(copy.dvc("repro")) == []  # an import is pinned
+    assert ran(copy.dvc("repro", *targets)) == []  # an import is pinned
     copy.dvc("update", "data.dvc")
     output = copy.dvc("repro", ok=False)
     assert ran(output)[-1] == "validate"
