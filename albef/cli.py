@@ -143,11 +143,10 @@ def _preset(args: argparse.Namespace) -> None:
 
 
 def _quantize(args: argparse.Namespace) -> None:
-    from albef import config, quantize
+    from albef import quantize
 
-    parameters = config.load(args.params)
     folders = (args.export, args.lists, args.images, args.tokenizer, args.repository, args.out)
-    changes = quantize.run(parameters, *folders, args.max_loss, args.limit)
+    changes = quantize.run(configuration.load(args.params), *folders, args.max_loss, args.limit)
     print(quantize.show(changes))
     if args.json:
         args.json.write_text(quantize.as_json(changes), encoding="utf-8")

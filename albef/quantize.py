@@ -30,6 +30,7 @@ from albef.serving.calls import Call
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 
+TEST_LISTS = {"retrieval": "retrieval_test", "vqa": "vqa_test", "entailment": "ve_test", "grounding": "grounding_test"}
 FOUND = 0.5
 """Overlap with the true box, above which an expression counts as found (paper section 6.2)."""
 CALLERS = 4
@@ -131,11 +132,10 @@ def questions(task: str, lists: Path, images: Path, limit: int | None = None) ->
     Raises:
         SchemaError: If the list is missing or mistaken.
     """
-    name = {"entailment": "ve"}.get(task, task)
     ask = {"retrieval": _retrieval, "vqa": _vqa, "entailment": _entailment}.get(task)
     if ask is None:
         ask = partial(_grounding, json.loads((lists / "grounding_boxes.json").read_text(encoding="utf-8")))
-    for row in read_list(lists / f"{name}_test.json")[:limit]:
+    for row in read_list(lists / f"{TEST_LISTS[task]}.json")[:limit]:
         yield partial(ask, row, images)
 
 

@@ -66,19 +66,6 @@ def dvc(*args: str) -> str:
     return done.stdout
 
 
-def albef(name: str, *args: str) -> str:
-    """Output of an `albef` command; ``name`` is what the error calls it.
-
-    Raises:
-        StageError: If it fails, with what it said.
-    """
-    command = [sys.executable, "-m", "albef.cli", *args]
-    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
-    if done.returncode:
-        raise StageError(name, done.returncode, (done.stdout + done.stderr).strip()[-4000:])
-    return done.stdout
-
-
 def stages(*targets: str) -> dict[str, set[str]]:
     """Stages that ``targets`` need (all without one), each after its upstream stages, with those stages.
 
@@ -112,7 +99,7 @@ class _Running:
         self._processes: set[subprocess.Popen[str]] = set()
         self.stopping = False
 
-    def start(self, command: list[str]) -> subprocess.Popen[str]:
+    def start(self, command: list[str], stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
         with self._lock:
             if self.stopping:
                 raise RuntimeError("the flow is being stopped")
@@ -122,7 +109,7 @@ class _Running:
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=stderr,
                 text=True,
                 errors="replace",
                 start_new_session=True,
@@ -190,39 +177,51 @@ def _follow(name: str, *arguments: str) -> None:
         raise StageError(name, int(codes[-1]) if codes else None, tail)
 
 
-@task(
-    task_run_name="{stage}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_another_try,
-)
-def repro(stage: str) -> None:
-    """Bring one stage up to date.
+def albef(name: str, *args: str) -> str:
+    """Output of an `albef` command; ``name`` is what the error calls it.
+
+    Raises:
+        StageError: If it fails, with what it said.
+    """
+    process = _running.start([sys.executable, "-m", "albef.cli", *args], stderr=subprocess.PIPE)
+    try:
+        said, complaints = process.communicate()
+    finally:
+        _running.stop(process)
+    if process.returncode:
+        raise StageError(name, process.returncode, (said + complaints).strip()[-4000:])
+    return said
+
+
+_PATIENT: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _worth_another_try,
+}
+
+
+@task(task_run_name="{stage}", **_PATIENT)
+def repro(stage: str, pull: bool = False) -> None:
+    """Bring one stage up to date, with ``pull`` from the DVC remote where that has it.
 
     Raises:
         StageError: If it fails.
     """
-    _follow(stage, "--wait-for-lock", "repro", "--single-item", stage)
+    _follow(stage, "--wait-for-lock", "repro", "--single-item", *(["--pull"] if pull else []), stage)
 
 
-@task(
-    task_run_name="{name}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_another_try,
-)
-def experiment(name: str, overrides: Sequence[str], targets: Sequence[str]) -> None:
+@task(task_run_name="{name}", **_PATIENT)
+def experiment(name: str, overrides: Sequence[str], targets: Sequence[str], pull: bool = False) -> None:
     """Bring stages up to date with other parameters, in a copy of the workspace, as the DVC experiment ``name``.
 
     Raises:
         StageError: If a stage fails, or there is no such parameter.
     """
     given = [part for override in overrides for part in ("--set-param", override)]
-    _follow(name, "exp", "run", "--temp", "--force", "--name", name, *given, *targets)
+    how = ["--temp", "--force", *(["--pull"] if pull else [])]
+    _follow(name, "exp", "run", *how, "--name", name, *given, *targets)
 
 
 def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
@@ -233,7 +232,7 @@ def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
     Args:
         targets: Stages of ``dvc.yaml``.
         push: Afterwards upload results and run cache to the DVC remote.
-        pull: First fetch what the DVC remote has of them, so that nothing is computed twice.
+        pull: Take from the DVC remote what it has, so that nothing is computed twice.
 
     Raises:
         StageError: If a stage fails; stages that do not depend on it still ran.
@@ -241,15 +240,12 @@ def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
     """
     graph = stages(*targets)
     _remote(push or pull)
-    _running.stopping = False
-    if pull:
-        dvc("fetch", "--run-cache", *(stage for stage in graph if not stage.endswith(".dvc")))
     tasks: dict[str, PrefectFuture[None]] = {}
     with _stopped_with_the_flow():
         for stage, upstream in graph.items():
             tags = [stage.partition("@")[0], *(flow_run.tags or [])]
             wait_for = [tasks[name] for name in upstream]
-            tasks[stage] = repro.with_options(tags=tags).submit(stage, wait_for=wait_for, return_state=False)
+            tasks[stage] = repro.with_options(tags=tags).submit(stage, pull, wait_for=wait_for, return_state=False)
         wait(list(tasks.values()))
     failed = [future for future in tasks.values() if future.state.is_failed() or future.state.is_crashed()]
     for future in failed:
@@ -259,28 +255,28 @@ def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
     return list(graph)
 
 
-def run_experiment(overrides: Sequence[str], *targets: str, push: bool = False) -> str:
+def run_experiment(overrides: Sequence[str], *targets: str, push: bool = False, pull: bool = False) -> str:
     """Bring ``targets`` up to date with other parameters, beside the workspace; to be called inside a flow.
 
     Args:
         overrides: As ``dvc exp run --set-param`` takes them: ``pretrain.epochs=2``.
         targets: Stages of ``dvc.yaml``; all without one.
         push: Afterwards upload the experiment's results and run cache to the DVC remote.
+        pull: Take from the DVC remote what it has.
 
     Returns:
         Name of the DVC experiment: that of the flow run.
 
     Raises:
         StageError: If a stage fails, or there is no such parameter; the workspace is as it was.
-        RuntimeError: If there is no DVC remote to push to, or no such stage; nothing ran then.
+        RuntimeError: If there is no DVC remote to push to or pull from, or no such stage; nothing ran then.
     """
     stages(*targets)
-    _remote(push)
-    _running.stopping = False
+    _remote(push or pull)
     name = re.sub(r"[^A-Za-z0-9-]+", "-", flow_run.name or "experiment")
     with _stopped_with_the_flow():
-        future = experiment.with_options(tags=flow_run.tags or []).submit(name, list(overrides), list(targets))
-        future.result()
+        task_run = experiment.with_options(tags=flow_run.tags or [])
+        task_run.submit(name, list(overrides), list(targets), pull).result()
     if push:
         dvc("push", "--run-cache")
     return name
@@ -295,7 +291,8 @@ def _remote(wanted: bool) -> None:
 
 @contextmanager
 def _stopped_with_the_flow() -> Iterator[None]:
-    """Within the block, whatever ends the flow ends its stages."""
+    """Within the block, whatever ends the flow ends the commands it runs."""
+    _running.stopping = False
     try:
         yield
     except BaseException:

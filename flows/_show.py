@@ -22,7 +22,7 @@ PLOTS = "artifacts/plots"
 def bring(targets: Sequence[str], overrides: Sequence[str] | None, pull: bool, push: bool) -> None:
     """Bring stages up to date and show what came of it; with ``overrides`` as an experiment."""
     if overrides:
-        publish_experiment(_dvc.run_experiment(overrides, *targets, push=push))
+        publish_experiment(_dvc.run_experiment(overrides, *targets, push=push, pull=pull))
     else:
         publish(_dvc.run(*targets, push=push, pull=pull))
 

@@ -58,7 +58,7 @@ def _publish(result: dict[str, Any], folder: Path) -> None:
         for each in sorted(result["expectations"], key=lambda each: each["success"])
     ]
     undecided = [
-        {"endpoint": name, "name": "-", "success": None, "observed": found["rows"], "expected": found["reason"][2:]}
+        {"endpoint": name, "name": "-", "success": None, "observed": found["rows"], "expected": found["reason"]}
         for name, found in result["endpoints"].items()
         if found["reason"]
     ]

@@ -16,7 +16,7 @@ def finetune(task: str, overrides: list[str] | None = None, pull: bool = False, 
         task: One of those of ``dvc.yaml``: retrieval, vqa, entailment, nlvr2, grounding.
         overrides: Other parameters, such as ``tasks.vqa.train.alpha=0.2``.
             What comes of them is a DVC experiment; the workspace stays as it is.
-        pull: First fetch what the DVC remote has.
+        pull: Take from the DVC remote what it has.
         push: Afterwards upload results to the DVC remote, for other machines to pull.
     """
     _show.bring([f"evaluate@{task}"], overrides, pull, push)

@@ -18,7 +18,7 @@ def pipeline(
         target: A stage of ``dvc.yaml`` such as ``evaluate@retrieval``; everything without one.
         overrides: Other parameters, such as ``pretrain.epochs=2``.
             What comes of them is a DVC experiment; the workspace stays as it is.
-        pull: First fetch what the DVC remote has.
+        pull: Take from the DVC remote what it has.
         push: Afterwards upload results to the DVC remote, for other machines to pull.
     """
     _show.bring([target] if target else [], overrides, pull, push)

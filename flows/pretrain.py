@@ -15,7 +15,7 @@ def pretrain(overrides: list[str] | None = None, pull: bool = False, push: bool 
     Args:
         overrides: Other parameters, such as ``pretrain.epochs=2``.
             What comes of them is a DVC experiment; the workspace stays as it is.
-        pull: First fetch what the DVC remote has.
+        pull: Take from the DVC remote what it has.
         push: Afterwards upload results to the DVC remote, for other machines to pull.
     """
     _show.bring(["pretrain"], overrides, pull, push)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -17,20 +16,22 @@ EVALUATED = ("retrieval", "vqa", "entailment", "grounding")
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 def step(name: str, arguments: list[str]) -> str:
-    """Output of an `albef` command.
+    """Output of an `albef` command; shows why, if it refuses.
 
     Raises:
-        StageError: If it refuses.
+        StageError: If it does.
     """
-    return _dvc.albef(name, *arguments)
+    try:
+        return _dvc.albef(name, *arguments)
+    except _dvc.StageError as error:
+        create_markdown_artifact(f"Refused:\n\n```\n{error}\n```", key="refused")
+        raise
 
 
-def _table(key: str, output: str, description: str) -> list[dict[str, Any]]:
+def _table(key: str, output: str, description: str) -> None:
     """Show the rows that a command of ``albef registry`` printed."""
-    rows: list[dict[str, Any]] = json.loads(output)
-    flat = [{name: value for name, value in row.items() if not isinstance(value, dict)} for row in rows]
+    flat = [{key: value for key, value in row.items() if not isinstance(value, dict)} for row in json.loads(output)]
     create_table_artifact(key=key, table=flat, description=description)
-    return rows
 
 
 @flow(name="release", task_runner=ThreadPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
@@ -66,21 +67,12 @@ def release(
     registered = step("register", ["registry", "register", *made, *known])
     _table("challengers", registered, "Registered in MLflow, alias challenger")
 
-    asked = ["--url", url, "--images", "artifacts/data", *known]
-    try:
-        verdicts = step("compare", ["registry", "compare", *asked])
-    except _dvc.StageError as error:
-        _show_refusal(error)
-        raise
+    verdicts = step("compare", ["registry", "compare", "--url", url, "--images", "artifacts/data", *known])
     _table("verdicts", verdicts, "Challengers beside champions on the test split")
 
     place = ["--repository", served, "--url", url]
-    try:
-        said = step("load", ["release", *place, "--new", new, *(["--probes", probes] if probes else [])])
-    except _dvc.StageError as error:
-        _show_refusal(error)
-        raise
-    version = int(said.split()[1])
+    said = step("load", ["release", *place, "--new", new, *(["--probes", probes] if probes else [])])
+    version = int(said.split()[1])  # "version N answers"
     create_markdown_artifact(f"Version {version} answers at {url}, and has answered its probes.", key="served")
 
     try:
@@ -90,7 +82,3 @@ def release(
         raise
     _table("champions", promoted, f"Served as version {version}, alias champion")
     return version
-
-
-def _show_refusal(error: Exception) -> None:
-    create_markdown_artifact(f"Refused, and nothing has changed:\n\n```\n{error}\n```", key="refused")

@@ -34,7 +34,8 @@ class Verdict:
         """A line for each endpoint, and for each expectation that failed."""
         lines = []
         for name, endpoint in self.result["endpoints"].items():
-            lines.append(f"{name}: {endpoint['rows']} questions, {endpoint['verdict']}{endpoint['reason']}")
+            why = f": {endpoint['reason']}" if endpoint["reason"] else ""
+            lines.append(f"{name}: {endpoint['rows']} questions, {endpoint['verdict']}{why}")
             failed = (e for e in self.result["expectations"] if e["endpoint"] == name and not e["success"])
             lines += [f"  {e['sentence']}" for e in failed]
         return "\n".join(lines) or "no question in the sample: no verdict"
@@ -62,7 +63,7 @@ def run(config: DriftConfig, sample: Path, reference: Path, out: Path) -> Verdic
             found = [] if reason else _judge(config, inspector, name, known.endpoints[name], rows)
             failed = sum(not each["success"] for each in found)
             if not reason and not found:
-                reason = f": no figure in {config.min_rows} questions that the reference has, too"
+                reason = f"no figure in {config.min_rows} questions that the reference has, too"
             verdict = "no verdict" if reason else "drifted" if failed else "as the reference"
             endpoints[name] = {"verdict": verdict, "reason": reason, **_described(rows)}
             expectations += found
@@ -82,9 +83,9 @@ def run(config: DriftConfig, sample: Path, reference: Path, out: Path) -> Verdic
 def _undecided(config: DriftConfig, known: references.Reference, name: str, rows: list[Row]) -> str:
     """Why there is no verdict on an endpoint; empty where there can be one."""
     if name not in known.endpoints:
-        return ": the reference does not have this endpoint"
+        return "the reference does not have this endpoint"
     if len(rows) < config.min_rows:
-        return f": too few, expected at least {config.min_rows}"
+        return f"too few, expected at least {config.min_rows}"
     return ""
 
 

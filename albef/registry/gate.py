@@ -25,6 +25,8 @@ from albef.registry.models import (
 from albef.serving import contract
 from albef.serving.client import Client
 
+OTHER_LIST = "the champion's figures are of another test list"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -97,10 +99,13 @@ def _judge(
     if champion.number == challenger.number:
         return say(after, True, "is the champion already")
     before = champion.metrics.get(metric) if champion.data == challenger.data else None
-    if before is None and url and lists and images and endpoint != contract.RETRIEVAL.name and metric == "accuracy":
-        before = _asked(challenger, url, lists, images)
     if before is None:
-        return say(None, False, "the champion's figures are of another test list; say where it is served (--url)")
+        # A server's gallery is not the test list's, and of the rest this is what its answers tell.
+        if endpoint == contract.RETRIEVAL.name or metric != "accuracy":
+            return say(None, False, f"{OTHER_LIST}; register it again with an evaluation on the present one")
+        if not (url and lists and images):
+            return say(None, False, f"{OTHER_LIST}; say where it is served (--url), and --lists and --images")
+        before = _asked(challenger, url, lists, images)
     lost = before - after
     if lost > config.max_regression:
         return say(before, False, f"loses {lost:.4f}, more than release.max_regression, {config.max_regression:g}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from albef.quantize import TEST_LISTS
 from albef.serving import contract, onnxfile
 from albef.serving.release import versions
+from albef.training.tracking import DEFAULT_URI, _git_commit
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 EXPERIMENT = "albef-release"
-DEFAULT_URI = "sqlite:///mlflow.db"
 METRIC = "metric."
 """What the tags of test metrics begin with."""
-LISTS = {"retrieval": "retrieval_test", "vqa": "vqa_test", "entailment": "ve_test", "grounding": "grounding_test"}
 DYNAMIC = 4
 """Of an input example, the length of a dimension that may be any."""
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
@@ -101,7 +100,7 @@ def data_of(lists: Path, endpoint: str) -> str:
     Raises:
         RegistryError: If it is not there.
     """
-    path = lists / f"{LISTS[endpoint]}.json"
+    path = lists / f"{TEST_LISTS[endpoint]}.json"
     if not path.is_file():
         raise RegistryError(f"{path}: no such test list")
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -147,17 +146,9 @@ def _save(path: Path, target: Path, run: str, place: str) -> None:
     )
 
 
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
-
-
 def _origin() -> dict[str, str]:
     """Where a version comes from: the commit, and what the pipeline's lock file says."""
-    tags = {"git_commit": _git("rev-parse", "HEAD")}
+    tags = {"git_commit": _git_commit() or ""}
     if (lock := Path("dvc.lock")).is_file():
         tags["dvc_lock"] = hashlib.md5(lock.read_bytes(), usedforsecurity=False).hexdigest()
     return {key: value for key, value in tags.items() if value}
@@ -214,8 +205,6 @@ def _metrics(path: Path) -> dict[str, float]:
 def _put(
     registry: Any, endpoint: str, files: dict[str, Path], metrics: dict[str, float], tags: dict[str, str]
 ) -> Version:
-    from mlflow.exceptions import MlflowException
-
     experiment = registry.get_experiment_by_name(EXPERIMENT)
     identity = experiment.experiment_id if experiment else registry.create_experiment(EXPERIMENT)
     run = registry.create_run(identity, run_name=endpoint, tags={"stage": "register", "task": endpoint, **tags})
@@ -227,9 +216,7 @@ def _put(
             for name, path in files.items():
                 _save(path, Path(folder) / name, run.info.run_id, f"{endpoint}/{name}")
             registry.log_artifacts(run.info.run_id, folder, endpoint)
-        try:
-            registry.get_registered_model(name_of(endpoint))
-        except MlflowException:
+        if _registered(registry, endpoint) is None:
             registry.create_registered_model(name_of(endpoint), description=f"The graphs of the endpoint {endpoint}")
         source = f"{run.info.artifact_uri}/{endpoint}"
         made = registry.create_model_version(name_of(endpoint), source, run.info.run_id, tags=tags)
@@ -255,10 +242,18 @@ def newest(registry: Any, endpoint: str) -> Version | None:
 
 def alias(registry: Any, endpoint: str, which: str) -> Version | None:
     """The version with an alias, or None."""
+    model = _registered(registry, endpoint)
+    number = model.aliases.get(which) if model else None
+    return version(registry, endpoint, int(number)) if number else None
+
+
+def _registered(registry: Any, endpoint: str) -> Any:
+    """An endpoint's registered model, None where there is none: what else goes wrong must not look like that."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = registry.get_model_version_by_alias(name_of(endpoint), which)
-    except MlflowException:
+        return registry.get_registered_model(name_of(endpoint))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise RegistryError(f"{name_of(endpoint)}: the registry does not tell: {error}") from error
         return None
-    return version(registry, endpoint, int(found.version))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,8 +72,8 @@ def toy_flow(*targets: str, push: bool = False, pull: bool = False) -> tuple[lis
 
 
 @flow(name="toy-experiment")
-def toy_experiment(overrides: list[str], *targets: str) -> None:
-    _show.bring(targets, overrides, pull=False, push=False)
+def toy_experiment(overrides: list[str], *targets: str, pull: bool = False) -> None:
+    _show.bring(targets, overrides, pull=pull, push=False)
 
 
 def _artifacts(key: str) -> str:
@@ -139,6 +140,23 @@ def test_everything_runs_is_shown_and_leaves_dvc_clean(toy: Path, tmp_path_facto
     toy_flow("train@a", push=True)
     assert (toy / "out/a").stat() == made
     assert any(path.is_file() and path.read_text() == "1\n" for path in remote.rglob("*"))
+
+
+def test_what_the_remote_has_is_not_computed_again(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (toy / "train.sh").write_text("echo x >> tries; cp out/raw $1\n")
+    _dvc.dvc("remote", "add", "-d", "store", str(tmp_path_factory.mktemp("remote")))
+    toy_flow("train@a", pull=True, push=True)  # an empty remote is no obstacle
+    for name in ("out", ".dvc/cache"):
+        shutil.rmtree(toy / name)
+    (toy / "dvc.lock").unlink()
+    toy_flow("train@a", pull=True)
+    assert (toy / "out/a").read_text() == "1\n"
+    assert len((toy / "tries").read_text().split()) == 1
+    # An experiment finds it, too.
+    for name in ("out", ".dvc/cache"):
+        shutil.rmtree(toy / name)
+    toy_experiment(["share=0.5"], "train@a", pull=True)
+    assert len((toy / "tries").read_text().split()) == 1
 
 
 def test_pushing_to_nowhere_is_said_before_anything_runs(toy: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_champion_of_another_test_list_is_asked_anew(model, store, tmp_path):
     assert answered.before is not None
     assert 0 <= answered.before <= 1
     assert not ranked.passed  # what is served is no gallery of the new list
-    assert "of another test list" in ranked.said
+    assert "of another test list; register it again" in ranked.said
 
 
 def test_mistakes_are_named(model, store, tmp_path):
@@ -150,6 +150,16 @@ def test_mistakes_are_named(model, store, tmp_path):
     with pytest.raises(RegistryError, match="none tracks nothing"):
         models.client("none")
     models.register(model.repository, evaluations(tmp_path / "e"), lists, store, ["vqa"])
+    registry = models.client(store)
+    assert models.alias(registry, "vqa", "champion") is None
+    assert models.alias(registry, "grounding", "champion") is None
+    (tmp_path / "mlflow.db").write_bytes(b"no database")
+    with pytest.raises(RegistryError, match="albef-vqa: the registry does not tell"):
+        models.alias(registry, "vqa", "champion")  # and is not taken for one without a champion
+
+
+def test_a_metric_that_was_not_evaluated_is_named(model, store, tmp_path):
+    models.register(model.repository, evaluations(tmp_path / "e"), model.folder / "lists", store, ["vqa"])
     metrics = dataclasses.replace(CONFIG.metrics, vqa="bleu")
     with pytest.raises(RegistryError, match=r"params.release.metrics.vqa: no bleu .* one of accuracy, chance"):
         gate.compare(dataclasses.replace(CONFIG, metrics=metrics), store)
