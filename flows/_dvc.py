@@ -220,7 +220,7 @@ def experiment(name: str, overrides: Sequence[str], targets: Sequence[str], pull
         StageError: If a stage fails, or there is no such parameter.
     """
     given = [part for override in overrides for part in ("--set-param", override)]
-    how = ["--temp", "--force", *(["--pull"] if pull else [])]
+    how = ["--temp", *(["--pull"] if pull else [])]
     _follow(name, "exp", "run", *how, "--name", name, *given, *targets)
 
 

@@ -78,7 +78,8 @@ def toy_experiment(overrides: list[str], *targets: str, pull: bool = False) -> N
 
 def _artifacts(key: str) -> str:
     with get_client(sync_client=True) as client:
-        found = client.request("POST", "/artifacts/filter", json={"artifacts": {"key": {"any_": [key]}}})
+        wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+        found = client.request("POST", "/artifacts/filter", json=wanted)
     return found.text
 
 
@@ -143,7 +144,7 @@ def test_everything_runs_is_shown_and_leaves_dvc_clean(toy: Path, tmp_path_facto
 
 
 def test_what_the_remote_has_is_not_computed_again(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    (toy / "train.sh").write_text("echo x >> tries; cp out/raw $1\n")
+    (toy / "train.sh").write_text(f"echo x >> {toy}/tries; cp out/raw $1\n")  # an experiment runs elsewhere
     _dvc.dvc("remote", "add", "-d", "store", str(tmp_path_factory.mktemp("remote")))
     toy_flow("train@a", pull=True, push=True)  # an empty remote is no obstacle
     for name in ("out", ".dvc/cache"):
@@ -169,7 +170,7 @@ def test_other_parameters_make_an_experiment_and_leave_the_workspace(toy: Path) 
     toy_experiment(["share=0.75"], "score")
     assert (toy / "params.yaml").read_text() == "share: 0.25\n"
     assert not (toy / "out").exists()
-    rows = json.loads(json.loads(_artifacts("experiment"))[-1]["data"])
+    rows = json.loads(json.loads(_artifacts("experiment"))[0]["data"])
     found = {(row["of"], row["name"]): (row["before"], row["after"]) for row in rows}
     assert found[("params", "share")] == (0.25, 0.75)
     assert found[("metrics", "accuracy")][1] == 0.75
