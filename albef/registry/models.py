@@ -20,7 +20,9 @@ import numpy as np
 from albef.quantize import TEST_LISTS
 from albef.serving import contract, onnxfile
 from albef.serving.release import versions
-from albef.training.tracking import DEFAULT_URI, _git_commit
+from albef.tracking.origin import origin
+from albef.tracking.store import experiment_id
+from albef.tracking.tracker import resolve
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
@@ -65,7 +67,7 @@ def client(uri: str | None = None) -> Any:
     """
     from mlflow import MlflowClient
 
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    uri = resolve(uri)
     if uri == "none":
         raise RegistryError("MLFLOW_TRACKING_URI: none tracks nothing, but a registry is needed; give --tracking-uri")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -146,14 +148,6 @@ def _save(path: Path, target: Path, run: str, place: str) -> None:
     )
 
 
-def _origin() -> dict[str, str]:
-    """Where a version comes from: the commit, and what the pipeline's lock file says."""
-    tags = {"git_commit": _git_commit() or ""}
-    if (lock := Path("dvc.lock")).is_file():
-        tags["dvc_lock"] = hashlib.md5(lock.read_bytes(), usedforsecurity=False).hexdigest()
-    return {key: value for key, value in tags.items() if value}
-
-
 def register(
     repository: Path, evaluate: Path, lists: Path, uri: str | None = None, endpoints: Sequence[str] | None = None
 ) -> list[Version]:
@@ -183,7 +177,7 @@ def register(
             tags = {
                 "content": content,
                 "model_hash": onnxfile.metadata(next(iter(files.values())))[contract.HASH_KEY],
-                **_origin(),
+                **origin(),
             }
             known = _put(registry, endpoint, files, metrics, tags)
         number = str(known.number)
@@ -205,8 +199,7 @@ def _metrics(path: Path) -> dict[str, float]:
 def _put(
     registry: Any, endpoint: str, files: dict[str, Path], metrics: dict[str, float], tags: dict[str, str]
 ) -> Version:
-    experiment = registry.get_experiment_by_name(EXPERIMENT)
-    identity = experiment.experiment_id if experiment else registry.create_experiment(EXPERIMENT)
+    identity = experiment_id(registry, registry.tracking_uri, EXPERIMENT)
     run = registry.create_run(identity, run_name=endpoint, tags={"stage": "register", "task": endpoint, **tags})
     status = "FAILED"
     try:

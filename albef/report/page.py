@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from albef.data.files import image_root, new_folder
@@ -40,6 +41,26 @@ def _training(artifacts: Path, out: Path) -> list[str]:
         html.table(["run", "metric", "value"], rows),
         "</details>",
     ]
+
+
+def _searches(artifacts: Path, out: Path) -> list[str]:
+    parts: list[str] = []
+    rows: list[list[html.Cell]] = []
+    for path in sorted(artifacts.glob("tune/*/metrics.json")):
+        metrics, task = read_metrics(path), path.parent.name
+        name = next((key for key in metrics if f"{key}_before" in metrics), None)
+        if name is None:
+            continue  # no trial, no search
+        rows.append([task, name, metrics[f"{name}_before"], metrics[name], metrics.get("trials", 0.0)])
+        plot = path.parent / "plots" / "parallel.png"
+        if plot.is_file():
+            shutil.copyfile(plot, out / f"{task}_search.png")
+            parts.append(html.picture(f"{task}_search.png", f"Settings of {task} that were tried, the best in red"))
+    if not rows:
+        return []
+    header = ["task", "of the validation split", "as it was", "best", "settings tried"]
+    note = "Each setting on a part of the training list; fine-tuning takes the best."
+    return [html.heading("Search"), html.note(note), html.table(header, rows), *parts]
 
 
 def _exports(artifacts: Path) -> list[str]:
@@ -95,6 +116,7 @@ def write(artifacts: Path, images: Path, out: Path) -> None:
             html.heading("ALBEF: what this run made", 1),
             *tasks.write(artifacts, root, folder),
             *_training(artifacts, folder),
+            *_searches(artifacts, folder),
             *_exports(artifacts),
             *_data(artifacts, root, folder),
         ]

@@ -153,3 +153,16 @@ def test_a_bad_file_is_named_and_an_old_report_stays(
 def test_nothing_evaluated_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="run an evaluate stage first"):
         report.run(tmp_path, tmp_path, tmp_path / "report")
+
+
+def test_a_search_is_shown_where_there_was_one(artifacts: Path) -> None:
+    for task, metrics in (("vqa", {"accuracy": 0.75, "accuracy_before": 0.625, "trials": 4}), ("retrieval", {})):
+        (artifacts / "tune" / task / "plots").mkdir(parents=True)
+        (artifacts / "tune" / task / "metrics.json").write_text(json.dumps(metrics))
+    (artifacts / "tune" / "vqa" / "plots" / "parallel.png").write_bytes(b"a picture")
+    report.run(artifacts, artifacts / "data", artifacts / "report")
+    text = (artifacts / "report" / "index.html").read_text()
+    row = '<td>vqa</td><td>accuracy</td><td class="n">0.625</td><td class="n">0.75</td><td class="n">4</td>'
+    assert text.count(row) == 1
+    assert "retrieval_search" not in text
+    assert (artifacts / "report" / "vqa_search.png").read_bytes() == b"a picture"

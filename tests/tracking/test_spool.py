@@ -1,0 +1,62 @@
+"""The journal: whole lines survive a kill, half ones do not, and a living process is left alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from albef.tracking.spool import Spool
+
+HEADER = {"uri": "u", "key": "k", "experiment": "e", "name": "n", "params": {}, "tags": {}, "start": 0}
+
+
+def _abandoned(root: Path) -> list[Spool]:
+    return list(Spool.abandoned(root))
+
+
+def test_what_was_sent_is_not_sent_again_and_half_a_line_never(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path, HEADER)
+    ends = [spool.append({"kind": "metrics", "step": step}) for step in range(3)]
+    spool.mark(ends[0])
+    spool.release()
+    with (spool.folder / "journal.jsonl").open("a") as file:
+        file.write('{"kind": "met')  # killed in the middle of it
+    (found,) = _abandoned(tmp_path)
+    assert [(item["step"], end) for item, end in found.unsent()] == [(1, ends[1]), (2, ends[2])]
+    assert found.header == HEADER
+
+
+def test_only_what_a_dead_process_left_is_abandoned(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path, HEADER)
+    assert _abandoned(tmp_path) == []
+    spool.release()
+    (found,) = _abandoned(tmp_path)
+    assert _abandoned(tmp_path) == []  # it is taken
+    found.remove()
+    assert not tmp_path.exists()
+
+
+def test_a_copy_stays_when_the_file_changes(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path / "root", HEADER)
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "a.txt", tmp_path / "folder" / "b.txt"):
+        path.write_text("old")
+    first, second, third = (spool.keep(tmp_path / name) for name in ("a.txt", "folder", "a.txt"))
+    for path in (tmp_path / "a.txt", tmp_path / "folder" / "b.txt"):
+        path.write_text("new")
+    assert (first.read_text(), (second / "b.txt").read_text(), third.read_text()) == ("old", "old", "old")
+    assert first != third
+
+
+def test_a_full_disk_raises_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = Spool.create(tmp_path, HEADER)
+    end = spool.append({"step": 0})
+    full = os.open("/dev/full", os.O_WRONLY)
+    spool._journal, journal = full, spool._journal
+    assert spool.append({"step": 1}) == end
+    assert "No space left" in caplog.text
+    spool._journal = journal
+    assert spool.append({"step": 2}) > end
+    assert [item["step"] for item, _ in spool.unsent()] == [0, 2]
