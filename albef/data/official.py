@@ -63,7 +63,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
             missing.
     """
     root = raw / config.image_root
-    _check(config, root)
+    check(config, root)
     entries = {}
     images: set[str] = set()
     referred: list[Record] = []
@@ -81,7 +81,12 @@ def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
     write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def _check(config: ListsConfig, root: Path) -> None:
+def check(config: ListsConfig, root: Path) -> None:
+    """Refuse what names no list, no file or no folder.
+
+    Raises:
+        SchemaError: Naming the key.
+    """
     if not root.is_dir():
         raise SchemaError(f"prepare.lists.image_root: no folder {root}, expected the one image paths start from")
     for name, files in config.files.items():
@@ -110,15 +115,22 @@ def _sizes(images: set[str], root: Path) -> dict[str, Any]:
     return {"count": len(images), "sizes_sha256": digest.hexdigest()}
 
 
+def rows_of(name: str, file: str, config: ListsConfig, raw: Path) -> list[Any]:
+    """Rows of one file of list ``name``, normalised and with paths from the image root, malformed ones as they are.
+
+    Raises:
+        SchemaError: If the file is missing or no JSON list.
+    """
+    rows = load_rows(raw / file)
+    if name in LISTS:
+        normal, place = _NORMAL.get(LISTS[name], _same), _places(config, name, file)
+        rows = [_placed(normal(row), place) if isinstance(row, dict) else row for row in rows]
+    return rows
+
+
 def _joined(name: str, config: ListsConfig, raw: Path) -> list[Any]:
-    """Records of all files of a list, malformed ones as they are."""
-    joined: list[Any] = []
-    for file in config.files[name]:
-        rows = load_rows(raw / file)
-        if name in LISTS:
-            normal, place = _NORMAL.get(LISTS[name], _same), _places(config, name, file)
-            rows = [_placed(normal(row), place) if isinstance(row, dict) else row for row in rows]
-        joined += rows
+    """Rows of all files of a list."""
+    joined = [row for file in config.files[name] for row in rows_of(name, file, config, raw)]
     if name == "answer_list" and all(isinstance(row, str) for row in joined):
         return list(dict.fromkeys(joined))
     return joined

@@ -12,11 +12,9 @@ from albef.config import ValidateConfig
 from albef.data.files import image_root, new_folder, write_list, write_text
 from albef.data.schema import EXTRAS, LISTS, SchemaError, images_of, load_rows
 from albef.validation.frames import Bench, frame, sound
-from albef.validation.inspector import Finding, Inspector, list_head
+from albef.validation.inspector import Finding, Inspector, told
 from albef.validation.pictures import inspect
 from albef.validation.suites import expectations
-
-_SHOWN = 3
 
 
 class ValidationError(ValueError):
@@ -58,7 +56,7 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
         refused = _refused(config, findings, rows, quarantine)
         _write(aside, rows, quarantine, extras, findings, refused)
     if refused:
-        raise ValidationError(_message(refused, out))
+        raise ValidationError(told(refused, out))
 
 
 def _extra(path: Path) -> Any:
@@ -122,12 +120,3 @@ def _write(
         write_list(out / "lists" / f"{name}.json", value)
     for name, records in rows.items():
         write_list(out / "lists" / f"{name}.json", [r for i, r in enumerate(records) if i not in bad[name]])
-
-
-def _message(refused: list[Finding], out: Path) -> str:
-    first = refused[0]
-    shown = "; ".join(f"row {row}: {value}" for row, value in list_head(first.bad)[:_SHOWN])
-    detail = f"{len(first.bad)} bad rows, such as {shown}" if first.bad else f"observed {first.observed}"
-    others = ", ".join(f"{f.name} ({f.list})" for f in refused[1:6])
-    more = f"; also failed: {others}{', ...' if len(refused) > 6 else ''}" if others else ""
-    return f"{first.list}.json: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 _EXAMPLES = 5
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ def list_head(bad: dict[int, str]) -> list[tuple[int, str]]:
     return list(bad.items())[:_EXAMPLES]
 
 
+def told(refused: Sequence[Finding], out: Path) -> str:
+    """Failed expectations in a sentence: the first with its list, rows and values, the others by name."""
+    first = refused[0]
+    shown = "; ".join(f"row {row}: {value}" for row, value in list_head(first.bad)[:_SHOWN])
+    detail = f"{len(first.bad)} bad rows, such as {shown}" if first.bad else f"observed {first.observed}"
+    others = ", ".join(f"{f.name} ({f.list})" for f in refused[1:6])
+    more = f"; also failed: {others}{', ...' if len(refused) > 6 else ''}" if others else ""
+    name = first.list if first.list.endswith(".json") else f"{first.list}.json"
+    return f"{name}: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"
+
+
 class Inspector:
     """A Great Expectations context that judges tables and collects their data docs."""
 
@@ -70,10 +82,11 @@ class Inspector:
     def judge(self, name: str, expectations: Sequence[Any], table: pd.DataFrame) -> list[Finding]:
         """Run expectations, named in their ``meta``, on the table of list ``name``, which has a column ``row``."""
         gx = self.gx
-        suite = self.context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations)))
-        batch = self.source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
+        title = name.replace("/", "--")  # pages are files
+        suite = self.context.suites.add(gx.ExpectationSuite(name=title, expectations=list(expectations)))
+        batch = self.source.add_dataframe_asset(title).add_batch_definition_whole_dataframe("whole")
         definition = self.context.validation_definitions.add(
-            gx.ValidationDefinition(name=name, data=batch, suite=suite)
+            gx.ValidationDefinition(name=title, data=batch, suite=suite)
         )
         outcome = definition.run(
             batch_parameters={"dataframe": table},

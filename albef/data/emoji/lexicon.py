@@ -87,33 +87,57 @@ def load(folder: Path) -> Lexicon:
     Raises:
         LexiconError: If a file is missing or broken or an entry lacks a key; the message names it.
     """
+    sprites: list[Sprite] = []
+    for row, entry in enumerate(entries(folder)):
+        sprites.append(_read(folder, row, entry, [sprite.name for sprite in sprites]))
+    return Lexicon(sprites)
+
+
+def entries(folder: Path) -> list[Any]:
+    """The entries of ``lexicon.json``, unchecked.
+
+    Raises:
+        LexiconError: If it cannot be read, or is no list of anything.
+    """
     path = folder / "lexicon.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LexiconError(f"{path}: cannot read the list of sprites ({error.strerror})") from error
     except ValueError as error:
         raise LexiconError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(found, list) or not found:
         raise LexiconError(f"{path}: expected a JSON list of sprites")
-    sprites: list[Sprite] = []
-    for row, entry in enumerate(entries):
-        where = f"{path}, entry {row}"
-        name = _text(entry, "name", where)
-        if any(s.name == name for s in sprites):
-            raise LexiconError(f"{where}: the name {name!r} is taken, expected one sprite a name")
-        sprites.append(
-            Sprite(
-                name=name,
-                plural=_text(entry, "plural", where),
-                category=_text(entry, "category", where),
-                image=_sprite(folder / _text(entry, "file", where)),
-                synonym=entry.get("synonym"),
-                color=entry.get("color"),
-                noun=entry.get("noun", name),
-            )
-        )
-    return Lexicon(sprites)
+    return found
+
+
+def problems(folder: Path, found: list[Any]) -> list[str | None]:
+    """What is wrong with each of the entries, if anything."""
+    wrong: list[str | None] = []
+    names: list[str] = []
+    for row, entry in enumerate(found):
+        try:
+            names.append(_read(folder, row, entry, names).name)
+            wrong.append(None)
+        except LexiconError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def _read(folder: Path, row: int, entry: Any, taken: list[str]) -> Sprite:
+    where = f"{folder / 'lexicon.json'}, entry {row}"
+    name = _text(entry, "name", where)
+    if name in taken:
+        raise LexiconError(f"{where}: the name {name!r} is taken, expected one sprite a name")
+    return Sprite(
+        name=name,
+        plural=_text(entry, "plural", where),
+        category=_text(entry, "category", where),
+        image=_sprite(folder / _text(entry, "file", where)),
+        synonym=entry.get("synonym"),
+        color=entry.get("color"),
+        noun=entry.get("noun", name),
+    )
 
 
 def _text(entry: Any, key: str, where: str) -> str:
