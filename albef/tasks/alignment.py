@@ -5,16 +5,19 @@ B = pairs of a batch, L = text tokens, N = image tokens, W = width.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from albef.config import AlignTrainConfig, Config
+from albef.model import peers
 from albef.model.albef import ALBEF
 from albef.model.bert import KeysValues
 from albef.objectives.itc import itc_loss
 from albef.objectives.itm import draw_negatives, itm_loss
-from albef.tasks.base import Batch
+from albef.tasks.base import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ def align(
     hard: bool = True,
 ) -> Aligned:
     """ITC against the queue, then ITM with hard negatives found by ITC; moves the teacher and fills the queue.
+
+    Of several workers each contrasts its own batch, with negatives from there; into the queue goes what all have seen
+    (as in the official code).
 
     Args:
         alpha: Weight of momentum distillation in ITC.
@@ -79,7 +85,10 @@ def align(
             valid = torch.cat([image_valid, text_valid])
         else:
             (image_index, text_index), valid = negatives, None
-    queue.enqueue(image_feat_m, text_feat_m, ids)
+    if ids is None:
+        queue.enqueue(*peers.gather_rows(image_feat_m, text_feat_m))
+    else:
+        queue.enqueue(*peers.gather_rows(image_feat_m, text_feat_m, ids))
 
     # One pass over 3B pairs: (image, text), (negative image, text), (image, negative text).
     own = torch.arange(len(image_index), device=image_index.device)
@@ -96,6 +105,31 @@ def align(
     itm = itm_loss(logits[: len(own)], logits[len(own) :], valid)
     losses = {"itc_loss": itc.loss, "itm_loss": itm} if contrast else {"itm_loss": itm}
     return Aligned(losses, keys_values, image_embeds_m)
+
+
+class AlignmentTask(Task):
+    """Fine-tuning as retrieval is trained: ITC with shared image ids + ITM."""
+
+    @classmethod
+    @abstractmethod
+    def train_config(cls, config: Config) -> AlignTrainConfig:
+        """This task's training parameters."""
+
+    def begin(self) -> None:
+        """Set the temperature, where the parameters have one."""
+        temperature = self.train_config(self.config).temperature
+        if temperature is not None:
+            with torch.no_grad():
+                self.model.temperature.fill_(temperature)
+
+    def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+        """Losses of a step; ``negatives`` as in `align`."""
+        return align_images(self.model, batch, alpha, negatives)
+
+    @classmethod
+    def search_space(cls) -> dict[str, tuple[str, float, float]]:
+        """That of every task, and the temperature."""
+        return {**super().search_space(), "temperature": ("loguniform", 0.02, 0.3)}
 
 
 def align_images(

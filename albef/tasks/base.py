@@ -70,6 +70,9 @@ class Task(nn.Module, ABC):
     def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
         """Losses (keys ``*_loss``) and other scalars of a training step; updates teacher and queue."""
 
+    def begin(self) -> None:
+        """Called once before the first step, with all weights in place."""
+
     def validates(self, data: TaskData) -> bool:
         """Whether there is a validation split: the paper's VQA, trained on it too, has none."""
         return all((data.lists / f"{name}.json").is_file() for name in self.lists if name.endswith("_val"))
@@ -80,9 +83,13 @@ class Task(nn.Module, ABC):
 
     @classmethod
     def search_space(cls) -> dict[str, tuple[str, float, float]]:
-        """What a hyper-parameter search varies: training parameter -> (distribution, low, high)."""
+        """What a hyper-parameter search varies: training parameter -> (distribution, low, high).
+
+        Distributions are ``uniform``, ``loguniform`` and ``randint``, and ``factor``: log-uniform between multiples of
+        what the parameter is now.
+        """
         return {
-            "optim.lr": ("loguniform", 1e-5, 3e-3),
-            "optim.warmup_steps": ("randint", 0, 500),
+            "optim.lr": ("factor", 0.25, 4.0),
+            "optim.warmup_steps": ("factor", 0.25, 4.0),
             "alpha": ("uniform", 0.0, 0.8),
         }

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from albef.config import Config, TrainConfig
+from albef.config import AlignTrainConfig, Config
 from albef.data.datasets import NO_CROP
 from albef.data.pairs import PairDataset
 from albef.evaluation.grounding import GroundingSet, evaluate
-from albef.tasks.alignment import align_images
-from albef.tasks.base import Batch, Task, TaskData
+from albef.tasks.alignment import AlignmentTask
+from albef.tasks.base import TaskData
 
 
-class Grounding(Task):
+class Grounding(AlignmentTask):
     """Pairs of a picture and an expression; no box is seen in training."""
 
     name: ClassVar[str] = "grounding"
@@ -22,7 +20,7 @@ class Grounding(Task):
     selection: ClassVar[str | None] = "accuracy"
 
     @classmethod
-    def train_config(cls, config: Config) -> TrainConfig:
+    def train_config(cls, config: Config) -> AlignTrainConfig:
         """Section ``tasks.grounding.train`` of the parameters."""
         return config.tasks.grounding.train
 
@@ -35,10 +33,6 @@ class Grounding(Task):
             self.config.tasks.grounding.train,
             NO_CROP,
         )
-
-    def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-        """Losses of a step; ``negatives`` as in `albef.tasks.alignment.align`."""
-        return align_images(self.model, batch, alpha, negatives)
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Accuracy of boxes on the validation split."""

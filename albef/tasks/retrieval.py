@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from albef.config import Config, TrainConfig
+from albef.config import AlignTrainConfig, Config
 from albef.data.pairs import PairDataset
 from albef.evaluation.retrieval import RetrievalSet, evaluate
-from albef.tasks.alignment import align_images
-from albef.tasks.base import Batch, Task, TaskData
+from albef.tasks.alignment import AlignmentTask
+from albef.tasks.base import TaskData
 
 
-class Retrieval(Task):
+class Retrieval(AlignmentTask):
     """Fine-tuning for retrieval, both ways."""
 
     name: ClassVar[str] = "retrieval"
@@ -21,7 +19,7 @@ class Retrieval(Task):
     selection: ClassVar[str | None] = "r_mean"
 
     @classmethod
-    def train_config(cls, config: Config) -> TrainConfig:
+    def train_config(cls, config: Config) -> AlignTrainConfig:
         """Section ``tasks.retrieval.train`` of the parameters."""
         return config.tasks.retrieval.train
 
@@ -30,10 +28,6 @@ class Retrieval(Task):
         return PairDataset.from_list(
             data.lists / "retrieval_train.json", data.images, self.config.model, self.config.tasks.retrieval.train
         )
-
-    def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-        """Losses of a step; ``negatives`` as in `albef.tasks.alignment.align`."""
-        return align_images(self.model, batch, alpha, negatives)
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Recalls on the validation split after re-ranking, and ITC's own under ``itc_*``."""

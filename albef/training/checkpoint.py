@@ -25,18 +25,26 @@ from albef.model.official import CheckpointError, read_weights
 _ROOMS = ("config.py", "data", "evaluation", "model", "objectives", "tasks", "training")
 
 
-def fingerprint(task: str, config: Config, files: Iterable[Path]) -> str:
-    """Digest of a run's parameters, input files and the code that trains it."""
+def digest_of(files: Iterable[Path]) -> str:
+    """Digest of the content of files."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(task: str, config: Config, data: str) -> str:
+    """Digest of a run's parameters, of its input files (``data``, see `digest_of`) and of the code that trains it."""
     package = Path(__file__).resolve().parents[1]
     sources = [p for room in _ROOMS for p in sorted([package / room, *(package / room).rglob("*.py")]) if p.is_file()]
-    parameters = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
+    parameters: dict[str, Any] = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
     parameters["train"] = asdict(section_of(config, task))
+    parameters["workers"] = config.distributed.workers
     if task == "pretrain" and config.init is not None:
         parameters["init"] = asdict(config.init)
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    for path in [*sources, *files]:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    text = json.dumps({**parameters, "data": data, "code": digest_of(sources)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def random_state() -> dict[str, Any]:

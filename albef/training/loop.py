@@ -1,12 +1,14 @@
 """The training loop, the same for every task.
 
 A run is a function of parameters, data and code: killed at any point and started again, it ends with the same
-weights to the bit (on CPU). Nothing here needs a process group.
+weights to the bit (on CPU). Nothing here needs a process group; in one, its workers share each batch and average their
+gradients (DDP), and the first of them validates and writes.
 """
 
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import logging
@@ -24,10 +26,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from albef.data.loaders import train_loader
 from albef.model import checkpoint as model_file
+from albef.model import peers
 from albef.objectives.distill import ramped_alpha
 from albef.tasks.base import Task, TaskData
 from albef.training import checkpoint
@@ -70,8 +74,8 @@ class _Stop:
 @contextmanager
 def _on_sigterm() -> Iterator[_Stop]:
     stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals belong to the main thread
+    if threading.current_thread() is not threading.main_thread() or peers.count() > 1:
+        yield stop  # signals belong to the main thread; and of several workers none can stop by itself
         return
     previous = signal.signal(signal.SIGTERM, stop)
     try:
@@ -100,6 +104,7 @@ class Loop:
         self.scratch, self.out = scratch, out
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
+        self.first = peers.rank() == 0
         self.optimizer = build_optimizer(task, self.config.optim, task.config.model.faithful)
         self.parameters = [p for p in task.parameters() if p.requires_grad]
         self.progress = Progress()
@@ -110,9 +115,12 @@ class Loop:
             for towers in (model.student, *([model.teacher] if model.layout.teacher else [])):
                 for part in (towers.vision, towers.text, towers.fusion):
                     part.compile()
+        self.step_of = _shared(self.task, device) if peers.count() > 1 else self.task
 
     def run(self) -> dict[str, float]:
         """Train to the end, from the last checkpoint where there is one; returns the final metrics.
+
+        Of several workers the first returns them, the others nothing.
 
         Raises:
             TrainingError: If a loss is not finite.
@@ -120,19 +128,22 @@ class Loop:
         """
         self._resume()
         total = self.steps_per_epoch * self.config.epochs
-        bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=None)
+        disable = None if self.first else True
+        bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=disable)
         with _on_sigterm() as stop, bar:
             for epoch in range(self.progress.step // max(self.steps_per_epoch, 1), self.config.epochs):
                 self._epoch(epoch, bar, stop)
-                self._validate(epoch)
-                self._save()
-        return self._finish()
+                if self.first:
+                    self._validate(epoch)
+                self._save()  # where the others wait
+        return self._finish() if self.first else {}
 
     def _epoch(self, epoch: int, bar: tqdm[Any], stop: _Stop) -> None:
         self.task.train()
         start = self.progress.step - epoch * self.steps_per_epoch
         since = time.perf_counter()
-        for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start):
+        share = (peers.rank(), peers.count())
+        for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start, share):
             self._step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
             bar.update()
             step = self.progress.step
@@ -142,7 +153,8 @@ class Loop:
                 since = time.perf_counter()
                 self.tracker.log_metrics({**row, "images_per_second": rate}, step)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
-                _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
+                if self.first:
+                    _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
             last = step % self.steps_per_epoch == 0
             if stop.requested or (step % self.config.checkpoint_every == 0 and not last):
                 self._save()
@@ -157,7 +169,7 @@ class Loop:
             group["lr"] = rate * group["lr_scale"]
         alpha = ramped_alpha(config.alpha, step, config.alpha_ramp_epochs * self.steps_per_epoch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            outputs = self.task(batch, alpha)
+            outputs = self.step_of(batch, alpha)
         losses = {name: value for name, value in outputs.items() if name.endswith("_loss")}
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -174,7 +186,8 @@ class Loop:
     def _log(self) -> dict[str, float]:
         """Mean losses since the last call; the only wait for the device."""
         step = self.progress.step
-        means = {name: float(value) / self.counted for name, value in self.sums.items()}
+        sums = peers.mean(torch.stack(list(self.sums.values()))).tolist()
+        means = {name: value / self.counted for name, value in zip(self.sums, sums, strict=True)}
         self.sums, self.counted = {}, 0
         for name, value in means.items():
             if not math.isfinite(value):
@@ -207,29 +220,36 @@ class Loop:
         _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:
+        sums = {name: value.cpu() for name, value in self.sums.items()}
+        workers = peers.gather({"random": checkpoint.random_state(), "sums": sums})
+        if not self.first:
+            return
         state = {
             "step": self.progress.step,
             "progress": vars(self.progress),
-            "sums": self.sums,
             "counted": self.counted,
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": checkpoint.random_state(),
+            "workers": workers,
         }
         checkpoint.save(self.scratch / "checkpoint.pt", state)
 
     def _resume(self) -> None:
         state = checkpoint.load(self.scratch / "checkpoint.pt")
+        peers.wait()  # that none reads what another has begun to write
         if state is None:
-            torch.manual_seed(self.config.seed)
+            torch.manual_seed(self.config.seed + peers.rank())
+            self.task.begin()
             return
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self.counted = state["counted"]
-        checkpoint.restore_random(state["random"])
-        _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
+        own = state["workers"][peers.rank()]
+        self.sums = {name: value.to(self.device) for name, value in own["sums"].items()}
+        checkpoint.restore_random(own["random"])
+        if self.first:
+            _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
 
     def _finish(self) -> dict[str, float]:
         best = checkpoint.load(self.scratch / "best.pt")
@@ -247,6 +267,18 @@ class Loop:
         checkpoint.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(self.scratch, ignore_errors=True)
         return metrics
+
+
+def _shared(task: Task, device: torch.device) -> DistributedDataParallel:
+    """The task's step with gradients averaged over the workers.
+
+    Teacher, queue and frozen parts are the same everywhere by themselves: from the same start by the same changes.
+    """
+    devices = [device] if device.type == "cuda" else None
+    known = inspect.signature(DistributedDataParallel).parameters
+    quiet = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
+    options: dict[str, Any] = {quiet: False, "static_graph": True, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(task, devices, **options)
 
 
 def _as_csv(rows: list[dict[str, float]]) -> str:

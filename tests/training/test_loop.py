@@ -13,8 +13,8 @@ from albef import tasks
 from albef.data.tokenizer import Encoder
 from albef.model import checkpoint
 from albef.tasks.base import TaskData
+from albef.tracking.tracker import NoTracker
 from albef.training.loop import Loop, TrainingError
-from albef.training.tracking import NoTracker
 from tests.worlds import colour_world, tiny_config
 
 
