@@ -31,6 +31,13 @@ def _prepare(args: argparse.Namespace) -> None:
     prepare.run(configuration.load(args.params).prepare, args.raw, args.out)
 
 
+def _inspect(args: argparse.Namespace) -> None:
+    from albef.validation import raw
+
+    config = configuration.load(args.params)
+    raw.run(config.prepare, config.validate, args.raw, args.out)
+
+
 def _validate(args: argparse.Namespace) -> None:
     from albef.validation import gate
 
@@ -46,8 +53,11 @@ def _tokenizer(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from albef.training import run
 
+    config = configuration.load(args.params)
+    if args.tuned:
+        config = configuration.overlay(config, configuration.read(args.tuned))
     run.run(
-        configuration.load(args.params),
+        config,
         args.task,
         args.lists,
         args.images,
@@ -57,6 +67,17 @@ def _train(args: argparse.Namespace) -> None:
         scratch=args.scratch,
         tracking_uri=args.tracking_uri,
     )
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from albef.tuning import search
+
+    folders = (args.lists, args.images, args.tokenizer, args.init, args.out, args.scratch)
+    found = search.run(configuration.load(args.params), args.task, *folders, args.tracking_uri)
+    if found.trials:
+        before, best = found.before, found.best
+        setting = ", ".join(f"{key}={value:.4g}" for key, value in best.setting.items())
+        print(f"{found.task}: {found.metric} {before.best:.4f} before, {best.best:.4f} with {setting}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -112,7 +133,13 @@ def _drift(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from albef import report
 
-    report.run(args.artifacts, args.images, args.out)
+    report.run(args.artifacts, args.images, args.out, args.tracking_uri, args.scratch)
+
+
+def _deliver(args: argparse.Namespace) -> None:
+    from albef.tracking.tracker import deliver
+
+    print(f"{deliver(args.tracking_uri, args.scratch)} runs delivered")
 
 
 def _ablate(args: argparse.Namespace) -> None:
@@ -188,19 +215,6 @@ def _trace(args: argparse.Namespace) -> None:
     print(trace.show(args.file, args.request, args.last))
 
 
-def _ask(args: argparse.Namespace) -> None:
-    from albef.serving import ask
-
-    if args.endpoint == "retrieval":
-        ask.retrieval(args.url, args.text, args.image, args.k, not args.no_rerank)
-    elif args.endpoint == "vqa":
-        ask.vqa(args.url, args.image, args.text, args.k, args.candidates, args.generate or None)
-    elif args.endpoint == "entailment":
-        ask.entailment(args.url, args.image, args.text)
-    else:
-        ask.grounding(args.url, args.image, args.text)
-
-
 def _folders(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -209,6 +223,7 @@ def _folders(parser: argparse.ArgumentParser, *names: str) -> None:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from albef.registry import commands as registry_commands
+    from albef.serving import commands as ask_commands
 
     root = argparse.ArgumentParser(prog="albef", description=__doc__)
     root.add_argument("-v", "--verbose", action="store_true", help="log more")
@@ -222,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
         _folders(command, *folders)
         return command
 
+    add("inspect", _inspect, "expectations of the raw data, data docs", "raw", "out")
     add("prepare", _prepare, "compose the built-in world, or collect JSON lists", "raw", "out")
     add("validate", _validate, "the data gate: expectations, data docs, clean lists", "data", "out")
     add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
@@ -230,9 +246,10 @@ def parser() -> argparse.ArgumentParser:
     pretrain.set_defaults(task="pretrain", init=None)
     finetune = add("finetune", _train, "fine-tune a task from a pretrained model", *inputs, "init", "out")
     finetune.add_argument("task")
-    for command in (pretrain, finetune):
-        command.add_argument("--scratch", type=Path, default=Path("scratch"), help="folder for checkpoints")
-        command.add_argument("--tracking-uri", help="MLflow store; 'none' tracks nothing")
+    finetune.add_argument("--tuned", type=Path, help="parameters in place of those of the file, as `albef tune` writes")
+    pretrain.set_defaults(tuned=None)
+    tune = add("tune", _tune, "search the hyper-parameters of a task with Ray Tune", *inputs, "init", "out")
+    tune.add_argument("task")
     add("evaluate", _evaluate, "metrics and plots of a task on its test split", *inputs, "model", "out").add_argument(
         "task"
     )
@@ -252,7 +269,13 @@ def parser() -> argparse.ArgumentParser:
     ):
         reference.add_argument(f"--{name}", type=Path, help=text)
     add("drift", _drift, "compare served requests with a reference; exit code 3: drifted", "sample", "reference", "out")
-    add("report", _report, "an HTML page of metrics, curves and pictures", "artifacts", "images", "out")
+    report = add("report", _report, "an HTML page of metrics, curves and pictures", "artifacts", "images", "out")
+    deliver = commands.add_parser("deliver", help="send MLflow what it did not take from earlier runs")
+    deliver.set_defaults(function=_deliver)
+    for command in (pretrain, finetune, tune, report, deliver):
+        left = "checkpoints" if command in (pretrain, finetune, tune) else "what MLflow does not take"
+        command.add_argument("--scratch", type=Path, default=Path("scratch"), help=f"folder for {left}")
+        command.add_argument("--tracking-uri", help="MLflow store; 'none' tracks nothing")
     ablate = add("ablate", _ablate, "the paper's ablation (table 1) on own data", "raw", "out")
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition each")
     ablate.add_argument("--tasks", nargs="+", help="columns of the table; by default all")
@@ -297,7 +320,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--last", type=int, default=1, help="or this many, the last ones")
     registry_commands.add(commands.add_parser("registry", help="versions of the served models in MLflow"))
     _index_commands(commands.add_parser("index", help="the gallery that retrieval searches"))
-    _ask_commands(commands.add_parser("ask", help="ask the served model"))
+    ask_commands.add(commands.add_parser("ask", help="ask the served model"))
     return root
 
 
@@ -329,32 +352,6 @@ def _index_commands(command: argparse.ArgumentParser) -> None:
         if name == "remove":
             action.add_argument("--captions", action="store_true", help="captions, by their text")
             action.add_argument("ids", nargs="+")
-
-
-def _ask_commands(command: argparse.ArgumentParser) -> None:
-    ask = command.add_subparsers(dest="endpoint", required=True)
-
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        endpoint = ask.add_parser(name, help=text, description=text)
-        endpoint.set_defaults(function=_ask)
-        endpoint.add_argument("--url", default="127.0.0.1:8001", help="gRPC address")
-        return endpoint
-
-    retrieval = add("retrieval", "images for a text, or texts for an image")
-    query = retrieval.add_mutually_exclusive_group(required=True)
-    query.add_argument("text", nargs="?")
-    query.add_argument("--image", type=Path)
-    retrieval.add_argument("-k", type=int, default=5, help="number of answers")
-    retrieval.add_argument("--no-rerank", action="store_true", help="rank by ITC alone")
-    vqa = add("vqa", "answers to a question about an image")
-    vqa.add_argument("-k", type=int, default=5, help="number of answers")
-    vqa.add_argument("--candidates", nargs="+", metavar="ANSWER", help="choose from these")
-    vqa.add_argument("--generate", action="store_true", help="write answers rather than choose")
-    entailment = add("entailment", "whether an image entails a hypothesis")
-    grounding = add("grounding", "where in an image an expression is")
-    for endpoint in (vqa, entailment, grounding):
-        endpoint.add_argument("--image", type=Path, required=True)
-        endpoint.add_argument("text")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,17 +6,14 @@ An unknown, missing or mistyped key raises `ConfigError` naming the file, the ke
 
 from __future__ import annotations
 
-import dataclasses
-import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A key of the parameter file is unknown, missing or has a wrong value."""
+from albef.reading import ConfigError as ConfigError
+from albef.reading import from_dict as from_dict
+from albef.reading import to_dict as to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +126,14 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistributedConfig:  # who trains, in every training stage (`albef.training.distributed`)
+    workers: int  # that share each batch; 1: this process alone
+    cpus_per_worker: int
+    gpus_per_worker: int
+    max_failures: int  # times that lost workers are replaced
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run, whatever the task."""
 
@@ -147,6 +152,13 @@ class TrainConfig:
     log_every: int  # steps
     checkpoint_every: int  # steps
     image_size: int | None = None  # pixels per side; null: that of the model section
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignTrainConfig(TrainConfig):
+    """Fine-tuning with ITC."""
+
+    temperature: float | None  # of ITC at the start; null: that of the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +190,7 @@ class RerankConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
-    train: TrainConfig
+    train: AlignTrainConfig
     evaluate: RerankConfig
 
 
@@ -224,7 +236,7 @@ class HeatMapConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingConfig:
-    train: TrainConfig
+    train: AlignTrainConfig
     evaluate: HeatMapConfig
 
 
@@ -290,6 +302,20 @@ class DriftConfig:  # how far served requests may be from their reference (`albe
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """A search for the hyper-parameters of a task (`albef.tuning`)."""
+
+    trials: int  # settings that are tried, the present one first
+    concurrent: int  # at a time, at most
+    cpus_per_trial: float
+    gpus_per_trial: float
+    grace_epochs: int  # before a trial can be stopped for being behind
+    seed: int
+    epochs: int | None  # of a trial; null: those of the task
+    rows: int | None  # of the training list; null: all
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole of ``params.yaml``."""
 
@@ -298,6 +324,7 @@ class Config:
     tokenizer: TokenizerConfig
     model: ModelConfig
     init: InitConfig | None = None
+    distributed: DistributedConfig
     pretrain: PretrainConfig
     text_assignment: TrainConfig
     tasks: TasksConfig
@@ -305,6 +332,7 @@ class Config:
     serve: ServeConfig
     release: ReleaseConfig
     drift: DriftConfig
+    tune: TuneConfig
 
 
 def section_of(config: Config, task: str) -> Any:
@@ -316,62 +344,22 @@ def section_of(config: Config, task: str) -> Any:
     return getattr(config.tasks if hasattr(config.tasks, task) else config, task)
 
 
-def _expected(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    return getattr(hint, "__name__", str(hint))
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _section(value, hint, where)
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _convert(value, next(a for a in args if a is not type(None)), where)
-    if origin is Literal and value in args and type(value) in {type(a) for a in args}:
-        return value
-    if origin is list and isinstance(value, list):
-        return [_convert(v, args[0], f"{where}[{i}]") for i, v in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {str(k): _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise ConfigError(f"{where}: expected {_expected(hint)}, got {value!r}")
-
-
-def _section(data: Any, cls: type, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {data!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = [str(k) for k in data if k not in fields]
-    if unknown:
-        raise ConfigError(f"{where}.{unknown[0]}: unknown key; known are {', '.join(fields)}")
-    hints = get_type_hints(cls)
-    values = {}
-    for name, field in fields.items():
-        if name in data:
-            values[name] = _convert(data[name], hints[name], f"{where}.{name}")
-        elif field.default is dataclasses.MISSING:
-            raise ConfigError(f"{where}.{name}: missing key; expected {_expected(hints[name])}")
-    return cls(**values)
-
-
-def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
-    """Build the dataclass ``cls`` from plain data.
-
-    Args:
-        data: Nested mappings, as read from YAML or JSON.
-        where: Prefix of the key path in error messages.
+def read(path: Path) -> Any:
+    """Content of a YAML file.
 
     Raises:
-        ConfigError: If a key is unknown, missing or mistyped.
+        ConfigError: If it is missing or is not YAML.
     """
-    result: T = _section(data, cls, where)
-    return result
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        # ruamel reads 1e-5 as a float, as DVC does; PyYAML reads a string.
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the parameter file ({error.strerror})") from error
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
 
 
 def load(path: str | Path = "params.yaml") -> Config:
@@ -380,20 +368,19 @@ def load(path: str | Path = "params.yaml") -> Config:
     Raises:
         ConfigError: If the file is missing, is not YAML or has a wrong key.
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    path = Path(path)
-    try:
-        # ruamel reads 1e-5 as a float, as DVC does; PyYAML reads a string.
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the parameter file ({error.strerror})") from error
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    return from_dict(data, Config, str(path))
+    return from_dict(read(Path(path)), Config, str(path))
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain data of a configuration dataclass, for checkpoints and run logs."""
-    return dataclasses.asdict(config)
+def overlay(config: Config, values: Mapping[str, Any]) -> Config:
+    """The parameters with some others: nested mappings, of the keys that change alone.
+
+    Raises:
+        ConfigError: If there is no such key, or a value is of another kind.
+    """
+
+    def merged(old: Any, new: Any) -> Any:
+        if not (isinstance(old, dict) and isinstance(new, Mapping)):
+            return new
+        return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+
+    return from_dict(merged(to_dict(config), values), Config)

@@ -50,7 +50,9 @@ class StageError(RuntimeError):
 def _environment() -> dict[str, str]:
     """The stages' commands are those of the environment that runs this flow, whatever PATH a worker has."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**_QUIET, **os.environ, "PATH": path}
+    # An experiment runs in a folder that is gone afterwards, and its MLflow runs are to stay.
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{ROOT / 'mlflow.db'}"}
+    return {**_QUIET, **store, **os.environ, "PATH": path}
 
 
 def dvc(*args: str) -> str:

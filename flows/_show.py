@@ -12,6 +12,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from flows import _dvc
 
 PAGES = {
+    "raw-data-docs": ("inspect", "artifacts/raw/docs/index.html"),
     "data-docs": ("validate", "artifacts/validated/docs/index.html"),
     "report": ("report", "artifacts/report/index.html"),
 }

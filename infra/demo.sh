@@ -37,7 +37,10 @@ threads="${OMP_NUM_THREADS:-$(((cores + 1) / 2))}"
 PYTHONUNBUFFERED=1 dvc repro pretrain | clock first
 for task in nlvr2 entailment vqa retrieval grounding; do # the longest first
   stages=("finetune@$task" "evaluate@$task" "export@$task")
-  [ "$task" = nlvr2 ] && stages=(text_assignment "${stages[@]}")
+  case "$task" in
+  nlvr2) stages=(text_assignment "${stages[@]}") ;;
+  entailment | vqa | retrieval) stages=("tune@$task" "${stages[@]}") ;;
+  esac
   [ "$(jobs -rp | wc -l)" -lt 2 ] || wait -n
   lane "${stages[@]}" &
 done

@@ -13,17 +13,29 @@ from tests.pipeline.tree import Tree, create
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 os.environ.setdefault("TQDM_DISABLE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared
 
 _ORDER = ("slow", "server", "pipeline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a mistake shows in seconds."""
+    """Fast tests first: a mistake shows in seconds. Several processes share them by file.
+
+    Whatever needs the pipeline that ran once stays in the process that ran it, which starts with it: it takes longest.
+    """
 
     def cost(item: pytest.Item) -> int:
         return max((1 + _ORDER.index(m) for m in _ORDER if item.get_closest_marker(m)), default=0)
 
     items.sort(key=cost)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    shared = [item for item in items if "_pipeline" in getattr(item, "fixturenames", ())]
+    files = {item.path for item in shared}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("pipeline" if item.path in files else str(item.path)))
+    items.sort(key=lambda item: item.path not in files)
 
 
 @pytest.fixture(scope="session")

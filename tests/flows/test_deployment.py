@@ -23,7 +23,7 @@ from tests.pipeline.tree import Tree
 
 pytestmark = pytest.mark.pipeline
 
-FLOWS = ("pipeline", "pretrain", "finetune", "release", "drift")
+FLOWS = ("pipeline", "pretrain", "tune", "finetune", "release", "drift")
 PAGES = {
     "data-docs": "artifacts/validated/docs/index.html",
     "report": "artifacts/report/index.html",
@@ -182,6 +182,7 @@ def test_the_deployments_are_named_as_documented(api: Api) -> None:
         "pretrain/gpu",
         "pretrain/kubernetes",
         "finetune/gpu",
+        "tune/gpu",
     }
     for name, deployment in deployments.items():
         pool = name.partition("/")[2]

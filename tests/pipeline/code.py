@@ -12,8 +12,9 @@ from albef import cli
 from tests.test_floors import ROOT, imported, imports, modules
 
 # Reached by every stage, and without influence of their own: what they read reaches a stage as its command line and
-# its parameters, which DVC compares; `tasks` maps a name to a module.
-PLUMBING = {"albef", "albef.cli", "albef.config", "albef.tasks"}
+# its parameters, which DVC compares; `tasks` maps a name to a module, and tracking only listens.
+PLUMBING = {"albef", "albef.cli", "albef.config", "albef.reading", "albef.tasks"}
+PLUMBING |= {name for name in modules() if name.split(".")[1:2] == ["tracking"]}
 
 
 def is_empty(path: Path) -> bool:
@@ -57,7 +58,7 @@ def of_command(command: str) -> set[Path]:
     every = modules()
     start = {m for name in imports(handler) if name in every for m in packages(name)}
     extra: set[Path] = set()
-    if arguments.command in ("pretrain", "finetune"):
+    if arguments.command in ("pretrain", "tune", "finetune"):
         start |= {f"albef.tasks.{arguments.task}"}  # imported by name
     if arguments.command == "repository":
         # Copied into the model repository, with what it imports.

@@ -45,7 +45,8 @@ def related(paths: set[Path], path: Path) -> bool:
 
 TASKS = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
 NAMES = [
-    *("prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
+    *("inspect", "prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
+    *(f"tune@{task}" for task in ("retrieval", "vqa", "entailment")),
     *(f"{verb}@{task}" for verb in ("finetune", "evaluate", "export") for task in TASKS),
     *("repository", "report"),
 ]
@@ -75,6 +76,7 @@ def test_a_stage_depends_on_the_files_it_names(name: str) -> None:
     stage = stages()[name]
     arguments = vars(cli.parser().parse_args(shlex.split(stage.cmd)[1:]))
     deps, outs = paths(stage.deps), paths(stage.outs)
+    deps |= {Path(item.def_path) for item in stage.deps if hasattr(item, "params")}
     for option, value in arguments.items():
         if option in OUTPUT_OPTIONS:
             assert related(outs, value), f"{name}: --{option} {value} is no output"

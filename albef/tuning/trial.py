@@ -1,0 +1,119 @@
+"""One trial of a search: a fine-tuning that tells the search of each validation."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albef import tasks
+from albef.config import Config
+from albef.data.files import image_root, write_text
+from albef.data.tokenizer import Encoder
+from albef.model import checkpoint as model_file
+from albef.tasks.base import TaskData
+from albef.tracking.tracker import PENDING, MlflowTracker, NoTracker
+from albef.training.loop import Loop
+from albef.training.run import device_of
+from albef.tuning.space import applied
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a fine-tuning finds what it needs, as absolute paths.
+
+    Args:
+        uri: MLflow store, ``none`` for none.
+        parent: MLflow run of the search, empty without one.
+    """
+
+    lists: Path
+    images: Path
+    tokenizer: Path
+    init: Path
+    uri: str
+    parent: str
+
+
+class Reporter:
+    """Passes metrics on to MLflow, and those of a validation to the search."""
+
+    def __init__(self, tracker: MlflowTracker | NoTracker, selection: str) -> None:
+        self.tracker, self.selection = tracker, selection
+        self.steps_per_epoch = 1
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Record values at a step; a validation may end the trial here."""
+        from ray import tune
+
+        self.tracker.log_metrics(metrics, step)
+        if (value := metrics.get(f"val_{self.selection}")) is not None:
+            tune.report({self.selection: value, "epoch": step // self.steps_per_epoch, "step": step})
+
+
+def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inputs) -> None:
+    """Train with a setting; goes on from its last checkpoint where it was interrupted. For a worker of Ray."""
+    from ray import tune
+
+    torch.set_num_threads(max(int(config.tune.cpus_per_trial), 1))
+    torch.set_float32_matmul_precision("high")
+    folder = Path(tune.get_context().get_trial_dir())
+    config = applied(config, task_name, setting)
+    kind = tasks.get(task_name)
+    torch.manual_seed(kind.train_config(config).seed)
+    encoder = Encoder.from_file(inputs.tokenizer / "tokenizer.json")
+    task = kind(config, encoder)
+    model_file.initialise(task.model, inputs.init / "model.pth")
+    data = TaskData(_lists(inputs.lists, kind.lists, config.tune.rows, folder), image_root(inputs.images), encoder)
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    with _tracked(setting, task_name, inputs, folder) as tracker:
+        reporter = Reporter(tracker, str(kind.selection))
+        loop = Loop(task, data, scratch, folder / "out", reporter, device_of())
+        reporter.steps_per_epoch = loop.steps_per_epoch
+        loop.run()
+    (folder / "out" / "model.pth").unlink()  # what counts is the setting
+
+
+def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) -> Path:
+    """The lists, or a folder of them whose training lists have fewer rows."""
+    if rows is None:
+        return lists
+    target = folder / "lists"
+    target.mkdir(exist_ok=True)
+    for path in lists.glob("*.json"):
+        if path.stem in names and path.stem.endswith("_train"):
+            write_text(target / path.name, json.dumps(json.loads(path.read_text(encoding="utf-8"))[:rows]))
+        elif not (target / path.name).exists():
+            (target / path.name).symlink_to(path)
+    return target
+
+
+@contextlib.contextmanager
+def _tracked(
+    setting: Mapping[str, Any], task: str, inputs: Inputs, folder: Path
+) -> Iterator[MlflowTracker | NoTracker]:
+    """An MLflow run below that of the search."""
+    if inputs.uri == "none":
+        yield NoTracker()
+        return
+    tags = {"task": task, "stage": "tune"}
+    if inputs.parent:
+        tags["mlflow.parentRunId"] = inputs.parent
+    params = {key: str(value) for key, value in setting.items()}
+    pending = folder.parents[1] / PENDING  # outlives the search
+    tracker = MlflowTracker(inputs.uri, folder.name, params, tags, folder, pending)
+    status = "KILLED"  # also by the scheduler, which ends the thread
+    try:
+        yield tracker
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracker.close(status)
