@@ -62,8 +62,11 @@ git:
 demo: git setup ## the whole pipeline, then a question to the served model
 	@infra/demo.sh
 
-test: git setup lint ## linters, types and all tests, fast ones first
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+# Processes that share the tests, most of which wait for a server or a subprocess.
+PYTEST_WORKERS ?= 2
+
+test: git setup lint ## linters, types and all tests
+	$(VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(VENV)/bin/ruff check .
