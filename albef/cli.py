@@ -55,7 +55,8 @@ def _train(args: argparse.Namespace) -> None:
 
     config = configuration.load(args.params)
     if args.tuned:
-        config = configuration.overlay(config, configuration.read(args.tuned))
+        found = configuration.train_values(configuration.read(args.tuned), args.task, str(args.tuned))
+        config = configuration.overlay(config, found)
     run.run(
         config,
         args.task,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from albef.reading import ConfigError as ConfigError
 from albef.reading import from_dict as from_dict
+from albef.reading import replaced
 from albef.reading import to_dict as to_dict
 
 
@@ -377,10 +378,16 @@ def overlay(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: If there is no such key, or a value is of another kind.
     """
+    return replaced(config, values)
 
-    def merged(old: Any, new: Any) -> Any:
-        if not (isinstance(old, dict) and isinstance(new, Mapping)):
-            return new
-        return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
 
-    return from_dict(merged(to_dict(config), values), Config)
+def train_values(values: Any, task: str, where: str) -> dict[str, Any]:
+    """Of the content of a parameter file, or of a part of one, what it says of the training of a task.
+
+    Raises:
+        ConfigError: If it says nothing of it.
+    """
+    try:
+        return {"tasks": {task: {"train": values["tasks"][task]["train"]}}}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{where}: expected tasks.{task}.train") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -69,6 +70,25 @@ def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
     """
     result: T = _section(data, cls, where)
     return result
+
+
+def replaced(section: T, values: Any, where: str = "params") -> T:
+    """A dataclass with other values: nested mappings, of the keys that change alone.
+
+    Raises:
+        ConfigError: If a key is unknown or mistyped.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {values!r}")
+    fields, hints = [f.name for f in dataclasses.fields(section)], get_type_hints(type(section))  # type: ignore[arg-type]
+    changes = {}
+    for key, value in values.items():
+        path = f"{where}.{key}"
+        if key not in fields:
+            raise ConfigError(f"{path}: unknown key; known are {', '.join(fields)}")
+        deeper = isinstance(hints[key], type) and dataclasses.is_dataclass(hints[key])
+        changes[key] = replaced(getattr(section, key), value, path) if deeper else _convert(value, hints[key], path)
+    return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -162,6 +162,7 @@ def _refused(gate: ValidateConfig, sizes: Sizes, findings: list[Finding]) -> lis
     for files in sizes.values():
         failed = [f for f in findings if f.list in files and not f.success and f.name not in _WARNINGS]
         bad = {(finding.list, row) for finding in failed for row in finding.bad}
-        many = gate.on_bad_record == "refuse" or len(bad) > gate.max_bad_share * sum(files.values())
+        allowed = gate.max_bad_share * sum(files.values())
+        many = gate.on_bad_record == "refuse" or len(bad) > allowed
         refused += [finding for finding in failed if many or not finding.bad]
     return refused

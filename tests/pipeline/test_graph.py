@@ -44,9 +44,10 @@ def related(paths: set[Path], path: Path) -> bool:
 
 
 TASKS = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
+SEARCHES = tuple(f"tune@{task}" for task in ("retrieval", "vqa", "entailment"))
 NAMES = [
     *("inspect", "prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
-    *(f"tune@{task}" for task in ("retrieval", "vqa", "entailment")),
+    *SEARCHES,
     *(f"{verb}@{task}" for verb in ("finetune", "evaluate", "export") for task in TASKS),
     *("repository", "report"),
 ]
