@@ -61,8 +61,9 @@ class Outcome:
         # Their order is no longer that of the proposals once a search was interrupted; their names count on.
         for result in sorted(found, key=lambda result: int(Path(result.path).name.split("_")[2])):
             frame = result.metrics_dataframe
-            rows = [] if frame is None or metric not in frame else list(zip(frame["epoch"], frame[metric], strict=True))
-            history = [(int(epoch), float(value)) for epoch, value in rows]
+            rows = () if frame is None or metric not in frame else zip(frame["epoch"], frame[metric], strict=True)
+            # A trial killed before it saved an epoch that it told of tells of it again.
+            history = sorted({int(epoch): float(value) for epoch, value in rows}.items())
             tried = {key: result.config[key] for key in setting}
             error = str(result.error).strip().splitlines()[-1] if result.error else ""
             name = "_".join(Path(result.path).name.split("_")[:3])  # without setting and time

@@ -75,12 +75,12 @@ def run(
     storage.mkdir(parents=True, exist_ok=True)
     uri = absolute(tracking_uri)
     # Beside the search's own folder, which Ray takes for one to restore as soon as it is there.
-    place = storage / f"{name}-mlflow"
+    place = storage / f"{name}-runs"
     place.mkdir(exist_ok=True)
     tags = {"task": task, "stage": "tune", "data": data}
     with start(f"tune {task}", {"tune": asdict(config.tune), "space": space}, tags, place, uri) as tracker:
         parent = tracker.run_id(PATIENCE)
-        given = Inputs(lists.resolve(), images.resolve(), tokenizer.resolve(), init.resolve(), uri, parent)
+        given = Inputs(lists.resolve(), images.resolve(), tokenizer.resolve(), init.resolve(), place, uri, parent)
         found = _search(config, task, space, setting, given, storage / name)
         if (ended := found.num_terminated + found.num_errors) < config.tune.trials:  # Ray returns after Ctrl-C, too
             raise results.SearchError(
@@ -112,7 +112,7 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from albef.tuning.proposals import Limit, Proposals
+    from albef.tuning.proposals import Limit, Proposals, Tidy
 
     settings = config.tune
     trainable = tune.with_resources(
@@ -138,7 +138,9 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
                 ),
                 num_samples=settings.trials,
             ),
-            run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+            run_config=tune.RunConfig(
+                name=folder.name, storage_path=str(folder.parent), verbose=0, callbacks=[Tidy(inputs.work)]
+            ),
         ).fit()
 
 

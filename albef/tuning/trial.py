@@ -28,6 +28,8 @@ class Inputs:
     """Where a fine-tuning finds what it needs, as absolute paths.
 
     Args:
+        work: Where trials keep what they go on from, each in a folder of its own. Ray's folders do not do: those that a
+            trial sees are of one session, and gone with it.
         uri: MLflow store, ``none`` for none.
         parent: MLflow run of the search, empty without one.
     """
@@ -36,6 +38,7 @@ class Inputs:
     images: Path
     tokenizer: Path
     init: Path
+    work: Path
     uri: str
     parent: str
 
@@ -62,7 +65,7 @@ def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inpu
 
     torch.set_num_threads(max(int(config.tune.cpus_per_trial), 1))
     torch.set_float32_matmul_precision("high")
-    folder = Path(tune.get_context().get_trial_dir())
+    folder = inputs.work / tune.get_context().get_trial_id()
     config = applied(config, task_name, setting)
     kind = tasks.get(task_name)
     torch.manual_seed(kind.train_config(config).seed)
@@ -71,7 +74,7 @@ def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inpu
     model_file.initialise(task.model, inputs.init / "model.pth")
     data = TaskData(_lists(inputs.lists, kind.lists, config.tune.rows, folder), image_root(inputs.images), encoder)
     scratch = folder / "scratch"
-    scratch.mkdir(exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     with _tracked(setting, task_name, inputs, folder) as tracker:
         reporter = Reporter(tracker, str(kind.selection))
         loop = Loop(task, data, scratch, folder / "out", reporter, device_of())
@@ -85,7 +88,7 @@ def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) 
     if rows is None:
         return lists
     target = folder / "lists"
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     for path in lists.glob("*.json"):
         if path.stem in names and path.stem.endswith("_train"):
             write_text(target / path.name, json.dumps(json.loads(path.read_text(encoding="utf-8"))[:rows]))
@@ -102,12 +105,15 @@ def _tracked(
     if inputs.uri == "none":
         yield NoTracker()
         return
+    from ray import tune
+
     tags = {"task": task, "stage": "tune"}
     if inputs.parent:
         tags["mlflow.parentRunId"] = inputs.parent
     params = {key: str(value) for key, value in setting.items()}
     pending = folder.parents[1] / PENDING  # outlives the search
-    tracker = MlflowTracker(inputs.uri, folder.name, params, tags, folder, pending)
+    name = Path(tune.get_context().get_trial_dir()).name
+    tracker = MlflowTracker(inputs.uri, name, params, tags, folder, pending)
     status = "KILLED"  # also by the scheduler, which ends the thread
     try:
         yield tracker

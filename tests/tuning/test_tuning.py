@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -10,11 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow import MlflowClient
 from ray import tune
 from ruamel.yaml import YAML
 
@@ -22,8 +25,8 @@ from albef import cli, tasks
 from albef.config import ConfigError, TuneConfig, load, overlay, read, to_dict
 from albef.data.tokenizer import Encoder
 from albef.model import checkpoint
-from albef.tuning import results, search, space
-from albef.tuning.proposals import Limit, Proposals
+from albef.tuning import results, search, space, trial
+from albef.tuning.proposals import Limit, Proposals, Tidy
 from albef.tuning.results import Outcome, SearchError, Trial
 from albef.tuning.space import SpaceError
 from tests.served import random_model
@@ -192,6 +195,47 @@ def test_a_searcher_that_knows_other_trials_goes_on(tmp_path):
     assert [trial.value for trial in again.searcher._ot_study.trials] == [0.6, 0.7]
 
 
+class _Context:
+    """Of a trial in a session of Ray's."""
+
+    def __init__(self, session: Path) -> None:
+        self.session = session
+
+    def get_trial_id(self) -> str:
+        return "abc"
+
+    def get_trial_dir(self) -> str:
+        return str(self.session / "run_abc_1")
+
+
+def test_a_killed_trial_goes_on_in_another_session(config, tmp_path, monkeypatch):
+    world = colour_world(tmp_path / "world")
+    checkpoint.save(random_model(world, config, task="pretrain"), world / "pretrain" / "model.pth")
+    folders = (world / "lists", world, world / "tokenizer", world / "pretrain")
+    inputs = trial.Inputs(*folders, tmp_path / "scratch" / "runs", f"sqlite:///{tmp_path}/mlflow.db", "")
+    told: list[int] = []
+
+    def report(metrics):
+        told.append(metrics["epoch"])
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "report", report)
+    setting = {"optim.lr": 1e-3}
+    for session in ("first", "second"):
+        monkeypatch.setattr(tune, "get_context", lambda session=session: _Context(tmp_path / session))
+        with contextlib.suppress(KeyboardInterrupt):
+            trial.run(setting, config, "entailment", inputs)
+    assert told == [1, 2, 2, 3]
+    client = MlflowClient(inputs.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("albef").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("run_abc_1", "FINISHED")
+    assert [row.step for row in client.get_metric_history(run.info.run_id, "val_accuracy")] == [4, 8, 8, 12]
+    assert not list(inputs.work.glob("**/*.pth"))
+    Tidy(inputs.work).on_trial_complete(0, [], types.SimpleNamespace(trial_id="abc"))
+    assert {path.name for path in inputs.work.glob("abc/*")} == {"lists", "mlflow-run-id", "tracking-key"}
+
+
 def living(place: str) -> list[str]:
     """Processes whose command line names a folder."""
     found = []
@@ -232,7 +276,9 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
             time.sleep(0.05)
         os.killpg(search.pid, signal.SIGKILL)
     assert not out.exists()
-    (first,) = (text for name, text in done().items() if "_1_" in name)
+    ((name, first),) = ((name, text) for name, text in done().items() if "_1_" in name)
+    (kept,) = tmp_path.glob(f"scratch/*-runs/{name.split('_')[1]}")
+    assert not (kept / "scratch").exists()  # it was over
     deadline = time.monotonic() + 20
     while living("ray/session") and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -251,8 +297,6 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     assert present == json.loads(first.splitlines()[0])["accuracy"]  # not run again
     assert max(values.values()) >= present
     assert not list((tmp_path / "scratch").iterdir())
-
-    from mlflow import MlflowClient
 
     client = MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("albef").experiment_id])
