@@ -29,7 +29,7 @@ PAGES = {
     "report": "artifacts/report/index.html",
     "plots": "artifacts/plots/index.html",
 }
-EPOCHS = 5
+EPOCHS = 120
 """Of a training that lasts long enough to be cancelled."""
 PREFECT = str(Path(sys.executable).parent / "prefect")
 
@@ -213,7 +213,7 @@ def test_the_pipeline_by_name(api: Api, tree: Tree, worker: Path) -> None:
 
 
 def test_a_cancelled_run_leaves_no_process_and_the_next_goes_on(api: Api, tree: Tree, worker: Path) -> None:
-    with changed(tree, pretrain__seed=3, pretrain__epochs=EPOCHS, pretrain__checkpoint_every=2):
+    with changed(tree, pretrain__seed=3, pretrain__epochs=EPOCHS, pretrain__checkpoint_every=5):
         run = start(api, "pretrain/local")
         until(lambda: list(tree.root.glob("scratch/pretrain-*/checkpoint.pt")), 120, worker)
         assert any("albef pretrain" in words for words in processes(tree.root))
