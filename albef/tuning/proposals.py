@@ -7,11 +7,8 @@ does not know would stop the search.
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
@@ -43,19 +40,3 @@ class Limit(ConcurrencyLimiter):
             super().on_trial_complete(trial_id, result, error)
         else:
             self.searcher.on_trial_complete(trial_id, result, error)
-
-
-class Tidy(Callback):
-    """Removes what a trial that is over will not go on from: weights and optimizer of each are gigabytes.
-
-    Args:
-        work: Folder of the trials' folders.
-    """
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has trained to its end or was stopped by the scheduler, not by an interrupt."""
-        for name in ("scratch", "out"):  # not its MLflow run, should the search be killed before this is known
-            shutil.rmtree(self.work / trial.trial_id / name, ignore_errors=True)

@@ -51,23 +51,22 @@ class Outcome:
     trials: list[Trial]
 
     @classmethod
-    def of(cls, found: Any, task: str, metric: str, setting: dict[str, float]) -> Outcome:
-        """From Ray's results.
+    def of(cls, found: Any, work: Path, task: str, metric: str, setting: dict[str, float]) -> Outcome:
+        """From Ray's results, and what trials told meanwhile.
 
         Raises:
             SearchError: If no trial came to a validation, or not the one with the present setting.
         """
+        from albef.tuning.memory import told
+
         trials = []
         # Their order is no longer that of the proposals once a search was interrupted; their names count on.
         for result in sorted(found, key=lambda result: int(Path(result.path).name.split("_")[2])):
-            frame = result.metrics_dataframe
-            rows = () if frame is None or metric not in frame else zip(frame["epoch"], frame[metric], strict=True)
-            # A trial killed before it saved an epoch that it told of tells of it again.
-            history = sorted({int(epoch): float(value) for epoch, value in rows}.items())
+            parts = Path(result.path).name.split("_")[:3]  # trainable, trial, number; then setting and time
+            history = told(work, parts[1])
             tried = {key: result.config[key] for key in setting}
             error = str(result.error).strip().splitlines()[-1] if result.error else ""
-            name = "_".join(Path(result.path).name.split("_")[:3])  # without setting and time
-            trials.append(Trial(name, tried, history, error))
+            trials.append(Trial("_".join(parts), tried, history, error))
         if not any(trial.history for trial in trials):
             errors = sorted({trial.error for trial in trials if trial.error})
             raise SearchError(f"{task}: no trial came to a validation: {'; '.join(errors) or 'all were interrupted'}")

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
@@ -86,12 +85,13 @@ def run(
             raise results.SearchError(
                 f"{task}: interrupted, {ended} of {config.tune.trials} trials; run again to go on"
             )
-        outcome = _ended(results.Outcome.of(found, task, selection, setting), out)
+        outcome = _ended(results.Outcome.of(found, place, task, selection, setting), out)
         tracker.log_metrics(outcome.metrics, 0)
         for path in sorted(out.iterdir()):
             tracker.log_artifact(path)
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.rmtree(storage / name, ignore_errors=True)
+    from albef.tuning.memory import forget
+
+    forget(place, storage / name)
     return outcome
 
 
@@ -112,7 +112,8 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from albef.tuning.proposals import Limit, Proposals, Tidy
+    from albef.tuning.memory import Memory, bring_back
+    from albef.tuning.proposals import Limit, Proposals
 
     settings = config.tune
     trainable = tune.with_resources(
@@ -122,10 +123,10 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
     epochs = settings.epochs or section_of(config, task).train.epochs
     logging.getLogger("optuna").setLevel(logging.WARNING)
     with cluster(ceil(settings.concurrent * settings.cpus_per_trial)):
-        if _interrupted(folder):
+        memory = Memory(inputs.work, str(tasks.get(task).selection))
+        if bring_back(inputs.work, folder):
             _logger.warning("tune %s: going on with the search that was interrupted", task)
             return tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True).fit()
-        shutil.rmtree(folder, ignore_errors=True)
         return tune.Tuner(
             trainable,
             param_space={key: _drawn(tune, *bounds) for key, bounds in space.items()},
@@ -138,24 +139,10 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
                 ),
                 num_samples=settings.trials,
             ),
-            run_config=tune.RunConfig(
-                name=folder.name, storage_path=str(folder.parent), verbose=0, callbacks=[Tidy(inputs.work)]
-            ),
+            run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0, callbacks=[memory]),
         ).fit()
 
 
 def _drawn(tune: Any, kind: str, low: float, high: float) -> Any:
     """A distribution of Ray, whose integers leave out the upper bound."""
     return getattr(tune, kind)(low, high + 1 if kind in ("randint", "lograndint") else high)
-
-
-def _interrupted(folder: Path) -> bool:
-    """Whether there is a search to go on with. Ray writes its state in place: what was killed meanwhile is void."""
-    states = sorted(folder.glob("experiment_state-*.json"))
-    others = ("search_gen_state-*.json", "searcher-state-*.pkl", "tuner.pkl")
-    if not states or not all(any(folder.glob(name)) for name in others):
-        return False
-    try:
-        return bool(json.loads(states[-1].read_text(encoding="utf-8"))["trial_data"])
-    except (ValueError, KeyError):
-        return False

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from albef.config import ConfigError, TuneConfig, load, overlay, read, to_dict
 from albef.data.tokenizer import Encoder
 from albef.model import checkpoint
 from albef.tuning import results, search, space, trial
-from albef.tuning.proposals import Limit, Proposals, Tidy
+from albef.tuning.memory import Memory, bring_back, forget, told
+from albef.tuning.proposals import Limit, Proposals
 from albef.tuning.results import Outcome, SearchError, Trial
 from albef.tuning.space import SpaceError
 from tests.served import random_model
@@ -143,7 +145,7 @@ def test_the_best_is_the_first_of_equals(tmp_path):
     results.write(better, tmp_path / "out")
     assert read(tmp_path / "out" / "best.yaml") == space.nested("vqa", {"optim.lr": 1e-3, "alpha": 0.3})
     with pytest.raises(SearchError, match="no trial came to a validation"):
-        Outcome.of([], "vqa", "accuracy", setting)
+        Outcome.of([], tmp_path, "vqa", "accuracy", setting)
 
 
 def test_no_trial_is_no_search(config, tmp_path):
@@ -162,16 +164,59 @@ def test_no_trial_is_no_search(config, tmp_path):
     ).read_text() == "trial,accuracy,epochs,optim.lr,optim.warmup_steps,alpha,error\n"
 
 
-def test_a_state_that_was_being_written_is_not_gone_on_with(tmp_path):
-    names = ("experiment_state-2026.json", "search_gen_state-2026.json", "searcher-state-2026.pkl", "tuner.pkl")
-    for name in names:
-        assert not search._interrupted(tmp_path)
-        (tmp_path / name).write_text('{"trial_data": [1]}')
-    assert search._interrupted(tmp_path)
-    (tmp_path / "experiment_state-2026.json").write_text('{"trial_data": [1')
-    assert not search._interrupted(tmp_path)
-    (tmp_path / "experiment_state-2026.json").write_text('{"trial_data": []}')
-    assert not search._interrupted(tmp_path)
+def test_a_search_goes_on_from_a_whole_state_or_not_at_all(tmp_path):
+    session, work, folder = (tmp_path / name for name in ("session", "work", "ray"))
+    for path in (session, work, folder):
+        path.mkdir()
+    trials = [
+        types.SimpleNamespace(
+            trial_id=name, status=status, storage=types.SimpleNamespace(experiment_driver_staging_path=str(session))
+        )
+        for name, status in (("a", "TERMINATED"), ("b", "RUNNING"))
+    ]
+    for name in "ab":
+        (work / name / "scratch").mkdir(parents=True)
+    state, searcher = session / "experiment_state-2.json", session / "searcher-state-2.pkl"
+    memory = Memory(work, "accuracy")
+    state.write_text('{"trial_data": []}')
+    memory.on_step_end(0, trials)
+    assert not bring_back(work, folder)  # no trial, no search
+    folder.mkdir()
+    for number in range(12):
+        state.write_text(f'{{"trial_data": [{number}]}}')
+        searcher.write_text(f"searcher {number}")
+        os.utime(state, ns=(number, number))
+        memory.on_step_end(number, trials)
+    assert [path.name for path in work.glob("state*")] == ["state-11"]
+    assert [path.parent.name for path in work.glob("*/scratch")] == ["b"]
+    shutil.copytree(work / "state-11", work / "state.part")  # killed while the next was copied
+    (folder / "tuner.pkl").touch()
+    (folder / "experiment_state-1.json").write_text('{"trial_data": [1')  # half of one
+    (folder / "experiment_state-3.json").write_text("")
+    assert bring_back(work, folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "tuner.pkl": "", state.name: '{"trial_data": [11]}', searcher.name: "searcher 11"
+    }  # fmt: skip
+    (folder / "tuner.pkl").unlink()
+    assert not bring_back(work, folder)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "tuner.pkl").touch()  # of a search that begins
+    assert not bring_back(work, folder)
+    forget(work, folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"session"}
+
+
+def test_what_trials_told(tmp_path):
+    memory, first = Memory(tmp_path, "accuracy"), types.SimpleNamespace(trial_id="a")
+    for result in ({"epoch": 1, "accuracy": 0.5}, {"epoch": 2, "accuracy": 0.25}, {"done": True}):
+        memory.on_trial_result(0, [], first, result)
+    with (tmp_path / "a" / "told.jsonl").open("a") as file:
+        file.write("\n[3, 0.")  # killed
+    memory.on_trial_result(0, [], first, {"epoch": 2, "accuracy": 0.25})
+    memory.on_trial_result(0, [], first, {"epoch": 3, "accuracy": 0.75})
+    assert told(tmp_path, "a") == [(1, 0.5), (2, 0.25), (3, 0.75)]
+    assert told(tmp_path, "b") == []
 
 
 def test_a_searcher_that_knows_other_trials_goes_on(tmp_path):
@@ -232,8 +277,6 @@ def test_a_killed_trial_goes_on_in_another_session(config, tmp_path, monkeypatch
     assert (run.info.run_name, run.info.status) == ("run_abc_1", "FINISHED")
     assert [row.step for row in client.get_metric_history(run.info.run_id, "val_accuracy")] == [4, 8, 8, 12]
     assert not list(inputs.work.glob("**/*.pth"))
-    Tidy(inputs.work).on_trial_complete(0, [], types.SimpleNamespace(trial_id="abc"))
-    assert {path.name for path in inputs.work.glob("abc/*")} == {"lists", "mlflow-run-id", "tracking-key"}
 
 
 def living(place: str) -> list[str]:
@@ -263,22 +306,21 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     command += ["--scratch", str(tmp_path / "scratch"), "--tracking-uri", store]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def done() -> dict[str, str]:
-        """What each trial with a result has told, by its folder."""
-        return {
-            path.parent.name: text for path in tmp_path.glob("scratch/*/*/result.json") if (text := path.read_text())
-        }
+    def trials() -> list[tuple[Path, int]]:
+        """Folders of those that have told something, in order, and how much."""
+        files = sorted(tmp_path.glob("scratch/*-runs/*/told.jsonl"), key=lambda path: path.stat().st_ctime_ns)
+        return [(path.parent, len(path.read_text().splitlines()) - 1) for path in files]
 
     with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as search:
-        deadline = time.monotonic() + 120
-        while len(done()) < 2 and search.poll() is None:
+        deadline = time.monotonic() + 200
+        while len(trials()) < 2 and search.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.killpg(search.pid, signal.SIGKILL)
     assert not out.exists()
-    ((name, first),) = ((name, text) for name, text in done().items() if "_1_" in name)
-    (kept,) = tmp_path.glob(f"scratch/*-runs/{name.split('_')[1]}")
-    assert not (kept / "scratch").exists()  # it was over
+    (first, count), (second, _) = trials()
+    assert (second / "scratch").exists()
+    assert not (first / "scratch").exists()  # it was over
     deadline = time.monotonic() + 20
     while living("ray/session") and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -292,10 +334,9 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     with (out / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
-    values = {row["trial"]: float(row["accuracy"]) for row in rows}
-    present = next(value for name, value in values.items() if name.endswith("_1"))
-    assert present == json.loads(first.splitlines()[0])["accuracy"]  # not run again
-    assert max(values.values()) >= present
+    (present,) = (row for row in rows if row["trial"].endswith("_1"))
+    assert present["trial"].split("_")[1] == first.name
+    assert max(float(row["accuracy"]) for row in rows) >= float(present["accuracy"])
     assert not list((tmp_path / "scratch").iterdir())
 
     client = MlflowClient(store)
@@ -303,6 +344,8 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     (parent,) = [run for run in runs if run.info.run_name == "tune entailment"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 4
+    (before,) = [run for run in children if f"_{first.name}_" in run.info.run_name]
+    assert len(client.get_metric_history(before.info.run_id, "val_accuracy")) == count  # not run again
     assert all("val_accuracy" in run.data.metrics for run in children if run.info.status == "FINISHED")
 
     best = load(tmp_path / "params.yaml")
