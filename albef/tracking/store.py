@@ -207,19 +207,20 @@ def flush(client: Any, uri: str, root: Path) -> int:
             if spool.header["uri"] == uri:
                 delivery = Delivery(client, spool, own=False)
                 delivery.send(spool.unsent())
-                delivery.finish(_same_run(root, spool))
+                delivery.finish(others=spools_of(root, spool.header["key"]) != [spool.folder])
                 count += 1
         finally:
             spool.release()
     return count
 
 
-def _same_run(root: Path, spool: Spool) -> bool:
-    needle = f'"key": "{spool.header["key"]}"'
+def spools_of(root: Path, key: str) -> list[Path]:
+    """Folders of what a run has left, or is about to."""
+    found = []
     for path in root.glob("*/run.json"):
         try:
-            if path.parent != spool.folder and needle in path.read_text(encoding="utf-8"):
-                return True
+            if f'"key": "{key}"' in path.read_text(encoding="utf-8"):
+                found.append(path.parent)
         except OSError:
-            continue
-    return False
+            continue  # delivered and removed meanwhile
+    return found

@@ -8,14 +8,14 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from albef.tracking.origin import origin
 from albef.tracking.spool import Item, Spool, write_atomic
-from albef.tracking.store import Delivery, connect, first_line, flush
+from albef.tracking.store import Delivery, connect, first_line, flush, spools_of
 
 _logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT = "albef"
 PENDING = "tracking"
 """Folder of journals, beside the scratch folders of runs."""
+_KEY_FILE = "tracking-key"
 _CLOSE_SECONDS = 30.0
 _RETRY_SECONDS = 5.0  # after the end, for a store that is merely busy
 _MAX_BACKOFF = 30.0
@@ -48,6 +49,26 @@ def deliver(uri: str | None, scratch: Path) -> int:
         return flush(connect(uri), uri, root)
     except Exception as error:
         raise ValueError(f"MLflow at {uri}: {first_line(error)}; what is left stays in {root}") from error
+
+
+def settle(uri: str, scratch: Path, folders: Iterable[Path], seconds: float) -> None:
+    """Deliver what some runs left, waiting for processes of theirs that are about to end.
+
+    Args:
+        folders: Scratch folders of these runs.
+        seconds: To wait at most. What is left then, or if the store does not answer, stays.
+    """
+    keys = [_identity(folder)[0] for folder in folders if (folder / _KEY_FILE).is_file()]
+    deadline = time.monotonic() + seconds
+    while uri != "none" and any(spools_of(scratch / PENDING, key) for key in keys):
+        try:
+            deliver(uri, scratch)
+        except ValueError as error:
+            _logger.warning("%s", error)
+            return
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.2)
 
 
 class NoTracker:
@@ -243,7 +264,7 @@ class MlflowTracker:
 
 def _identity(folder: Path) -> tuple[str, int]:
     """Key and time of the first start of a run, the same when it is started again in the same folder."""
-    path = folder / "tracking-key"
+    path = folder / _KEY_FILE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         return str(known["key"]), int(known["start"])

@@ -16,6 +16,7 @@ from albef import tasks
 from albef.config import Config, section_of
 from albef.model import checkpoint as model_file
 from albef.tracking.runs import absolute, start
+from albef.tracking.tracker import settle
 from albef.training.checkpoint import digest_of, fingerprint
 from albef.training.distributed import cluster
 from albef.tuning import results, trial
@@ -25,7 +26,7 @@ from albef.tuning.trial import Inputs
 _logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds for MLflow to make the run that trials are to be below."""
+"""Seconds for MLflow to make the run that trials are to be below, and to take what they leave."""
 
 
 def run(
@@ -91,6 +92,7 @@ def run(
             tracker.log_artifact(path)
     from albef.tuning.memory import forget
 
+    settle(uri, storage, place.iterdir(), PATIENCE)  # the last trial is told of before it has told MLflow all
     forget(place, storage / name)
     return outcome
 

@@ -95,6 +95,28 @@ def test_what_is_delivered_twice_is_there_once(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
+def test_what_a_process_leaves_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
+    uri, folder, root = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "killed", tmp_path / "tracking"
+    folder.mkdir()
+    slow = "import time\nimport albef.tracking.tracker as t\nt.connect = lambda uri: time.sleep(60)\n"
+    lingering = slow + KILLED.replace("os.kill(", "time.sleep(3)\nos.kill(")
+    header = {"uri": uri, "key": "other", "experiment": "albef", "name": "other", "params": {}, "tags": {}, "start": 1}
+    other = Spool.create(root, header)  # that lives on
+    with subprocess.Popen([sys.executable, "-c", lingering, uri, str(folder)]):
+        while len(list(root.glob("*/files/*/note.txt"))) < 1:
+            time.sleep(0.05)
+        tracking.settle(uri, tmp_path, [folder, tmp_path / "none"], 60)
+    assert values(uri, "killed", "loss") == [(step, float(step)) for step in range(500)]
+    assert [path.parent for path in root.glob("*/run.json")] == [other.folder]
+    _die(uri, tmp_path / "again")
+    before = time.monotonic()
+    tracking.settle("none", tmp_path, [tmp_path / "again"], 60)
+    tracking.settle(f"http://127.0.0.1:{free_port()}", tmp_path, [tmp_path / "again"], 0)
+    assert time.monotonic() - before < 20
+    assert len(list(root.glob("*/run.json"))) == 2
+
+
+@pytest.mark.slow
 def test_a_refused_metric_holds_up_nothing_and_a_deleted_run_is_made_anew(tmp_path: Path) -> None:
     uri, root = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "tracking"
     header = {"uri": uri, "key": "k", "experiment": "albef", "name": "n", "params": {}, "tags": {}, "start": 1}
