@@ -5,10 +5,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 prefect_port="${PREFECT_PORT:-4200}"
 export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api"
-log="$(mktemp)"
+log="$(mktemp)" worker=""
+set -m # each a process group, so that Ctrl-C reaches this script alone, and server and worker live as long as runs
 finish() {
-  trap - INT TERM EXIT
-  kill $(jobs -p) 2>/dev/null || true # a run under way is cancelled: its training saves what it has
+  trap '' INT TERM
+  trap - EXIT
+  if [ -n "$worker" ]; then python infra/stop_worker.py "$worker" || true; fi
+  kill $(jobs -p) 2>/dev/null || true
   wait || true
   rm -f "$log"
 }
@@ -23,6 +26,7 @@ until infra/deploy.sh >"$log" 2>&1; do
   sleep 0.5
 done
 prefect worker start --pool local --name "$(hostname)" &
+worker=$!
 echo
 echo "Deployed, and a worker takes their runs. Prefect: http://127.0.0.1:$prefect_port"
 echo "  PREFECT_API_URL=$PREFECT_API_URL .venv/bin/prefect deployment run pipeline/local"
