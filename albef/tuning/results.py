@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.data.files import new_folder
+from albef.tuning.memory import told
 from albef.tuning.space import nested
 
 
@@ -57,8 +58,6 @@ class Outcome:
         Raises:
             SearchError: If no trial came to a validation, or not the one with the present setting.
         """
-        from albef.tuning.memory import told
-
         trials = []
         # Their order is no longer that of the proposals once a search was interrupted; their names count on.
         for result in sorted(found, key=lambda result: int(Path(result.path).name.split("_")[2])):

@@ -19,7 +19,7 @@ from albef.tracking.runs import absolute, start
 from albef.tracking.tracker import settle
 from albef.training.checkpoint import digest_of, fingerprint
 from albef.training.distributed import cluster
-from albef.tuning import results, trial
+from albef.tuning import memory, results, trial
 from albef.tuning.space import Space, SpaceError, present, space_of
 from albef.tuning.trial import Inputs
 
@@ -90,10 +90,8 @@ def run(
         tracker.log_metrics(outcome.metrics, 0)
         for path in sorted(out.iterdir()):
             tracker.log_artifact(path)
-    from albef.tuning.memory import forget
-
     settle(uri, storage, place.iterdir(), PATIENCE)  # the last trial is told of before it has told MLflow all
-    forget(place, storage / name)
+    memory.forget(place, storage / name)
     return outcome
 
 
@@ -111,11 +109,12 @@ def _learned(init: Path) -> dict[str, float]:
 def _search(config: Config, task: str, space: Space, setting: dict[str, Any], inputs: Inputs, folder: Path) -> Any:
     """Ray's results."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # quiet means quiet there
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # a kill costs no more than that
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from albef.tuning.memory import Memory, bring_back
     from albef.tuning.proposals import Limit, Proposals
+    from albef.tuning.recorder import Recorder
 
     settings = config.tune
     trainable = tune.with_resources(
@@ -125,8 +124,7 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
     epochs = settings.epochs or section_of(config, task).train.epochs
     logging.getLogger("optuna").setLevel(logging.WARNING)
     with cluster(ceil(settings.concurrent * settings.cpus_per_trial)):
-        memory = Memory(inputs.work, str(tasks.get(task).selection))
-        if bring_back(inputs.work, folder):
+        if memory.bring_back(inputs.work, folder):
             _logger.warning("tune %s: going on with the search that was interrupted", task)
             return tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True).fit()
         return tune.Tuner(
@@ -141,7 +139,12 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
                 ),
                 num_samples=settings.trials,
             ),
-            run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0, callbacks=[memory]),
+            run_config=tune.RunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent),
+                verbose=0,
+                callbacks=[Recorder(inputs.work, str(tasks.get(task).selection))],
+            ),
         ).fit()
 
 

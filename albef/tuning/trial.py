@@ -20,6 +20,7 @@ from albef.tasks.base import TaskData
 from albef.tracking.tracker import PENDING, MlflowTracker, NoTracker
 from albef.training.loop import Loop
 from albef.training.run import device_of
+from albef.tuning.memory import CHECKPOINTS, RESULTS
 from albef.tuning.space import applied
 
 
@@ -73,14 +74,14 @@ def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inpu
     task = kind(config, encoder)
     model_file.initialise(task.model, inputs.init / "model.pth")
     data = TaskData(_lists(inputs.lists, kind.lists, config.tune.rows, folder), image_root(inputs.images), encoder)
-    scratch = folder / "scratch"
+    scratch = folder / CHECKPOINTS
     scratch.mkdir(parents=True, exist_ok=True)
     with _tracked(setting, task_name, inputs, folder) as tracker:
         reporter = Reporter(tracker, str(kind.selection))
-        loop = Loop(task, data, scratch, folder / "out", reporter, device_of())
+        loop = Loop(task, data, scratch, folder / RESULTS, reporter, device_of())
         reporter.steps_per_epoch = loop.steps_per_epoch
         loop.run()
-    (folder / "out" / "model.pth").unlink()  # what counts is the setting
+    (folder / RESULTS / "model.pth").unlink()  # what counts is the setting
 
 
 def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) -> Path:

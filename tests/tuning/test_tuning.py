@@ -27,8 +27,9 @@ from albef.config import ConfigError, TuneConfig, load, overlay, read, to_dict
 from albef.data.tokenizer import Encoder
 from albef.model import checkpoint
 from albef.tuning import results, search, space, trial
-from albef.tuning.memory import Memory, bring_back, forget, told
+from albef.tuning.memory import bring_back, forget, told
 from albef.tuning.proposals import Limit, Proposals
+from albef.tuning.recorder import Recorder
 from albef.tuning.results import Outcome, SearchError, Trial
 from albef.tuning.space import SpaceError
 from tests.served import random_model
@@ -177,16 +178,16 @@ def test_a_search_goes_on_from_a_whole_state_or_not_at_all(tmp_path):
     for name in "ab":
         (work / name / "scratch").mkdir(parents=True)
     state, searcher = session / "experiment_state-2.json", session / "searcher-state-2.pkl"
-    memory = Memory(work, "accuracy")
+    recorder = Recorder(work, "accuracy")
     state.write_text('{"trial_data": []}')
-    memory.on_step_end(0, trials)
+    recorder.on_step_end(0, trials)
     assert not bring_back(work, folder)  # no trial, no search
     folder.mkdir()
     for number in range(12):
         state.write_text(f'{{"trial_data": [{number}]}}')
         searcher.write_text(f"searcher {number}")
         os.utime(state, ns=(number, number))
-        memory.on_step_end(number, trials)
+        recorder.on_step_end(number, trials)
     assert [path.name for path in work.glob("state*")] == ["state-11"]
     assert [path.parent.name for path in work.glob("*/scratch")] == ["b"]
     shutil.copytree(work / "state-11", work / "state.part")  # killed while the next was copied
@@ -208,13 +209,13 @@ def test_a_search_goes_on_from_a_whole_state_or_not_at_all(tmp_path):
 
 
 def test_what_trials_told(tmp_path):
-    memory, first = Memory(tmp_path, "accuracy"), types.SimpleNamespace(trial_id="a")
+    recorder, first = Recorder(tmp_path, "accuracy"), types.SimpleNamespace(trial_id="a")
     for result in ({"epoch": 1, "accuracy": 0.5}, {"epoch": 2, "accuracy": 0.25}, {"done": True}):
-        memory.on_trial_result(0, [], first, result)
+        recorder.on_trial_result(0, [], first, result)
     with (tmp_path / "a" / "told.jsonl").open("a") as file:
         file.write("\n[3, 0.")  # killed
-    memory.on_trial_result(0, [], first, {"epoch": 2, "accuracy": 0.25})
-    memory.on_trial_result(0, [], first, {"epoch": 3, "accuracy": 0.75})
+    recorder.on_trial_result(0, [], first, {"epoch": 2, "accuracy": 0.25})
+    recorder.on_trial_result(0, [], first, {"epoch": 3, "accuracy": 0.75})
     assert told(tmp_path, "a") == [(1, 0.5), (2, 0.25), (3, 0.75)]
     assert told(tmp_path, "b") == []
 
