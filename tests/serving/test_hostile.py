@@ -176,7 +176,7 @@ def test_requests_over_http(server, name):
 
 
 @pytest.fixture(scope="module")
-def wide(model, runtime, tmp_path_factory):
+def wide_repository(model, tmp_path_factory):
     limits = tiny_config().serve
     serve = dataclasses.replace(
         model.config.serve, max_image_bytes=limits.max_image_bytes, max_image_pixels=limits.max_image_pixels
@@ -184,7 +184,19 @@ def wide(model, runtime, tmp_path_factory):
     config, folder = dataclasses.replace(model.config, serve=serve), model.folder
     target = tmp_path_factory.mktemp("wide") / "repository"
     repository.run(config, model.exported, folder / "lists", folder, folder / "tokenizer", target)
-    with TritonServer(target, runtime=runtime) as server:
+    return target
+
+
+@pytest.fixture(scope="module")
+def wide(wide_repository, runtime):
+    with TritonServer(wide_repository, runtime=runtime) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh(wide_repository, runtime):
+    """A server whose processes keep nothing of earlier pictures for themselves."""
+    with TritonServer(wide_repository, runtime=runtime) as server:
         yield server
 
 
@@ -204,17 +216,21 @@ def stub(server, endpoint: str) -> int:
     return named[0]
 
 
-def peak(pid: int, work) -> float:
-    """Megabytes that a process takes at most during some work, above what it has before."""
+class Peak:
+    """Megabytes that a process takes at most during some work, above what it had at first."""
 
-    def read(field: str) -> int:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.first = self.read("VmRSS")
 
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-    before = read("VmRSS")
-    work()
-    return (read("VmHWM") - before) / 1024
+    def read(self, field: str) -> float:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+    def of(self, work) -> float:
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+        work()
+        return self.read("VmHWM") - self.first
 
 
 def test_largest_pictures_are_answered(wide):
@@ -231,25 +247,25 @@ def test_largest_pictures_are_answered(wide):
         assert np.isfinite(numbers(triton, "entailment", arrays_of("entailment", image=canvas))).all()
 
 
-def test_rows_do_not_hold_their_pictures_at_full_size(wide):
+def test_rows_do_not_hold_their_pictures_at_full_size(fresh):
     files = [encoded(scene(4000, 3000 + row), compress_level=1) for row in range(8)]
     arrays = {"image": hostile_requests.strings(*files), "text": hostile_requests.strings(*[b"red"] * 8)}
-    with grpc.InferenceServerClient(wide.grpc_url) as triton:
+    with grpc.InferenceServerClient(fresh.grpc_url) as triton:
         one = {name: array[:1] for name, array in arrays.items()}
-        pid = stub(wide, "entailment")
-        infer(triton, "entailment", one)
-        single = peak(pid, lambda: infer(triton, "entailment", one))
-        several = peak(pid, lambda: infer(triton, "entailment", arrays))
+        peak = Peak(stub(fresh, "entailment"))
+        single = peak.of(lambda: infer(triton, "entailment", one))
+        several = peak.of(lambda: infer(triton, "entailment", arrays))
     print(f"peak of one picture of 12 megapixels {single:.0f} MB, of eight {several:.0f} MB")
     assert single > 50
     assert several < single + 100  # each takes 48 MB decoded
 
 
-def test_long_candidates_take_little_memory(wide):
+def test_long_candidates_take_little_memory(fresh):
     answers = [b"word%d" % number for number in range(9_000)] + [b"red " * 2400]
     call = {**hostile_requests.pair(), "candidates": np.array([answers], np.object_)}
-    with grpc.InferenceServerClient(wide.grpc_url) as triton:
-        taken = peak(stub(wide, "vqa"), lambda: refused(triton, "vqa", call, "'candidates': an answer has more than"))
+    with grpc.InferenceServerClient(fresh.grpc_url) as triton:
+        peak = Peak(stub(fresh, "vqa"))
+        taken = peak.of(lambda: refused(triton, "vqa", call, "'candidates': an answer has more than"))
     print(f"peak of 9000 candidates, one of 2400 words: {taken:.0f} MB")
     assert taken < 100  # padded to the longest they would take 350
 

@@ -97,10 +97,11 @@ def test_a_server_elsewhere_is_explained(server, model, monkeypatch):
 
 
 def test_a_region_that_may_still_be_read_is_not_lent_again(server, model):
-    with Client(server.grpc_url, timeout=0.001, shared_memory=True) as client:
+    many = [f"red {number}" for number in range(9000)]  # more than a second
+    with Client(server.grpc_url, timeout=0.1, shared_memory=True) as client:
         for _ in range(2):
-            with pytest.raises(ServerTimeoutError):
-                client.entail(picture(model), "red")
+            with pytest.raises(ServerTimeoutError, match="vqa"):
+                client.answer(picture(model), "red", candidates=many)
         assert len(client._pool.regions()) == 2
 
 
