@@ -14,6 +14,8 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONHOME
 unexport PYTHONPATH
+# Hundreds of processes would compile torch and its like each for itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 # No dependency reports anything to anyone, unless the caller says otherwise.
 export DO_NOT_TRACK ?= 1

@@ -52,7 +52,8 @@ def _environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # An experiment runs in a folder that is gone afterwards, and its MLflow runs are to stay.
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{ROOT / 'mlflow.db'}"}
-    return {**_QUIET, **store, **os.environ, "PATH": path}
+    flow = {"ALBEF_FLOW_RUN": flow_run.name} if flow_run.name else {}  # a tag of its MLflow runs
+    return {**_QUIET, **store, **os.environ, **flow, "PATH": path}
 
 
 def dvc(*args: str) -> str:

@@ -6,11 +6,12 @@ export PATH="$PWD/.venv/bin:$PATH"
 prefect_port="${PREFECT_PORT:-4200}"
 export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api"
 log="$(mktemp)" worker=""
+export ALBEF_ORCHESTRATE="$$" # by which the worker's runs are known, should it die
 set -m # each a process group, so that Ctrl-C reaches this script alone, and server and worker live as long as runs
 finish() {
   trap '' INT TERM
   trap - EXIT
-  if [ -n "$worker" ]; then python infra/stop_worker.py "$worker" || true; fi
+  if [ -n "$worker" ]; then python infra/stop_worker.py "$worker" "ALBEF_ORCHESTRATE=$$" || true; fi
   kill $(jobs -p) 2>/dev/null || true
   wait || true
   rm -f "$log"

@@ -16,22 +16,24 @@ TOLD_SECONDS = 15.0
 WORKER_SECONDS = 15.0
 
 
-async def stop(pid: int) -> None:
-    """Stop a worker and its runs.
+async def stop(pid: int, mark: str) -> None:
+    """Stop a worker and its runs, also those that it left when it died.
 
     Args:
         pid: Its process, or one that started it.
+        mark: ``NAME=VALUE``, which the worker had in its environment and so its runs have in theirs.
     """
-    worker = psutil.Process(pid)
-    engines = _engines(worker)
+    worker = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
+    engines = _engines(mark)
     if engines:
         print(f"Cancelling {len(engines)} run(s), which save what they have ...", file=sys.stderr)
-        try:
-            await _cancel(engines)
-        except Exception as error:  # without a server there is nobody to tell, and the runs are to end all the same
-            print(f"Prefect: {error}", file=sys.stderr)
+        if worker:  # without it nobody would end them and say so; told to end by themselves, they call it a crash
+            try:
+                await _cancel(engines)
+            except Exception as error:  # without a server there is nobody to tell, and the runs are to end all the same
+                print(f"Prefect: {error}", file=sys.stderr)
         _end(list(engines.values()), ENDS_SECONDS)  # a flow that is told to end stops its stages
-    _end([worker, *worker.children(recursive=True)], WORKER_SECONDS)
+    _end([*worker, *(child for each in worker for child in each.children(recursive=True))], WORKER_SECONDS)
 
 
 async def _cancel(engines: dict[UUID, psutil.Process]) -> None:
@@ -57,13 +59,15 @@ def _end(processes: list[psutil.Process], seconds: float) -> None:
             process.kill()
 
 
-def _engines(worker: psutil.Process) -> dict[UUID, psutil.Process]:
-    """Processes of flow runs below a worker, by run."""
+def _engines(mark: str) -> dict[UUID, psutil.Process]:
+    """Processes of flow runs that a worker started, by run."""
+    name, _, value = mark.partition("=")
     found = {}
-    for process in worker.children(recursive=True):
+    for process in psutil.process_iter():
         try:
-            if "prefect.engine" in process.cmdline():
-                found[UUID(process.environ()["PREFECT__FLOW_RUN_ID"])] = process
+            environment = process.environ()
+            if environment.get(name) == value and "prefect.engine" in process.cmdline():
+                found[UUID(environment["PREFECT__FLOW_RUN_ID"])] = process
         except (psutil.Error, KeyError):
             continue
     return found
@@ -71,4 +75,4 @@ def _engines(worker: psutil.Process) -> dict[UUID, psutil.Process]:
 
 if __name__ == "__main__":
     with suppress(psutil.NoSuchProcess):
-        asyncio.run(stop(int(sys.argv[1])))
+        asyncio.run(stop(int(sys.argv[1]), sys.argv[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterable
 from functools import lru_cache
@@ -15,6 +16,24 @@ def origin() -> dict[str, str]:
     if (lock := Path("dvc.lock")).is_file():
         tags["dvc_lock"] = hashlib.md5(lock.read_bytes(), usedforsecurity=False).hexdigest()
     return {key: value for key, value in tags.items() if value}
+
+
+def run_tags(name: str) -> dict[str, str]:
+    """Tags that every tracked run has.
+
+    Args:
+        name: ``stage`` outside of DVC, which knows that of a pipeline.
+
+    Returns:
+        ``stage``; those of `origin`, the commit also where MLflow shows it; ``flow_run``, where ``ALBEF_FLOW_RUN`` has
+        the name of a Prefect run that this is a part of.
+    """
+    tags = {"stage": os.environ.get("DVC_STAGE", name), **origin()}
+    if "git_commit" in tags:
+        tags["mlflow.source.git.commit"] = tags["git_commit"]
+    if flow := os.environ.get("ALBEF_FLOW_RUN"):
+        tags["flow_run"] = flow
+    return tags
 
 
 def _git_commit() -> str | None:

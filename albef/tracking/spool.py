@@ -35,7 +35,8 @@ class Spool:
     """A folder of undelivered items; `create` makes one, `abandoned` finds those of processes that are gone.
 
     Args:
-        header: Which run it is: ``uri``, ``key``, ``experiment``, ``name``, ``params``, ``tags``, ``start``.
+        header: Which run it is: ``uri``, ``key``, ``experiment``, ``name``, ``params``, ``tags``, ``start``,
+            ``parent``, which is null or has of the run above it the ``key``, ``name`` and ``start``.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], lock: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,18 +64,16 @@ class Delivery:
         with _exclusive(self.spool.folder.parent):  # a run is made by one process
             if run_id is not None and not self._exists(run_id):
                 run_id, header["described"] = None, False  # somebody has deleted it
-            run_id = run_id or self._find()
+            run_id = run_id or self._find(header["key"])
             if run_id is None:
-                experiment = experiment_id(client, header["uri"], header["experiment"])
-                made = client.create_run(
-                    experiment, start_time=header["start"], tags={KEY: header["key"]}, run_name=header["name"]
-                )
-                run_id = made.info.run_id
+                run_id = self._make(header)
             elif self.own:
                 client.update_run(run_id, status="RUNNING")
-        if header.get("described"):
-            return str(run_id)
-        params, tags = list(header["params"].items()), list(header["tags"].items())
+            if header.get("described"):
+                return run_id
+            above = header.get("parent")
+            nested = {"mlflow.parentRunId": self._find(above["key"]) or self._make(above)} if above else {}
+        params, tags = list(header["params"].items()), list({**header["tags"], **nested}.items())
         for start in range(0, max(len(params), len(tags)), _BATCH):
             part = slice(start, start + _BATCH)
             try:
@@ -87,7 +85,7 @@ class Delivery:
                     raise
                 self._refuse({"kind": "params", "params": dict(params[part]), "tags": dict(tags[part])}, error)
         self.spool.update(run_id=run_id, described=True)
-        return str(run_id)
+        return run_id
 
     def _exists(self, run_id: str) -> bool:
         try:
@@ -98,13 +96,18 @@ class Delivery:
             return False
         return True
 
-    def _find(self) -> str | None:
-        header = self.spool.header
-        experiment = self.client.get_experiment_by_name(header["experiment"])
+    def _find(self, key: str) -> str | None:
+        experiment = self.client.get_experiment_by_name(self.spool.header["experiment"])
         if experiment is None:
             return None
-        found = self.client.search_runs([experiment.experiment_id], f"tags.`{KEY}` = '{header['key']}'", max_results=1)
+        found = self.client.search_runs([experiment.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
         return str(found[0].info.run_id) if found else None
+
+    def _make(self, run: Mapping[str, Any]) -> str:
+        """A run in the store, this one or the one above it, which may come to the store later than what is below."""
+        experiment = experiment_id(self.client, self.spool.header["uri"], self.spool.header["experiment"])
+        made = self.client.create_run(experiment, start_time=run["start"], tags={KEY: run["key"]}, run_name=run["name"])
+        return str(made.info.run_id)
 
     def send(self, items: list[tuple[Item, int]]) -> None:
         """Deliver items in order, and take them off the list."""

@@ -67,7 +67,7 @@ class _Sampler:
                     values |= monitor.aggregate_metrics()
                     monitor.clear_metrics()
                 # Counted from the start of the run, so that one that is started again goes on counting.
-                step = round((time.time() - self.tracker.start / 1000) / (interval * samples))
+                step = round((time.time() - self.tracker.identity["start"] / 1000) / (interval * samples))
                 self.tracker.log_metrics({prefix + key: float(value) for key, value in values.items()}, step)
                 if self.stop.is_set():
                     return

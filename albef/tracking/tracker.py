@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from albef.tracking.origin import origin
+from albef.tracking.origin import run_tags
 from albef.tracking.spool import Item, Spool, write_atomic
 from albef.tracking.store import Delivery, connect, first_line, flush, spools_of
 
@@ -74,9 +74,7 @@ def settle(uri: str, scratch: Path, folders: Iterable[Path], seconds: float) -> 
 class NoTracker:
     """Tracks nothing."""
 
-    def run_id(self, seconds: float) -> str:
-        """There is none."""
-        return ""
+    identity = None
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Forget the values."""
@@ -101,6 +99,7 @@ class MlflowTracker:
         tags: Run tags.
         folder: Scratch folder of the run, if there is one: started again, it goes on with the same MLflow run.
         pending: Folder of journals; by default `PENDING` beside ``folder``.
+        parent: `identity` of the run above it.
     """
 
     def __init__(
@@ -111,22 +110,22 @@ class MlflowTracker:
         tags: dict[str, str],
         folder: Path,
         pending: Path | None = None,
+        parent: dict[str, Any] | None = None,
     ) -> None:
         self.uri, self.name = uri, name
         self.root = pending or folder.parent / PENDING
-        self.key, self.start = _identity(folder)
+        key, start = _identity(folder)
+        self.identity: dict[str, Any] = {"key": key, "name": name, "start": start}
+        """By which the run is known before the store has heard of it."""
         self._id_file = folder / "mlflow-run-id"
-        header: dict[str, Any] = {"uri": uri, "key": self.key, "experiment": EXPERIMENT, "name": name}
-        header |= {"params": params, "tags": tags}
-        header["start"] = self.start
+        header: dict[str, Any] = {**self.identity, "uri": uri, "experiment": EXPERIMENT}
+        header |= {"params": params, "tags": tags, "parent": parent}
         if self._id_file.is_file():
             header["run_id"] = self._id_file.read_text().strip()
         self._items: list[tuple[Item, int]] = []
         self._new = threading.Condition()
         self._closed = False
         self._warned = False
-        self._answered = threading.Event()
-        self._run_id = ""
         self._spool: Spool | None = None
         try:
             self._spool = Spool.create(self.root, header)
@@ -135,12 +134,6 @@ class MlflowTracker:
             return
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
-
-    def run_id(self, seconds: float) -> str:
-        """Id of the run in the store; empty if the store fails, or has not answered after ``seconds``."""
-        if self._spool is not None:
-            self._answered.wait(seconds)
-        return self._run_id
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Note values for delivery."""
@@ -217,7 +210,6 @@ class MlflowTracker:
                     client = connect(self.uri)
                     delivery = Delivery(client, spool)
                     self._remember(delivery.run_id)
-                    self._answered.set()
                 count = len(items)
                 try:
                     delivery.send(items)
@@ -233,7 +225,6 @@ class MlflowTracker:
                 if closed:
                     return
             except Exception as error:  # whatever the store or the network does, training goes on
-                self._answered.set()
                 if not self._warned:
                     self._warned = True
                     _logger.warning("MLflow at %s: %s; all goes on, and is kept", self.uri, first_line(error))
@@ -254,7 +245,6 @@ class MlflowTracker:
             _logger.warning("MLflow at %s: what earlier runs left in %s: %s", self.uri, self.root, first_line(error))
 
     def _remember(self, run_id: str) -> None:
-        self._run_id = run_id
         try:
             if self._id_file.parent.is_dir():
                 write_atomic(self._id_file, run_id)
@@ -291,10 +281,8 @@ def tracked(
     if uri == "none":
         yield NoTracker()
         return
-    known = {"stage": os.environ.get("DVC_STAGE", name), **origin()}
-    if "git_commit" in known:
-        known["mlflow.source.git.commit"] = known["git_commit"]
-    tracker = MlflowTracker(uri, name, {key: str(value) for key, value in params.items()}, {**known, **tags}, folder)
+    described = {key: str(value) for key, value in params.items()}
+    tracker = MlflowTracker(uri, name, described, {**run_tags(name), **tags}, folder)
     status = "FAILED"
     try:
         yield tracker

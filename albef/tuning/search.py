@@ -15,6 +15,7 @@ from typing import Any
 from albef import tasks
 from albef.config import Config, section_of
 from albef.model import checkpoint as model_file
+from albef.tracking.origin import run_tags
 from albef.tracking.runs import absolute, start
 from albef.tracking.tracker import settle
 from albef.training.checkpoint import digest_of, fingerprint
@@ -26,7 +27,7 @@ from albef.tuning.trial import Inputs
 _logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
-"""Seconds for MLflow to make the run that trials are to be below, and to take what they leave."""
+"""Seconds for MLflow to take what trials leave."""
 
 
 def run(
@@ -77,10 +78,10 @@ def run(
     # Beside the search's own folder, which Ray takes for one to restore as soon as it is there.
     place = storage / f"{name}-runs"
     place.mkdir(exist_ok=True)
-    tags = {"task": task, "stage": "tune", "data": data}
+    tags = {**run_tags("tune"), "task": task, "data": data}
     with start(f"tune {task}", {"tune": asdict(config.tune), "space": space}, tags, place, uri) as tracker:
-        parent = tracker.run_id(PATIENCE)
-        given = Inputs(lists.resolve(), images.resolve(), tokenizer.resolve(), init.resolve(), place, uri, parent)
+        lists, images, tokenizer, init = (path.resolve() for path in (lists, images, tokenizer, init))
+        given = Inputs(lists, images, tokenizer, init, place, uri, tracker.identity, tags)
         found = _search(config, task, space, setting, given, storage / name)
         if (ended := found.num_terminated + found.num_errors) < config.tune.trials:  # Ray returns after Ctrl-C, too
             raise results.SearchError(

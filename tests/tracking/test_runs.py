@@ -57,6 +57,7 @@ def test_a_training_leaves_tags_system_metrics_and_files(tmp_path: Path, monkeyp
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True, check=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_STAGE", "the-stage")
+    monkeypatch.setenv("ALBEF_FLOW_RUN", "amber-fox")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     out = tmp_path / "out"
     folders = (world / "lists", world, world / "tokenizer", out)
@@ -70,6 +71,7 @@ def test_a_training_leaves_tags_system_metrics_and_files(tmp_path: Path, monkeyp
         "dvc_lock": hashlib.md5(b"schema: '2.0'\n").hexdigest(),
         "data": digest_of(files_read),
         "stage": "the-stage",
+        "flow_run": "amber-fox",
     }
     assert expected.items() <= found.data.tags.items()
     assert files(uri, "pretrain") == {"config.json", "history.csv", "metrics.json"}

@@ -258,7 +258,9 @@ def test_a_killed_trial_goes_on_in_another_session(config, tmp_path, monkeypatch
     world = colour_world(tmp_path / "world")
     checkpoint.save(random_model(world, config, task="pretrain"), world / "pretrain" / "model.pth")
     folders = (world / "lists", world, world / "tokenizer", world / "pretrain")
-    inputs = trial.Inputs(*folders, tmp_path / "scratch" / "runs", f"sqlite:///{tmp_path}/mlflow.db", "")
+    inputs = trial.Inputs(
+        *folders, tmp_path / "scratch" / "runs", f"sqlite:///{tmp_path}/mlflow.db", None, {"stage": "tune"}
+    )
     told: list[int] = []
 
     def report(metrics):
@@ -345,6 +347,9 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     (parent,) = [run for run in runs if run.info.run_name == "tune entailment"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 4
+    tags = ("stage", "task", "data", "git_commit")
+    for run in children:
+        assert [run.data.tags.get(key) for key in tags] == [parent.data.tags.get(key) for key in tags]
     (before,) = [run for run in children if f"_{first.name}_" in run.info.run_name]
     assert len(client.get_metric_history(before.info.run_id, "val_accuracy")) == count  # not run again
     assert all("val_accuracy" in run.data.metrics for run in children if run.info.status == "FINISHED")
