@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import itertools
 
 import pytest
 import torch
+from timm.optim import muon
 from torch import nn
 
 from albef.config import OptimConfig
@@ -120,3 +122,18 @@ def test_muon_step_is_orthogonal_and_its_state_goes_on() -> None:
         its.step()
     assert torch.equal(module.weight, twin.weight)
     assert torch.equal(module.bias, twin.bias)
+
+
+def test_muon_is_precise_on_a_cpu() -> None:
+    """A gradient's scale changes nothing: in bfloat16 it would, by a hundredth."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(OFFICIAL, kind="muon", lr=1.0, weight_decay=0.0)
+    gradient, moved = torch.randn(12, 24), []
+    for scale in (1.0, 0.3):
+        module = nn.Linear(24, 12, bias=False)
+        nn.init.zeros_(module.weight)
+        module.weight.grad = scale * gradient
+        build_optimizer(module, config, faithful=False).step()
+        moved.append(module.weight.detach())
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-5)
+    assert inspect.isfunction(muon.zeropower_via_newtonschulz)  # timm's own again
