@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 _logger = logging.getLogger(__name__)
 
 Item: TypeAlias = dict[str, Any]
+_GONE = ".gone-"
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -29,6 +30,19 @@ def write_atomic(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
+
+
+def headers(root: Path) -> Iterator[Path]:
+    """The ``run.json`` of every spool below a folder, of living processes or not."""
+    return root.glob("[!.]*/run.json")
+
+
+def sweep(root: Path) -> None:
+    """Remove what is left of delivered spools, and the folder once it is empty."""
+    for folder in root.glob(f"{_GONE}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others are at work
+        root.rmdir()
 
 
 class Spool:
@@ -69,7 +83,7 @@ class Spool:
     @classmethod
     def abandoned(cls, root: Path) -> Iterator[Spool]:
         """Those that no living process holds, each locked until `release`."""
-        for folder in sorted(root.glob("*/run.json"), key=lambda path: path.stat().st_mtime if path.exists() else 0):
+        for folder in sorted(headers(root), key=lambda path: path.stat().st_mtime if path.exists() else 0):
             try:
                 lock = _locked(folder.parent / "lock")
             except OSError:
@@ -152,11 +166,11 @@ class Spool:
             file.write(json.dumps({"run": self.header["name"], "uri": self.header["uri"], "why": why, **item}) + "\n")
 
     def remove(self) -> None:
-        """All is delivered."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """All is delivered. A kill in the middle leaves what `sweep` knows for rubbish."""
+        with contextlib.suppress(OSError):
+            self.folder.rename(self.folder.with_name(_GONE + self.folder.name))
         self.release()
-        with contextlib.suppress(OSError):  # others are at work
-            self.folder.parent.rmdir()
+        sweep(self.folder.parent)
 
     def release(self) -> None:
         """Leave what is there to others."""

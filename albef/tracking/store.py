@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from albef.tracking.spool import Item, Spool
+from albef.tracking.spool import Item, Spool, headers
 
 _logger = logging.getLogger(__name__)
 
@@ -220,10 +221,10 @@ def flush(client: Any, uri: str, root: Path) -> int:
 def spools_of(root: Path, key: str) -> list[Path]:
     """Folders of what a run has left, or is about to."""
     found = []
-    for path in root.glob("*/run.json"):
+    for path in headers(root):
         try:
-            if f'"key": "{key}"' in path.read_text(encoding="utf-8"):
+            if json.loads(path.read_text(encoding="utf-8"))["key"] == key:
                 found.append(path.parent)
-        except OSError:
+        except (OSError, ValueError):
             continue  # delivered and removed meanwhile
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.tracking.origin import run_tags
-from albef.tracking.spool import Item, Spool, write_atomic
+from albef.tracking.spool import Item, Spool, sweep, write_atomic
 from albef.tracking.store import Delivery, connect, first_line, flush, spools_of
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ def settle(uri: str, scratch: Path, folders: Iterable[Path], seconds: float) -> 
         if time.monotonic() > deadline:
             return
         time.sleep(0.2)
+    sweep(scratch / PENDING)
 
 
 class NoTracker:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from albef.tracking.spool import Spool
+from albef.tracking.spool import Spool, headers
+from albef.tracking.store import spools_of
 
 HEADER = {"uri": "u", "key": "k", "experiment": "e", "name": "n", "params": {}, "tags": {}, "start": 0}
 
@@ -60,3 +61,21 @@ def test_a_full_disk_raises_nothing(tmp_path: Path, caplog: pytest.LogCaptureFix
     spool._journal = journal
     assert spool.append({"step": 2}) > end
     assert [item["step"] for item, _ in spool.unsent()] == [0, 2]
+
+
+def test_a_removal_that_was_cut_off_is_finished_and_is_no_run(tmp_path: Path) -> None:
+    root = tmp_path / "tracking"
+    left = Spool.create(root, HEADER)
+    left.release()
+    left.folder.rename(root / f".gone-{left.folder.name}")
+    assert list(Spool.abandoned(root)) == []
+    other = Spool.create(root, HEADER)
+    assert list(headers(root)) == [other.folder / "run.json"]
+    other.remove()
+    assert not root.exists()
+
+
+def test_a_run_is_not_taken_for_those_below_it(tmp_path: Path) -> None:
+    above = Spool.create(tmp_path, HEADER)
+    Spool.create(tmp_path, {**HEADER, "key": "below", "parent": {"key": "k", "name": "n", "start": 0}})
+    assert spools_of(tmp_path, "k") == [above.folder]
