@@ -259,7 +259,7 @@ class TritonServer:
             connection.close()
 
     def complaints(self, limit: int = 12) -> str:
-        """The last errors of the log; its last lines where there are none, or the server crashed."""
+        """The last errors of the log, and its last lines where there are none, or the server crashed: maybe of them."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log else []
         except OSError:
@@ -268,7 +268,8 @@ class TritonServer:
         errors = [line for line in lines if line.startswith("E") and "CUDA" not in line and "cuda" not in line]
         status = self._process.poll() if self._process else None
         crashed = status is not None and status < 0
-        return "\n".join((lines if crashed or not errors else errors)[-limit:])
+        shown, last = errors[-limit:], lines[-limit:]
+        return "\n".join([*shown, *(line for line in last if line not in shown)] if crashed or not errors else shown)
 
     def alive(self) -> bool:
         """Whether the server's process runs."""

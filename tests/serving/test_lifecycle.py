@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -196,3 +197,13 @@ def test_moved_repository_answers_alike(model, runtime, tmp_path, client):
         assert server.stop() == 0
         assert gone(pid)
     assert "successfully unloaded" in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.parametrize(("status", "shown"), [(1, ["E1 refused"]), (-11, ["E1 refused", "I1 models", "I2 leaving"])])
+def test_a_refusal_is_told_though_the_server_crashes_afterwards(runtime, tmp_path, status, shown):
+    server = TritonServer(tmp_path, runtime=runtime)
+    server.log = tmp_path / "log"
+    server.log.write_text("I0 begins\nE0 no CUDA\nE1 refused\nI1 models\nI2 leaving\n")
+    server._process = SimpleNamespace(poll=lambda: status)
+    assert server.complaints(limit=2).splitlines() == shown
+    server._process = None
