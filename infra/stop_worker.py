@@ -23,17 +23,20 @@ async def stop(pid: int, mark: str) -> None:
         pid: Its process, or one that started it.
         mark: ``NAME=VALUE``, which the worker had in its environment and so its runs have in theirs.
     """
-    worker = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
     engines = _engines(mark)
     if engines:
         print(f"Cancelling {len(engines)} run(s), which save what they have ...", file=sys.stderr)
-        if worker:  # without it nobody would end them and say so; told to end by themselves, they call it a crash
+        if psutil.pid_exists(
+            pid
+        ):  # without it nobody would end them and say so; told to end by themselves, they call it a crash
             try:
                 await _cancel(engines)
             except Exception as error:  # without a server there is nobody to tell, and the runs are to end all the same
                 print(f"Prefect: {error}", file=sys.stderr)
         _end(list(engines.values()), ENDS_SECONDS)  # a flow that is told to end stops its stages
-    _end([*worker, *(child for each in worker for child in each.children(recursive=True))], WORKER_SECONDS)
+    with suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(pid)
+        _end([worker, *worker.children(recursive=True)], WORKER_SECONDS)
 
 
 async def _cancel(engines: dict[UUID, psutil.Process]) -> None:
@@ -74,5 +77,4 @@ def _engines(mark: str) -> dict[UUID, psutil.Process]:
 
 
 if __name__ == "__main__":
-    with suppress(psutil.NoSuchProcess):
-        asyncio.run(stop(int(sys.argv[1]), sys.argv[2]))
+    asyncio.run(stop(int(sys.argv[1]), sys.argv[2]))

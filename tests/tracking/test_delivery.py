@@ -48,7 +48,8 @@ def test_a_server_that_dies_loses_nothing(tmp_path: Path) -> None:
         tracker = MlflowTracker(uri, "first", {"lr": "0.1"}, {}, scratch / "first")
         tracker.log_metrics({"loss": 0.0}, 0)
         told = scratch / "first" / "mlflow-run-id"
-        while not told.is_file():
+        deadline = time.monotonic() + 60
+        while not told.is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert told.read_text() == runs(uri)["first"].info.run_id
         kill(process)
