@@ -26,9 +26,8 @@ async def stop(pid: int, mark: str) -> None:
     engines = _engines(mark)
     if engines:
         print(f"Cancelling {len(engines)} run(s), which save what they have ...", file=sys.stderr)
-        if psutil.pid_exists(
-            pid
-        ):  # without it nobody would end them and say so; told to end by themselves, they call it a crash
+        # Without a worker nobody would end them and say so; told to end by themselves, they call it a crash.
+        if psutil.pid_exists(pid):
             try:
                 await _cancel(engines)
             except Exception as error:  # without a server there is nobody to tell, and the runs are to end all the same
