@@ -51,7 +51,9 @@ class Reporter:
 
     def __init__(self, tracker: MlflowTracker | NoTracker, selection: str) -> None:
         self.tracker, self.selection = tracker, selection
-        self.steps_per_epoch = 1
+        self.steps_per_epoch = self.epochs = 1
+        self.whole = False
+        """Whether the last epoch is told of: Ray ends the thread in that report too."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Record values at a step; a validation may end the trial here."""
@@ -59,7 +61,9 @@ class Reporter:
 
         self.tracker.log_metrics(metrics, step)
         if (value := metrics.get(f"val_{self.selection}")) is not None:
-            tune.report({self.selection: value, "epoch": step // self.steps_per_epoch, "step": step})
+            epoch = step // self.steps_per_epoch
+            self.whole = epoch == self.epochs
+            tune.report({self.selection: value, "epoch": epoch, "step": step})
 
 
 def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inputs) -> None:
@@ -78,10 +82,9 @@ def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inpu
     data = TaskData(_lists(inputs.lists, kind.lists, config.tune.rows, folder), image_root(inputs.images), encoder)
     scratch = folder / CHECKPOINTS
     scratch.mkdir(parents=True, exist_ok=True)
-    with _tracked(setting, inputs, folder) as tracker:
-        reporter = Reporter(tracker, str(kind.selection))
+    with _reporter(setting, inputs, folder, str(kind.selection)) as reporter:
         loop = Loop(task, data, scratch, folder / RESULTS, reporter, device_of())
-        reporter.steps_per_epoch = loop.steps_per_epoch
+        reporter.steps_per_epoch, reporter.epochs = loop.steps_per_epoch, loop.config.epochs
         loop.run()
     (folder / RESULTS / "model.pth").unlink()  # what counts is the setting
 
@@ -101,10 +104,10 @@ def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) 
 
 
 @contextlib.contextmanager
-def _tracked(setting: Mapping[str, Any], inputs: Inputs, folder: Path) -> Iterator[MlflowTracker | NoTracker]:
-    """An MLflow run below that of the search."""
+def _reporter(setting: Mapping[str, Any], inputs: Inputs, folder: Path, selection: str) -> Iterator[Reporter]:
+    """Of an MLflow run below that of the search, finished once its last epoch is told, killed if it ended before."""
     if inputs.uri == "none":
-        yield NoTracker()
+        yield Reporter(NoTracker(), selection)
         return
     from ray import tune
 
@@ -112,12 +115,13 @@ def _tracked(setting: Mapping[str, Any], inputs: Inputs, folder: Path) -> Iterat
     pending = folder.parents[1] / PENDING  # outlives the search
     name = Path(tune.get_context().get_trial_dir()).name
     tracker = MlflowTracker(inputs.uri, name, params, dict(inputs.tags), folder, pending, inputs.parent)
-    status = "KILLED"  # also by the scheduler, which ends the thread
+    reporter = Reporter(tracker, selection)
+    failed = False
     try:
-        yield tracker
-        status = "FINISHED"
+        yield reporter
+        reporter.whole = True
     except Exception:
-        status = "FAILED"
+        failed = True
         raise
     finally:
-        tracker.close(status)
+        tracker.close("FAILED" if failed else "FINISHED" if reporter.whole else "KILLED")
