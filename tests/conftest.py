@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from albef.cli import _QUIET as QUIET
+from tests import SHARED
 from tests.pipeline.tree import Tree, create
 
 for _name, _value in QUIET.items():
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group("pipeline" if item.path in files else str(item.path)))
     items.sort(key=lambda item: item.path not in files)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder of the whole run, for what its processes build once."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ[SHARED] = str(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture(scope="session")

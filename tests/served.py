@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from albef.config import Config
 from albef.data import tokenizer
 from albef.export import onnx, repository
 from albef.model import checkpoint
 from albef.model.albef import ALBEF
+from tests import SHARED
 from tests.worlds import colour_world, tiny_config
 
 
@@ -62,17 +66,24 @@ def random_model(folder: Path, config: Config, seed: int = 0, task: str = "retri
 
 @functools.cache
 def served() -> Served:
-    """Build it; the folder goes with the process's temporary files."""
-    folder = Path(_temporary().name)
-    config = served_config()
+    """Build it, or wait until another process of the test run has; leave it as it is."""
+    result = Served(served_config(), Path(os.environ.get(SHARED) or _temporary().name) / "served")
+    with FileLock(f"{result.folder}.lock"):
+        if not (result.folder / "whole").exists():
+            shutil.rmtree(result.folder, ignore_errors=True)
+            _build(result)
+            (result.folder / "whole").touch()
+    return result
+
+
+def _build(result: Served) -> None:
+    folder, config = result.folder, result.config
     colour_world(folder)
     for task in TASKS:
         model = folder / "model" if task == "retrieval" else folder / "models" / task
         checkpoint.save(random_model(folder, config, task=task), model / "model.pth")
         onnx.run(config, task, model, folder / "tokenizer", folder / "export" / task)
-    result = Served(config, folder)
     repository.run(config, result.exported, folder / "lists", folder, folder / "tokenizer", result.repository)
-    return result
 
 
 @functools.cache
