@@ -20,6 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _ORDER = ("slow", "server", "pipeline")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist takes the groups after this, or none
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: a mistake shows in seconds. Several processes share them by file.
 

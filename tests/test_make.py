@@ -101,3 +101,9 @@ def test_clean_leaves_environment_cache_and_history(folder: Path) -> None:
     assert make(folder, "clean").returncode == 0
     left = {path.name for path in folder.iterdir()} - {"Makefile", "pyproject.toml", "constraints.txt"}
     assert left == {".venv", ".dvc", "mlflow.db"}
+
+
+def test_processes_share_the_tests_by_file(request: pytest.FixtureRequest) -> None:
+    """Else each of them builds what the tests of a file share, and no test would fail for it."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("test_make.py")
