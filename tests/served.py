@@ -66,14 +66,15 @@ def random_model(folder: Path, config: Config, seed: int = 0, task: str = "retri
 
 @functools.cache
 def served() -> Served:
-    """Build it, or wait until another process of the test run has; leave it as it is."""
-    result = Served(served_config(), Path(os.environ.get(SHARED) or _temporary().name) / "served")
-    with FileLock(f"{result.folder}.lock"):
-        if not (result.folder / "whole").exists():
-            shutil.rmtree(result.folder, ignore_errors=True)
-            _build(result)
-            (result.folder / "whole").touch()
-    return result
+    """Build it once for all processes of a test run, a copy for each, which goes with its temporary files."""
+    own = Path(_temporary().name)
+    first = Path(os.environ.get(SHARED, own)) / "served"
+    with FileLock(f"{first}.lock"):
+        if not first.exists():
+            part = Path(tempfile.mkdtemp(dir=first.parent))
+            _build(Served(served_config(), part))
+            part.rename(first)
+    return Served(served_config(), Path(shutil.copytree(first, own / "copy")))
 
 
 def _build(result: Served) -> None:

@@ -41,17 +41,25 @@ def build(model, out, config=None, export=None, lists=None, tokenizer=None):
     )
 
 
-def test_layout(model):
-    assert sorted(path.name for path in model.repository.iterdir()) == MODELS
+@pytest.fixture(scope="module")
+def fresh(model, tmp_path_factory):
+    """A repository that no server has compiled files in."""
+    out = tmp_path_factory.mktemp("fresh") / "repository"
+    build(model, out)
+    return out
+
+
+def test_layout(model, fresh):
+    assert sorted(path.name for path in fresh.iterdir()) == MODELS
     for name in MODELS:
-        config = pbtxt.parse(model.repository / name / "config.pbtxt")
+        config = pbtxt.parse(fresh / name / "config.pbtxt")
         assert config.name == name
         file = "model.py" if name in ENDPOINTS else "model.onnx"
-        assert (model.repository / name / str(model.config.serve.version) / file).is_file()
+        assert (fresh / name / str(model.config.serve.version) / file).is_file()
         few = name in ENDPOINTS or name == "vqa_decoder"
         expected = model.config.serve.max_queries if few else model.config.serve.max_batch_size
         assert config.max_batch_size == expected
-    assert not list(model.repository.rglob("__pycache__"))
+    assert not list(fresh.rglob("__pycache__"))
 
 
 def test_configurations_fit_their_graphs(model):
@@ -74,12 +82,12 @@ def test_configurations_fit_their_graphs(model):
             assert [(t.name, types[t.data_type].name, list(t.dims)) for t in stated] == found, path
 
 
-def test_nothing_names_a_place_of_this_machine(model):
-    for path in model.repository.rglob("*"):
+def test_nothing_names_a_place_of_this_machine(model, fresh):
+    for path in fresh.rglob("*"):
         assert not path.is_symlink()
         if path.is_file():
             data = path.read_bytes()
-            for place in (model.folder, ROOT):
+            for place in (model.folder, fresh, ROOT):
                 assert str(place).encode() not in data, path
 
 

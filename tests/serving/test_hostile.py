@@ -141,13 +141,16 @@ def test_neighbours_of_hostile_requests_keep_their_answers(server, client, endpo
 
     total = 2 * len(bad)
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, range(total)))
-    for number, answer in enumerate(answers):
-        if number % 2:
-            np.testing.assert_allclose(answer, expected[number // 2 % 4], atol=1e-4)
-        else:
-            assert answer == "StatusCode.INVALID_ARGUMENT"
-    assert metric(server, "nv_inference_exec_count", endpoint) - before < total  # they did share batches
+        for tries in range(1, 21):
+            answers = list(pool.map(ask, range(total)))
+            for number, answer in enumerate(answers):
+                if number % 2:
+                    np.testing.assert_allclose(answer, expected[number // 2 % 4], atol=1e-4)
+                else:
+                    assert answer == "StatusCode.INVALID_ARGUMENT"
+            if metric(server, "nv_inference_exec_count", endpoint) - before < tries * total:
+                return  # they did share batches, which a busy machine may give no occasion for
+    pytest.fail("no two requests shared a batch")
 
 
 @pytest.mark.parametrize("name", ["text", "eps", "cut jpeg", "50 MB", "png bomb", "webp bomb", "jpeg of 200 scans"])
