@@ -26,7 +26,7 @@ _QUIET = {
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from albef.data import prepare
+    from albef.datasets import prepare
 
     prepare.run(configuration.load(args.params).prepare, args.raw, args.out)
 
@@ -82,10 +82,10 @@ def _tune(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from albef.evaluation import run
+    from albef.tasks import evaluation
 
     config = configuration.load(args.params)
-    run.run(config, args.task, args.model, args.lists, args.images, args.tokenizer, args.out)
+    evaluation.run(config, args.task, args.model, args.lists, args.images, args.tokenizer, args.out)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -102,17 +102,17 @@ def _repository(args: argparse.Namespace) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from albef.export import index
+    from albef.index import commands
 
     if args.action in ("build", "add"):
-        source = index.Source(args.folder, args.list, args.images, args.skip_unreadable)
+        source = commands.Source(args.folder, args.list, args.images, args.skip_unreadable)
         if args.action == "build":
-            index.build(args.repository, source, args.dtype, args.model_version)
+            commands.build(args.repository, source, args.dtype, args.model_version)
         else:
-            index.add(args.repository, source, args.model_version)
+            commands.add(args.repository, source, args.model_version)
     elif args.action == "remove":
-        index.remove(args.repository, args.ids, args.captions, args.model_version)
-    print(index.describe(args.repository, args.model_version))
+        commands.remove(args.repository, args.ids, args.captions, args.model_version)
+    print(commands.describe(args.repository, args.model_version))
 
 
 def _reference(args: argparse.Namespace) -> None:
@@ -150,13 +150,13 @@ def _ablate(args: argparse.Namespace) -> None:
 
 
 def _import_checkpoint(args: argparse.Namespace) -> None:
-    from albef.model import convert
+    from albef.weights import convert
 
     convert.import_official(configuration.load(args.params), args.source, args.out, args.task)
 
 
 def _export_checkpoint(args: argparse.Namespace) -> None:
-    from albef.model import convert
+    from albef.weights import convert
 
     convert.export_official(args.model, args.out, args.student_only)
 
@@ -171,7 +171,7 @@ def _preset(args: argparse.Namespace) -> None:
 
 
 def _quantize(args: argparse.Namespace) -> None:
-    from albef import quantize
+    from albef.export import quantize
 
     folders = (args.export, args.lists, args.images, args.tokenizer, args.repository, args.out)
     changes = quantize.run(configuration.load(args.params), *folders, args.max_loss, args.limit)
@@ -326,14 +326,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _index_commands(command: argparse.ArgumentParser) -> None:
-    index = command.add_subparsers(dest="action", required=True)
+    commands = command.add_subparsers(dest="action", required=True)
     for name, text in (
         ("build", "a new gallery in place of the one that is there"),
         ("add", "add pictures and captions; a picture whose id is there takes its place"),
         ("remove", "take out pictures by id, or captions by text"),
         ("show", "what is in the gallery"),
     ):
-        action = index.add_parser(name, help=text, description=text)
+        action = commands.add_parser(name, help=text, description=text)
         action.set_defaults(function=_index)
         action.add_argument("--repository", type=Path, required=True, help="model repository")
         action.add_argument("--model-version", type=int, help="of the retrieval endpoint; by default the newest")
@@ -346,7 +346,7 @@ def _index_commands(command: argparse.ArgumentParser) -> None:
         if name == "build":
             action.add_argument(
                 "--dtype",
-                choices=get_args(configuration.GalleryDtype),
+                choices=get_args(configuration.IndexDtype),
                 default="float32",
                 help="of the embeddings kept",
             )

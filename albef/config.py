@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from albef.reading import ConfigError as ConfigError
-from albef.reading import from_dict as from_dict
-from albef.reading import replaced
-from albef.reading import to_dict as to_dict
+from albef.config_parsing import ConfigError as ConfigError
+from albef.config_parsing import from_dict as from_dict
+from albef.config_parsing import renamed, replaced
+from albef.config_parsing import to_dict as to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiConfig:
-    """The built-in world (`albef.data.emoji`): scenes per list, seen through one seed."""
+    """The built-in world (`albef.datasets.emoji`): scenes per list, seen through one seed."""
 
     image_size: int  # pixels per side
     pretrain: int  # scenes, one image and one caption list each
@@ -101,12 +101,12 @@ class ModelConfig:
     queue_size: int
     momentum: float
     temperature: float
-    faithful: bool  # keep the official quirks that change numbers
+    official_quirks: bool = renamed("faithful")  # keep the official quirks that change numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Pretrained parts that pretraining starts from (paper section 3.1); null: as built (`albef.model.pretrained`)."""
+    """Pretrained encoders to start from (paper section 3.1); null: random (`albef.weights.init_weights`)."""
 
     vision: str | None  # timm:NAME, or a local folder or file
     text: str | None  # a BERT: local folder or file, or hub name
@@ -128,7 +128,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:  # who trains, in every training stage (`albef.training.distributed`)
-    workers: int  # that share each batch; 1: this process alone
+    world_size: int = renamed("workers")  # processes that share each batch; 1: this one alone
     cpus_per_worker: int
     gpus_per_worker: int
     max_failures: int  # times that lost workers are replaced
@@ -149,7 +149,7 @@ class TrainConfig:
     augment: Literal["none", "light", "randaugment"]
     precision: Literal["fp32", "bf16"]
     compile: bool
-    workers: int
+    num_workers: int = renamed("workers")  # data-loading processes; 0: load in the training process
     log_every: int  # steps
     checkpoint_every: int  # steps
     image_size: int | None = None  # pixels per side; null: that of the model section
@@ -257,7 +257,7 @@ class ExportConfig:
     parity_samples: int
 
 
-GalleryDtype = Literal["float32", "float16", "int8"]
+IndexDtype = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +272,7 @@ class ServeConfig:
     threads: int  # per instance
     shortlist: int  # ITC candidates that are re-ranked
     max_k: int
-    gallery: GalleryDtype  # precision of the stored embeddings
+    index_dtype: IndexDtype = renamed("gallery")  # precision of the stored embeddings
     max_image_bytes: int
     max_image_pixels: int
 

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from albef import config as configuration
 from albef.config import RerankConfig
-from albef.evaluation.retrieval import Images, rerank
-from albef.model.albef import ALBEF
-from albef.model.answers import AnswerTree, rank_answers
-from albef.model.matching import text_bank
+from albef.inference.answer_search import AnswerTree, rank_answers
+from albef.inference.itm_rerank import text_bank
+from albef.models.albef import ALBEF
+from albef.tasks.retrieval.evaluate import Images, rerank
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = 1024
@@ -154,7 +154,7 @@ def vqa(images: int, per_image: int, answers: int, k: int, sample: int) -> Resul
             looks = torch.arange(len(part)).repeat_interleave(per_image)
             keys_values = student.fusion.keys_values(student.vision(part))
             question = student.fusion(student.text(i, m), m, keys_values, image_rows=looks)
-            found.append(rank_answers(decoder, question, m, tree, k, faithful=False))
+            found.append(rank_answers(decoder, question, m, tree, k, official_quirks=False))
         return torch.cat(found)
 
     longest = max(map(len, rows))

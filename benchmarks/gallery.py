@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from albef.export import vectors
+from albef.index import faiss_index
 
-K = vectors.SHORTLIST
+K = faiss_index.SHORTLIST
 
 
 def made_up(rows: int, width: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -76,9 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     tuned, queries = queries[args.queries :], queries[: args.queries]
     rows = np.arange(args.rows)
     start = time.perf_counter()
-    lists = vectors.build(features, rows, tuned, exact_below=0)
+    lists = faiss_index.build(features, rows, tuned, exact_below=0)
     seconds = time.perf_counter() - start
-    exact = vectors.build(features, rows, tuned, exact_below=args.rows + 1)
+    exact = faiss_index.build(features, rows, tuned, exact_below=args.rows + 1)
     nearest, found = exact.index.search(queries, K)[1], lists.index.search(queries, K)[1]
     shared = [len(set(a) & set(b)) / K for a, b in zip(nearest, found, strict=True)]
     with tempfile.TemporaryDirectory() as folder:

@@ -25,9 +25,9 @@ from albef import presets
 from albef.config import Config
 from albef.data import tokenizer
 from albef.export import onnx, repository
-from albef.model import checkpoint
-from albef.model.albef import ALBEF
-from albef.serving import contract
+from albef.models.albef import ALBEF
+from albef.serving import protocol
+from albef.weights import checkpoint
 from benchmarks.load.questions import COLOURS, COUNTS, THINGS, picture, question, sentence
 
 ANSWERS = 3128
@@ -78,7 +78,7 @@ def build(
     pixels: int,
     images: int,
     shortlist: int,
-    tasks: Sequence[str] = tuple(contract.ENDPOINTS),
+    tasks: Sequence[str] = tuple(protocol.ENDPOINTS),
 ) -> Path:
     """The repository below ``folder``, made unless it is there."""
     target = folder / "repository"
@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--pixels", type=int, default=256, help="a side of the pictures; the paper's 384 or 256")
     parser.add_argument("--images", type=int, default=200, help="of the gallery, each with five captions")
     parser.add_argument("--shortlist", type=int, default=32, help="candidates that retrieval re-ranks")
-    parser.add_argument("--tasks", nargs="+", choices=sorted(contract.ENDPOINTS), default=list(contract.ENDPOINTS))
+    parser.add_argument("--tasks", nargs="+", choices=sorted(protocol.ENDPOINTS), default=list(protocol.ENDPOINTS))
     args = parser.parse_args()
     print(build(args.out, args.preset, args.pixels, args.images, args.shortlist, args.tasks))
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from albef.export.gallery import Encoders
+from albef.index.builder import Encoders
 
 TOKENS, WIDTH, FEATURES = 4, 6, 8
 

@@ -16,8 +16,8 @@ from filelock import FileLock
 from albef.config import Config
 from albef.data import tokenizer
 from albef.export import onnx, repository
-from albef.model import checkpoint
-from albef.model.albef import ALBEF
+from albef.models.albef import ALBEF
+from albef.weights import checkpoint
 from tests import SHARED
 from tests.worlds import colour_world, tiny_config
 

@@ -17,9 +17,9 @@ import torch
 
 from albef.data import tokenizer
 from albef.data.schema import read_list
-from albef.export.session import open_session
-from albef.serving import calls, contract
-from albef.serving.calls import InvalidRequestError
+from albef.serving import protocol, requests
+from albef.serving.requests import InvalidRequestError
+from albef.serving.session import open_session
 from benchmarks import evaluate, serving, size
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
 from benchmarks.load.local import Local, Turns
@@ -162,7 +162,7 @@ def test_table() -> None:
 
 
 def test_differences_of_answers() -> None:
-    one, other = [[calls.Match("a", 2.0)]], [[calls.Match("b", 4.0)]]
+    one, other = [[requests.Match("a", 2.0)]], [[requests.Match("b", 4.0)]]
     assert endpoints.difference(one, other) == pytest.approx(0.5)
     assert endpoints.difference(one, one) == 0
     assert endpoints.difference(one, [[]]) == np.inf
@@ -171,17 +171,17 @@ def test_differences_of_answers() -> None:
 
 def test_errors_of_the_baseline_are_the_clients(model: Served) -> None:
     with pytest.raises(InvalidRequestError, match="'text' is empty"):
-        Local(model.repository, "entailment").ask(calls.entailment(picture(0, SMALL), ["  "]))
+        Local(model.repository, "entailment").ask(requests.entailment(picture(0, SMALL), ["  "]))
 
 
 def test_inputs_are_those_of_the_endpoints(model: Served) -> None:
     found = graphs.inputs_of(model.repository, list(KINDS), 2, SMALL)
-    names = {f"{task}_{graph}" for task in TASKS for graph in contract.GRAPHS[task](contract.GraphSizes(1, 1, 1, 1))}
+    names = {f"{task}_{graph}" for task in TASKS for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1))}
     assert set(found) == names
     assert {len(rows) for rows in found.values()} == {2}
     assert {len(array) for rows in found.values() for row in rows for array in row.values()} == {1}
     # The second call of the decoder: whole answers, not [CLS] alone.
-    assert found["vqa_decoder"][0][contract.ANSWER_IDS].shape[1] > 1
+    assert found["vqa_decoder"][0][protocol.ANSWER_IDS].shape[1] > 1
 
 
 @pytest.mark.server
@@ -212,7 +212,7 @@ def test_a_long_run_counts_failures(model: Served, monkeypatch: pytest.MonkeyPat
     real = Questions.__getitem__
 
     def sometimes_wrong(self: Questions, number: int):
-        return calls.entailment(b"no picture", ["a"]) if number == 0 else real(self, number)
+        return requests.entailment(b"no picture", ["a"]) if number == 0 else real(self, number)
 
     monkeypatch.setattr(Questions, "__getitem__", sometimes_wrong)
     result = soak.run(model.repository, list(KINDS), 4, 2.0, 0.2, 8, SMALL, 2**22)

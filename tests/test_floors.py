@@ -32,7 +32,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # What the training core may import beside the standard library and itself.
-CORE = ("albef.model", "albef.objectives", "albef.tasks", "albef.training.loop")
+CORE = ("albef.model", "albef.losses", "albef.tasks", "albef.training.loop")
 HEAVY = (
     "mlflow",
     "ray",

@@ -12,8 +12,8 @@ import torch
 from albef import cli, presets
 from albef.config import Config, ConfigError, PretrainConfig, TrainConfig, load
 from albef.data.schema import EXTRAS, LISTS
-from albef.model.albef import ALBEF
-from albef.model.layout import LAYOUTS
+from albef.models.albef import ALBEF
+from albef.models.architecture import ARCHITECTURES
 
 NAMES = list(presets.names())
 
@@ -66,7 +66,7 @@ MODEL = {
     "queue_size": 65536,
     "momentum": 0.995,
     "temperature": 0.07,
-    "faithful": True,
+    "official_quirks": True,
 }
 
 
@@ -129,7 +129,7 @@ def test_the_model_is_the_papers(name: str, tmp_path: Path) -> None:
     assert (config.tasks.grounding.evaluate.mode, config.tasks.grounding.evaluate.block) == ("itm", 2)
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
+@pytest.mark.parametrize("task", ARCHITECTURES)
 def test_a_preset_builds_the_model_of_every_task(task: str, tmp_path: Path) -> None:
     config = preset("paper-4m", tmp_path)
     with torch.device("meta"):

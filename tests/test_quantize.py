@@ -12,12 +12,13 @@ import pytest
 from onnx import numpy_helper
 from ruamel.yaml import YAML
 
-from albef import cli, quantize
+from albef import cli
 from albef.config import to_dict
-from albef.export.session import open_session
-from albef.quantize import QuantizationError
-from albef.serving import calls, contract, onnxfile
+from albef.export import quantize
+from albef.export.quantize import QuantizationError
+from albef.serving import onnxfile, protocol, requests
 from albef.serving.runtime import ensure
+from albef.serving.session import open_session
 from benchmarks.load.local import Local
 from tests.served import Served, served
 
@@ -42,8 +43,8 @@ def test_a_graph_is_smaller_and_nearly_the_same(model, tmp_path):
     assert target.stat().st_size < 0.7 * source.stat().st_size
     assert onnxfile.metadata(source).items() <= onnxfile.metadata(target).items()
     size = model.config.model.image_size
-    pixels = {contract.PIXEL_VALUES: np.random.default_rng(0).normal(size=(2, 3, size, size)).astype(np.float32)}
-    exact, small = (open_session(path).run([contract.IMAGE_FEAT], pixels)[0] for path in (source, target))
+    pixels = {protocol.PIXEL_VALUES: np.random.default_rng(0).normal(size=(2, 3, size, size)).astype(np.float32)}
+    exact, small = (open_session(path).run([protocol.IMAGE_FEAT], pixels)[0] for path in (source, target))
     assert 0 < np.abs(exact - small).max() < 0.1
     assert (exact * small).sum(-1).min() > 0.99  # of features of length 1
 
@@ -109,7 +110,7 @@ def test_too_much_loss_is_refused_and_nothing_stays(model, tmp_path, monkeypatch
     rows = json.loads((lists / "ve_test.json").read_text())[:LIMIT]
     local = Local(model.repository, "entailment")
     for row in rows:  # what the model says is right
-        (found,) = local.ask(calls.entailment(model.folder / row["image"], [row["sentence"]]))
+        (found,) = local.ask(requests.entailment(model.folder / row["image"], [row["sentence"]]))
         row["label"] = max(found, key=lambda label: found[label])
     (lists / "ve_test.json").write_text(json.dumps(rows))
     monkeypatch.setattr(quantize, "int8", turned)

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from albef.ablation import page
 from albef.ablation.variants import VARIANTS, Variant
 from albef.config import Config, ConfigError
-from albef.data import prepare, tokenizer
+from albef.data import tokenizer
 from albef.data.files import write_text
-from albef.evaluation import run as evaluation
+from albef.datasets import prepare
+from albef.tasks import evaluation
 from albef.training import run as training
 
 _logger = logging.getLogger(__name__)

@@ -157,7 +157,7 @@ LISTS: dict[str, str] = {
     },
 }
 
-# Not lists of records: the answer candidates of VQA, and boxes for grounding (see `albef.data.emoji.lists.make`).
+# Not lists of records: the answer candidates of VQA, and boxes for grounding (see `albef.datasets.emoji.lists.make`).
 EXTRAS = ("answer_list", "grounding_boxes")
 
 

@@ -13,7 +13,7 @@ from albef.data.files import new_folder, write_text
 from albef.drift import reference as references
 from albef.drift.expectations import Check, checks, table
 from albef.drift.sample import Row, by_endpoint, read
-from albef.validation.inspector import Finding, Inspector
+from albef.validation.gx_runner import Finding, Inspector
 
 DRIFTED = 3
 """Exit code of `albef drift`; 2 is bad input, as everywhere."""

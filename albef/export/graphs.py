@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import Config
-from albef.export import modules
-from albef.model.albef import ALBEF
-from albef.serving import contract
-from albef.serving.contract import GraphSizes, ModelSpec
+from albef.export import onnx_wrappers
+from albef.models.albef import ALBEF
+from albef.serving import protocol
+from albef.serving.protocol import GraphSizes, ModelSpec
 
 Graphs = dict[str, tuple[nn.Module, ModelSpec]]
 """Graphs by name, each a module with its signature; later ones may take what earlier ones give."""
@@ -31,8 +31,8 @@ def graph_sizes(model: ALBEF) -> GraphSizes:
         image_tokens=embeds.shape[1],
         vision_width=embeds.shape[2],
         text_width=model.config.text.width,
-        projection=model.config.projection if model.layout.projections != "none" else 0,
-        vocabulary=model.vocab_size if model.layout.decoder else 0,
+        projection=model.config.projection if model.architecture.projections != "none" else 0,
+        vocabulary=model.vocab_size if model.architecture.decoder else 0,
     )
 
 
@@ -47,31 +47,34 @@ def heat_block(config: Config, model: ALBEF) -> int:
 
 def _retrieval(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     return {
-        contract.VISION: modules.VisionGraph(model),
-        contract.TEXT: modules.TextGraph(model),
-        contract.FUSION: modules.FusionGraph(model),
+        protocol.VISION: onnx_wrappers.VisionGraph(model),
+        protocol.TEXT: onnx_wrappers.TextGraph(model),
+        protocol.FUSION: onnx_wrappers.FusionGraph(model),
     }
 
 
 def _vqa(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     return {
-        contract.VISION: modules.TokensGraph(model),
-        contract.QUESTION: modules.QuestionGraph(model),
-        contract.DECODER: modules.DecoderGraph(model),
+        protocol.VISION: onnx_wrappers.TokensGraph(model),
+        protocol.QUESTION: onnx_wrappers.QuestionGraph(model),
+        protocol.DECODER: onnx_wrappers.DecoderGraph(model),
     }
 
 
 def _entailment(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    return {contract.VISION: modules.TokensGraph(model), contract.CLASSIFY: modules.ClassifyGraph(model)}
+    return {protocol.VISION: onnx_wrappers.TokensGraph(model), protocol.CLASSIFY: onnx_wrappers.ClassifyGraph(model)}
 
 
 def _nlvr2(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    return {contract.VISION: modules.TokensGraph(model), contract.CLASSIFY: modules.ClassifyPairGraph(model)}
+    return {
+        protocol.VISION: onnx_wrappers.TokensGraph(model),
+        protocol.CLASSIFY: onnx_wrappers.ClassifyPairGraph(model),
+    }
 
 
 def _grounding(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    heat = modules.HeatGraph(model, heat_block(config, model))
-    return {contract.VISION: modules.VisionGraph(model), contract.HEAT: heat}
+    heat = onnx_wrappers.HeatGraph(model, heat_block(config, model))
+    return {protocol.VISION: onnx_wrappers.VisionGraph(model), protocol.HEAT: heat}
 
 
 TASKS: dict[str, Callable[[ALBEF, Config], dict[str, nn.Module]]] = {
@@ -92,7 +95,7 @@ def graphs_of(task: str, model: ALBEF, config: Config) -> Graphs:
     """
     if task not in TASKS:
         raise ValueError(f"no export for task {task!r}; known are {', '.join(TASKS)}")
-    specs = contract.GRAPHS[task](graph_sizes(model))
+    specs = protocol.GRAPHS[task](graph_sizes(model))
     return {name: (module.eval(), specs[name]) for name, module in TASKS[task](model, config).items()}
 
 

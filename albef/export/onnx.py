@@ -17,16 +17,16 @@ from torch import nn
 from albef.config import Config
 from albef.data import tokenizer as tokenizers
 from albef.data.files import new_folder
-from albef.export import cases as parity_cases
 from albef.export import parity
+from albef.export import parity_inputs as parity_cases
 from albef.export.graphs import TASKS, graphs_of, model_hash
-from albef.export.modules import HeatGraph, differentiated
-from albef.export.session import check_signature, file_hash, open_session
-from albef.model import checkpoint
-from albef.model.albef import ALBEF
-from albef.model.layout import models_for
-from albef.serving import contract
-from albef.serving.contract import ANY, ModelSpec, TensorSpec
+from albef.export.onnx_wrappers import HeatGraph, differentiated
+from albef.models.albef import ALBEF
+from albef.models.architecture import models_for
+from albef.serving import protocol
+from albef.serving.protocol import ANY, ModelSpec, TensorSpec
+from albef.serving.session import check_signature, file_hash, open_session
+from albef.weights import checkpoint
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +40,7 @@ _TRACED = {"batch": 2, "length": 5, "answers": 3, "answer_length": 4}
 
 def free_sizes(tensor: TensorSpec) -> dict[int, str]:
     """Names of the free dimensions of a tensor by axis: one name, one size in all of a graph."""
-    names = iter(contract.FREE_SIZES.get(tensor.name, ("length",)))
+    names = iter(protocol.FREE_SIZES.get(tensor.name, ("length",)))
     return {0: "batch", **{axis: next(names) for axis, size in enumerate(tensor.dims, start=1) if size == ANY}}
 
 
@@ -105,12 +105,12 @@ def _forget_sources(proto: onnx.ModelProto) -> None:
 def metadata(model: ALBEF, task: str, tokenizer: Path) -> dict[str, str]:
     """What every graph says of where it comes from; the temperature is of models with ITC."""
     described = {
-        contract.HASH_KEY: model_hash(model),
-        contract.TOKENIZER_KEY: file_hash(tokenizer / "tokenizer.json"),
-        contract.TASK_KEY: task,
+        protocol.HASH_KEY: model_hash(model),
+        protocol.TOKENIZER_KEY: file_hash(tokenizer / "tokenizer.json"),
+        protocol.TASK_KEY: task,
     }
-    if model.layout.align:
-        described[contract.TEMPERATURE_KEY] = repr(model.temperature.item())
+    if model.architecture.align:
+        described[protocol.TEMPERATURE_KEY] = repr(model.temperature.item())
     return described
 
 
@@ -132,8 +132,8 @@ def gate(config: Config, model: ALBEF, task: str, folder: Path, tokenizer: Any) 
         for case in inputs:  # later graphs take what ONNX Runtime made of the earlier ones
             feeds = {tensor: case[tensor] for tensor in spec.input_names}
             case.update(zip(spec.output_names, session.run(spec.output_names, feeds), strict=True))
-            if contract.IMAGE_EMBEDS in spec.output_names:
-                case[contract.SECOND_IMAGE_EMBEDS] = parity_cases.second_images(case[contract.IMAGE_EMBEDS])
+            if protocol.IMAGE_EMBEDS in spec.output_names:
+                case[protocol.SECOND_IMAGE_EMBEDS] = parity_cases.second_images(case[protocol.IMAGE_EMBEDS])
     return report
 
 

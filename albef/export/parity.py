@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from albef.serving.contract import ModelSpec
+from albef.serving.protocol import ModelSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef import quantize
 from albef.config import ReleaseConfig
 from albef.data.files import image_root
+from albef.export import quantize
 from albef.registry.models import (
     ALIASES,
     CHALLENGER,
@@ -22,7 +22,7 @@ from albef.registry.models import (
     name_of,
     version,
 )
-from albef.serving import contract
+from albef.serving import protocol
 from albef.serving.client import Client
 
 OTHER_LIST = "the champion's figures are of another test list"
@@ -101,7 +101,7 @@ def _judge(
     before = champion.metrics.get(metric) if champion.data == challenger.data else None
     if before is None:
         # A server's gallery is not the test list's, and of the rest this is what its answers tell.
-        if endpoint == contract.RETRIEVAL.name or metric != "accuracy":
+        if endpoint == protocol.RETRIEVAL.name or metric != "accuracy":
             return say(None, False, f"{OTHER_LIST}; register it again with an evaluation on the present one")
         if not (url and lists and images):
             return say(None, False, f"{OTHER_LIST}; say where it is served (--url), and --lists and --images")
@@ -163,13 +163,13 @@ def revert(uri: str | None = None) -> list[Version]:
 def shown(uri: str | None = None) -> list[tuple[str, Version]]:
     """Every version that has an alias."""
     registry = client(uri)
-    pairs = ((which, alias(registry, name, which)) for name in contract.ENDPOINTS for which in ALIASES)
+    pairs = ((which, alias(registry, name, which)) for name in protocol.ENDPOINTS for which in ALIASES)
     return [(which, found) for which, found in pairs if found is not None]
 
 
 def _all(registry: Any, which: str, advice: str) -> list[Version]:
     """Of every endpoint that has one, the version with an alias."""
-    found = [each for name in contract.ENDPOINTS if (each := alias(registry, name, which))]
+    found = [each for name in protocol.ENDPOINTS if (each := alias(registry, name, which))]
     if not found:
         raise RegistryError(f"no {which} in the registry: {advice}")
     return found

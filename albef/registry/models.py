@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from albef.quantize import TEST_LISTS
-from albef.serving import contract, onnxfile
+from albef.export.quantize import TEST_LISTS
+from albef.serving import onnxfile, protocol
 from albef.serving.release import versions
+from albef.tracking.mlflow_sync import experiment_id
 from albef.tracking.origin import origin
-from albef.tracking.store import experiment_id
 from albef.tracking.tracker import resolve
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -82,8 +82,8 @@ def client(uri: str | None = None) -> Any:
 def graphs(repository: Path, endpoint: str) -> dict[str, Path]:
     """The ONNX files of an endpoint's newest version, by the graphs' names in the repository."""
     found = {}
-    for graph in contract.GRAPHS[endpoint](contract.GraphSizes(1, 1, 1, 1)):
-        name = contract.model_name(endpoint, graph)
+    for graph in protocol.GRAPHS[endpoint](protocol.GraphSizes(1, 1, 1, 1)):
+        name = protocol.model_name(endpoint, graph)
         found[name] = repository / name / str(versions(repository / name)[-1]) / "model.onnx"
     return found
 
@@ -127,7 +127,7 @@ def _save(path: Path, target: Path, run: str, place: str) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from albef.export.session import open_session
+    from albef.serving.session import open_session
 
     def schema(tensors: Any) -> Any:
         shapes = {t.name: tuple(size if isinstance(size, int) else -1 for size in t.shape) for t in tensors}
@@ -164,7 +164,7 @@ def register(
     Raises:
         RegistryError: If metrics or lists are missing, or the registry does not answer.
     """
-    endpoints = endpoints or [name for name in contract.ENDPOINTS if (repository / name).is_dir()]
+    endpoints = endpoints or [name for name in protocol.ENDPOINTS if (repository / name).is_dir()]
     if not endpoints:
         raise RegistryError(f"{repository}: no endpoint here, expected a folder written by `albef repository`")
     found = []
@@ -176,7 +176,7 @@ def register(
         if known is None or known.tags.get("content") != content:
             tags = {
                 "content": content,
-                "model_hash": onnxfile.metadata(next(iter(files.values())))[contract.HASH_KEY],
+                "model_hash": onnxfile.metadata(next(iter(files.values())))[protocol.HASH_KEY],
                 **origin(),
             }
             known = _put(registry, endpoint, files, metrics, tags)

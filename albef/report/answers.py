@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albef.report.cards import Card, Reference
-from albef.report.pictures import RIGHT, figure_of, hide, save, show
+from albef.report.figures import RIGHT, figure_of, hide, save, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

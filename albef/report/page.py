@@ -7,7 +7,7 @@ from pathlib import Path
 
 from albef.data.files import image_root, new_folder
 from albef.data.schema import read_list
-from albef.report import html, pictures, tasks
+from albef.report import figures, html, tasks
 from albef.report.source import ReportError, read_history, read_json, read_metrics
 
 _SCENES = 12
@@ -28,7 +28,7 @@ def _training(artifacts: Path, out: Path) -> list[str]:
     runs = _runs(artifacts)
     if not runs:
         return []
-    pictures.curves({name: read_history(folder / "history.csv") for name, folder in runs.items()}, out / "losses.png")
+    figures.curves({name: read_history(folder / "history.csv") for name, folder in runs.items()}, out / "losses.png")
     rows: list[list[html.Cell]] = [
         [name, metric, value]
         for name, folder in runs.items()
@@ -95,7 +95,7 @@ def _data(artifacts: Path, root: Path, out: Path) -> list[str]:
         for record in read_list(lists / "pretrain.json")[:_SCENES]:
             caption = record["caption"]
             shown.append((record["image"], caption if isinstance(caption, str) else caption[0]))
-        pictures.scenes(shown, root, out / "scenes.png")
+        figures.scenes(shown, root, out / "scenes.png")
         parts += [
             html.picture("scenes.png", "Training pictures with a caption each"),
             "<p class=note>Training captions are noisy on purpose where <code>caption_noise</code> is above 0.</p>",

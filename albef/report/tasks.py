@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef.report import answers, html, pictures
+from albef.report import answers, figures, html
 from albef.report.cards import read_questions, read_references, read_statements
 from albef.report.source import ReportError, read_examples, read_metrics
 
@@ -68,9 +68,9 @@ def _retrieval(section: Section) -> list[str]:
         for stage, prefix in (("shortlist (ITC)", "itc_"), ("re-ranked (ITM)", "")):
             values = [metrics.get(f"{prefix}{short}_r{k}") for k in (1, 5, 10)]
             rows.append([direction, stage, *map(_percent, values)])
-    pictures.recalls(metrics, section.out / "recall.png")
-    pictures.text_to_image(examples.text_to_image, section.images, section.out / "text_to_image.png")
-    pictures.image_to_text(examples.image_to_text, section.images, section.out / "image_to_text.png")
+    figures.recalls(metrics, section.out / "recall.png")
+    figures.text_to_image(examples.text_to_image, section.images, section.out / "text_to_image.png")
+    figures.image_to_text(examples.image_to_text, section.images, section.out / "image_to_text.png")
     return [
         "<p>Test split: every caption against every image. The shortlist is ranked by the contrastive"
         " head (ITC), then re-ranked by the match head (ITM).</p>",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from albef.serving import contract
-from albef.serving.calls import Answer, Grounded, Match
+from albef.serving import protocol
 from albef.serving.client import Client
+from albef.serving.requests import Answer, Grounded, Match
 
 _RETRIES = 2
 """Somebody waits at the terminal: where there is no server it is said at once."""
@@ -50,8 +50,8 @@ def retrieval(
     url: str,
     text: str | None = None,
     image: Path | None = None,
-    k: int = contract.DEFAULT_K,
-    rerank: bool = contract.DEFAULT_RERANK,
+    k: int = protocol.DEFAULT_K,
+    rerank: bool = protocol.DEFAULT_RERANK,
 ) -> None:
     """Ask the retrieval endpoint at ``url`` and print its answers; errors are those of `Client`, here and below."""
     with Client(url, retries=_RETRIES) as client:

@@ -10,10 +10,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
-from albef.serving import calls, contract
-from albef.serving.calls import Answer, Call, Grounded, InvalidRequestError, Match, Picture, ServingError
-from albef.serving.shared import Pool, Region
-from albef.serving.wire import (
+from albef.serving import protocol, requests
+from albef.serving.requests import Answer, Call, Grounded, InvalidRequestError, Match, Picture, ServingError
+from albef.serving.shared_memory import Pool, Region
+from albef.serving.transport import (
     Attempts,
     LostRegionError,
     NoSuchEndpointError,
@@ -129,8 +129,8 @@ class Client(_Connection):
         self,
         text: str | None = None,
         image: Picture | None = None,
-        k: int = contract.DEFAULT_K,
-        rerank: bool = contract.DEFAULT_RERANK,
+        k: int = protocol.DEFAULT_K,
+        rerank: bool = protocol.DEFAULT_RERANK,
     ) -> list[Match]:
         """Images for a text, or captions for an image, best first.
 
@@ -138,19 +138,19 @@ class Client(_Connection):
             k: Number of answers, at most; the gallery may hold fewer.
             rerank: Re-rank the shortlist by the match head. Without it scores are cosine similarities.
         """
-        return self.ask(calls.retrieval(*calls.query(text, image), k, rerank))[0]
+        return self.ask(requests.retrieval(*requests.query(text, image), k, rerank))[0]
 
     def retrieve_many(
-        self, texts: Sequence[str], k: int = contract.DEFAULT_K, rerank: bool = contract.DEFAULT_RERANK
+        self, texts: Sequence[str], k: int = protocol.DEFAULT_K, rerank: bool = protocol.DEFAULT_RERANK
     ) -> list[list[Match]]:
         """Images for several texts in one request; see `retrieve`. One bad text fails them all."""
-        return self.ask(calls.retrieval(contract.ENDPOINT_TEXT, [text.encode() for text in texts], k, rerank))
+        return self.ask(requests.retrieval(protocol.ENDPOINT_TEXT, [text.encode() for text in texts], k, rerank))
 
     def answer(
         self,
         image: Picture,
         question: str,
-        k: int = contract.DEFAULT_ANSWERS,
+        k: int = protocol.DEFAULT_ANSWERS,
         candidates: Sequence[str] | None = None,
         generate: bool | None = None,
     ) -> list[Answer]:
@@ -160,26 +160,26 @@ class Client(_Connection):
             candidates: To choose from, in place of the answers of the task.
             generate: Write answers rather than choose; by default as the endpoint is set up.
         """
-        return self.ask(calls.vqa(image, [question], k, candidates, generate))[0]
+        return self.ask(requests.vqa(image, [question], k, candidates, generate))[0]
 
     def answer_many(
         self,
         image: Picture,
         questions: Sequence[str],
-        k: int = contract.DEFAULT_ANSWERS,
+        k: int = protocol.DEFAULT_ANSWERS,
         candidates: Sequence[str] | None = None,
         generate: bool | None = None,
     ) -> list[list[Answer]]:
         """Answers to several questions about an image, which is encoded once; see `answer`."""
-        return self.ask(calls.vqa(image, questions, k, candidates, generate))
+        return self.ask(requests.vqa(image, questions, k, candidates, generate))
 
     def entail(self, image: Picture, hypothesis: str) -> dict[str, float]:
         """Probabilities that an image contradicts a hypothesis, says nothing of it or entails it, by label."""
-        return self.ask(calls.entailment(image, [hypothesis]))[0]
+        return self.ask(requests.entailment(image, [hypothesis]))[0]
 
     def ground(self, image: Picture, expression: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounded:
         """Where in an image an expression is: the best of ``boxes``, or the surroundings of the hottest place."""
-        return self.ask(calls.grounding(image, [expression], boxes))[0]
+        return self.ask(requests.grounding(image, [expression], boxes))[0]
 
     def ask(self, call: Call[T]) -> list[T]:
         """Send a request; one answer a row."""
@@ -233,30 +233,30 @@ class AsyncClient(_Connection):
         self,
         text: str | None = None,
         image: Picture | None = None,
-        k: int = contract.DEFAULT_K,
-        rerank: bool = contract.DEFAULT_RERANK,
+        k: int = protocol.DEFAULT_K,
+        rerank: bool = protocol.DEFAULT_RERANK,
     ) -> list[Match]:
         """See `Client.retrieve`."""
-        return (await self.ask(calls.retrieval(*calls.query(text, image), k, rerank)))[0]
+        return (await self.ask(requests.retrieval(*requests.query(text, image), k, rerank)))[0]
 
     async def answer(
         self,
         image: Picture,
         question: str,
-        k: int = contract.DEFAULT_ANSWERS,
+        k: int = protocol.DEFAULT_ANSWERS,
         candidates: Sequence[str] | None = None,
         generate: bool | None = None,
     ) -> list[Answer]:
         """See `Client.answer`."""
-        return (await self.ask(calls.vqa(image, [question], k, candidates, generate)))[0]
+        return (await self.ask(requests.vqa(image, [question], k, candidates, generate)))[0]
 
     async def entail(self, image: Picture, hypothesis: str) -> dict[str, float]:
         """See `Client.entail`."""
-        return (await self.ask(calls.entailment(image, [hypothesis])))[0]
+        return (await self.ask(requests.entailment(image, [hypothesis])))[0]
 
     async def ground(self, image: Picture, expression: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounded:
         """See `Client.ground`."""
-        return (await self.ask(calls.grounding(image, [expression], boxes)))[0]
+        return (await self.ask(requests.grounding(image, [expression], boxes)))[0]
 
     async def ask(self, call: Call[T]) -> list[T]:
         """See `Client.ask`."""

@@ -24,13 +24,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from albef.data import image_guard
 from albef.data.images import ImageError, to_pixels
 from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
-from albef.serving import contract, metrics, pictures
-from albef.serving.contract import ModelSpec, Settings
+from albef.serving import metrics, protocol
 from albef.serving.metrics import Log, Meter
 from albef.serving.onnxfile import metadata
+from albef.serving.protocol import ModelSpec, Settings
 from albef.serving.sample import Draft, Sampler
 
 Array = NDArray[Any]
@@ -108,8 +109,8 @@ class Endpoint(ABC):
         """Open settings and tokenizer, and check that they belong to the graphs."""
         self.name, self.version = args["model_name"], int(args["model_version"])
         self.folder = Path(args["model_repository"]) / args["model_version"]
-        self.settings: Any = self.settings_type(**json.loads((self.folder / contract.SETTINGS_FILE).read_text()))
-        self.encoder = Encoder(load(self.folder / contract.TOKENIZER_FOLDER))
+        self.settings: Any = self.settings_type(**json.loads((self.folder / protocol.SETTINGS_FILE).read_text()))
+        self.encoder = Encoder(load(self.folder / protocol.TOKENIZER_FOLDER))
         self.log = Log(self.name, self.version)
         self._check()
         self.meter = Meter(pb_utils, self.name, self.version)
@@ -124,16 +125,16 @@ class Endpoint(ABC):
             ValueError: If a graph is missing or of another model, or the tokenizer another one.
         """
         settings = self.settings
-        words = hashlib.sha256((self.folder / contract.TOKENIZER_FOLDER / "tokenizer.json").read_bytes()).hexdigest()
+        words = hashlib.sha256((self.folder / protocol.TOKENIZER_FOLDER / "tokenizer.json").read_bytes()).hexdigest()
         if words != settings.tokenizer_hash:
             raise ValueError(f"{self.name}: the tokenizer is not the one its model was trained with")
-        sizes = contract.GraphSizes(1, 1, 1, 1)
-        for spec in contract.GRAPHS[settings.task](sizes).values():
+        sizes = protocol.GraphSizes(1, 1, 1, 1)
+        for spec in protocol.GRAPHS[settings.task](sizes).values():
             folder = self.folder.parents[1] / spec.name
             if not folder.is_dir():  # a repository in object storage is fetched model by model
                 self.log("warning", "unchecked", message=f"{spec.name} is not beside this model")
                 continue
-            found = metadata(folder / str(self.version) / "model.onnx").get(contract.HASH_KEY)
+            found = metadata(folder / str(self.version) / "model.onnx").get(protocol.HASH_KEY)
             if found != settings.model_hash:
                 raise ValueError(
                     f"{spec.name} version {self.version} is of model {str(found)[:12]}, "
@@ -158,7 +159,7 @@ class Endpoint(ABC):
         try:
             outputs = await self.answer(request)
         except (QueryError, ImageError) as error:
-            reason = getattr(error, "field", contract.ENDPOINT_IMAGE)
+            reason = getattr(error, "field", protocol.ENDPOINT_IMAGE)
             self.meter.add(metrics.REFUSALS, reason=reason)
             self._note("warning", "refused", request, rows, start, reason=reason, message=str(error))
             return failure(error, pb_utils.TritonError.INVALID_ARG)
@@ -195,16 +196,16 @@ class Endpoint(ABC):
 
     def count(self, request: Any, default: int) -> int:
         """``k`` of a request."""
-        k = int(constant(request, contract.ENDPOINT_K, default))
+        k = int(constant(request, protocol.ENDPOINT_K, default))
         if not 1 <= k <= self.settings.max_k:
-            name = contract.ENDPOINT_K
+            name = protocol.ENDPOINT_K
             raise QueryError(f"'{name}' is {k}, expected 1 to {self.settings.max_k}", name)
         return k
 
-    def text(self, value: bytes, name: str = contract.ENDPOINT_TEXT) -> str:
+    def text(self, value: bytes, name: str = protocol.ENDPOINT_TEXT) -> str:
         """One text of a request."""
-        if len(value) > contract.MAX_TEXT_BYTES:
-            raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {contract.MAX_TEXT_BYTES}", name)
+        if len(value) > protocol.MAX_TEXT_BYTES:
+            raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {protocol.MAX_TEXT_BYTES}", name)
         try:
             text = value.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -215,7 +216,7 @@ class Endpoint(ABC):
 
     def texts(self, request: Any) -> list[str]:
         """The texts of a request, one a row."""
-        values = values_of(request, contract.ENDPOINT_TEXT)
+        values = values_of(request, protocol.ENDPOINT_TEXT)
         texts = [] if values is None else [self.text(value) for value in values.reshape(-1)]
         if draft := _draft.get():
             draft.read(texts, self.encoder)
@@ -223,23 +224,23 @@ class Endpoint(ABC):
 
     def pixels(self, value: bytes) -> tuple[Array, tuple[int, int]]:
         """One image of a request ``(3, H, H)``, and its width and height."""
-        name, limit = contract.ENDPOINT_IMAGE, self.settings.max_image_bytes
+        name, limit = protocol.ENDPOINT_IMAGE, self.settings.max_image_bytes
         if len(value) > limit:
             raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {limit}", name)
-        picture = pictures.read(value, self.settings.max_image_pixels, f"'{name}'")
+        picture = image_guard.read(value, self.settings.max_image_pixels, f"'{name}'")
         if draft := _draft.get():
             draft.picture(picture, len(value))
         return to_pixels(picture, self.settings.image_size), picture.size
 
     def words(self, texts: Sequence[str]) -> dict[str, Array]:
         """Ids and mask ``(B, L)`` as a graph takes them, L a multiple of the contract's step."""
-        limit, step = self.settings.max_tokens, contract.LENGTH_STEP
+        limit, step = self.settings.max_tokens, protocol.LENGTH_STEP
         ids, mask = self.encoder.encode_batch(texts, max_tokens=limit, max_words=self.settings.max_words)
         length = ids.shape[1]
         extra = max(min(-(-length // step) * step, limit) - length, 0)
         ids = np.pad(ids, ((0, 0), (0, extra)), constant_values=self.encoder.pad)
         mask = np.pad(mask, ((0, 0), (0, extra)))
-        return {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask}
+        return {protocol.INPUT_IDS: ids, protocol.ATTENTION_MASK: mask}
 
     async def look(self, request: Any, outputs: Sequence[str]) -> tuple[list[Array], list[tuple[int, int]]]:
         """Encode the images of a request.
@@ -250,9 +251,9 @@ class Endpoint(ABC):
         Returns:
             The graph's ``outputs``, each with a row a row of the request, and width and height of each image.
         """
-        values = values_of(request, contract.ENDPOINT_IMAGE)
+        values = values_of(request, protocol.ENDPOINT_IMAGE)
         if values is None:
-            raise QueryError(f"'{contract.ENDPOINT_IMAGE}' is missing", contract.ENDPOINT_IMAGE)
+            raise QueryError(f"'{protocol.ENDPOINT_IMAGE}' is missing", protocol.ENDPOINT_IMAGE)
         files = [bytes(value) for value in values.reshape(-1)]
         different = {file: place for place, file in enumerate(dict.fromkeys(files))}
         # One after the other: at its full size a picture may take hundreds of megabytes.
@@ -261,7 +262,7 @@ class Endpoint(ABC):
         self.meter.add(metrics.IMAGES, len(files) - len(read), outcome="repeated")
 
         async def encode(pixels: Array) -> list[Array]:
-            return await self.infer(contract.VISION, {contract.PIXEL_VALUES: pixels[None]}, outputs)
+            return await self.infer(protocol.VISION, {protocol.PIXEL_VALUES: pixels[None]}, outputs)
 
         found = await asyncio.gather(*(encode(pixels) for pixels, _ in read))
         rows = [different[file] for file in files]
@@ -277,7 +278,7 @@ class Endpoint(ABC):
             GraphError: If it fails.
             StoppingError: If the server stops.
         """
-        name = contract.model_name(self.settings.task, graph)
+        name = protocol.model_name(self.settings.task, graph)
         call = pb_utils.InferenceRequest(
             model_name=name,
             model_version=self.version,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.serving.contract import ANY, ModelSpec, TensorSpec
+from albef.serving.protocol import ANY, ModelSpec, TensorSpec
 
 WARMUP_LENGTH = 8
 """Size that stands for a free dimension during warm-up."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from albef.serving import contract
-from albef.serving.calls import ServingError
+from albef.serving import protocol
 from albef.serving.client import Client
+from albef.serving.requests import ServingError
 
 # A grey pixel, as a PPM file.
 _PICTURE = b"P6 1 1 255\n\x80\x80\x80"
@@ -46,9 +46,9 @@ class Probe:
         known = [field.name for field in fields(cls)]
         if not isinstance(row, dict) or set(row) - set(known):
             raise ValueError(f"expected an object with some of {', '.join(known)}, got {row!r}")
-        if row.get("endpoint") not in contract.ENDPOINTS:
-            raise ValueError(f"endpoint: expected one of {', '.join(contract.ENDPOINTS)}, got {row.get('endpoint')!r}")
-        if row.get("expect") is not None and row["endpoint"] == contract.GROUNDING.name:
+        if row.get("endpoint") not in protocol.ENDPOINTS:
+            raise ValueError(f"endpoint: expected one of {', '.join(protocol.ENDPOINTS)}, got {row.get('endpoint')!r}")
+        if row.get("expect") is not None and row["endpoint"] == protocol.GROUNDING.name:
             raise ValueError("expect: the answer of grounding is no text")
         for key, kind in (("text", str), ("image", str), ("expect", str), ("k", int)):
             if row.get(key) is not None and not isinstance(row[key], kind):
@@ -70,11 +70,11 @@ class Probe:
 
     def _answers(self, client: Client) -> list[str]:
         text, image = self.text or "", self.image if self.image is not None else _PICTURE
-        if self.endpoint == contract.RETRIEVAL.name:
+        if self.endpoint == protocol.RETRIEVAL.name:
             return [match.id for match in client.retrieve(self.text, self.image, k=self.k)]
-        if self.endpoint == contract.VQA.name:
+        if self.endpoint == protocol.VQA.name:
             return [answer.text for answer in client.answer(image, text, k=self.k)]
-        if self.endpoint == contract.ENTAILMENT.name:
+        if self.endpoint == protocol.ENTAILMENT.name:
             labels = client.entail(image, text)
             return [max(labels, key=lambda label: labels[label])]
         client.ground(image, text)

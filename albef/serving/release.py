@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from albef.serving import contract, pbtxt
-from albef.serving.calls import Call, ServingError
+from albef.serving import pbtxt, protocol
 from albef.serving.client import Client
 from albef.serving.probes import Probe, standard
+from albef.serving.requests import Call, ServingError
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _plan(live: Path, new: Path, version: int | None) -> _Plan:
             )
         if not versions(new / name):
             raise ReleaseError(f"{new / name}: no version here")
-    endpoints = [name for name in names if name in contract.ENDPOINTS]
+    endpoints = [name for name in names if name in protocol.ENDPOINTS]
     return _Plan(live, new, version or taken + 1, [name for name in names if name not in endpoints], endpoints)
 
 
@@ -284,7 +284,7 @@ def rollback(live: Path, url: str, timeout: float = 120.0) -> int:
         ReleaseError: If there is none to go back to, or it does not answer.
     """
     names = models(live)
-    endpoints = [name for name in names if name in contract.ENDPOINTS]
+    endpoints = [name for name in names if name in protocol.ENDPOINTS]
     newest = max((number for name in endpoints for number in versions(live / name)), default=0)
     affected = [name for name in names if newest in versions(live / name)]
     before = sorted({number for name in affected for number in versions(live / name)} - {newest})

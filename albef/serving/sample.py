@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from albef.data.text import clean
-from albef.serving import contract
+from albef.serving import protocol
 
 FOLDER, SHARE = "ALBEF_SAMPLE_REQUESTS", "ALBEF_SAMPLE_SHARE"
 """Environment variables: the folder to write, as an absolute path, and the share of requests that are noted."""
@@ -109,8 +109,8 @@ class Draft:
             record |= self.pictures[at]
         for record, text in zip(found, self.texts, strict=False):
             record |= text
-        if contract.ENDPOINT_PROBABILITIES in outputs:
-            best = np.asarray(outputs[contract.ENDPOINT_PROBABILITIES]).max(axis=1)
+        if protocol.ENDPOINT_PROBABILITIES in outputs:
+            best = np.asarray(outputs[protocol.ENDPOINT_PROBABILITIES]).max(axis=1)
             for record, value in zip(found, best, strict=True):
                 record["confidence"] = round(float(value), 4)
         return found

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from albef.serving import contract
-from albef.serving.calls import ServingError
+from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.metrics import LOG_REQUESTS
 from albef.serving.probes import standard
+from albef.serving.requests import ServingError
 from albef.serving.runtime import Runtime, ensure
 from albef.serving.sample import DEFAULT_SHARE, FOLDER, SHARE, share_of
 
@@ -229,7 +229,7 @@ class TritonServer:
         self._until(self._loaded, deadline, cancelled)
         with Client(self.grpc_url, timeout=max(deadline - time.monotonic(), 1.0), retries=2) as client:
             models = client.models()
-            for probe in standard(name for name in contract.ENDPOINTS if name in models):
+            for probe in standard(name for name in protocol.ENDPOINTS if name in models):
                 try:
                     probe.ask(client)
                 except ServingError as error:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from albef import distributed
 from albef.config import AlignTrainConfig, Config
-from albef.model import peers
-from albef.model.albef import ALBEF
-from albef.model.bert import KeysValues
-from albef.objectives.itc import itc_loss
-from albef.objectives.itm import draw_negatives, itm_loss
+from albef.losses.itc import itc_loss
+from albef.losses.itm import draw_negatives, itm_loss
+from albef.models.albef import ALBEF
+from albef.models.bert import KeysValues
 from albef.tasks.base import Batch, Task
 
 
@@ -86,9 +86,9 @@ def align(
         else:
             (image_index, text_index), valid = negatives, None
     if ids is None:
-        queue.enqueue(*peers.gather_rows(image_feat_m, text_feat_m))
+        queue.enqueue(*distributed.gather_rows(image_feat_m, text_feat_m))
     else:
-        queue.enqueue(*peers.gather_rows(image_feat_m, text_feat_m, ids))
+        queue.enqueue(*distributed.gather_rows(image_feat_m, text_feat_m, ids))
 
     # One pass over 3B pairs: (image, text), (negative image, text), (image, negative text).
     own = torch.arange(len(image_index), device=image_index.device)
@@ -136,6 +136,6 @@ def align_images(
     model: ALBEF, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Losses of `align` where texts share images, told by ``image_id (B,)``: retrieval and grounding (section 5)."""
-    if not model.config.faithful:
+    if not model.config.official_quirks:
         model.clamp_temperature()  # the official fine-tuning leaves it free
     return align(model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses

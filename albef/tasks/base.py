@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from albef.config import Config, TrainConfig
-from albef.model.albef import ALBEF
+from albef.models.albef import ALBEF
 
 if TYPE_CHECKING:
     from albef.data.datasets import TrainSet

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from albef.config import ClassificationConfig, Config, TrainConfig
-from albef.data.statements import StatementDataset
-from albef.evaluation.classification import StatementSet, evaluate
-from albef.objectives.classify import classification_loss
+from albef.losses.classify import classification_loss
 from albef.tasks.base import Batch, Task, TaskData
+from albef.tasks.classification_data import StatementDataset
+from albef.tasks.classification_eval import StatementSet, evaluate
 
 
 class Classification(Task):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from albef.tracking.store import first_line
+from albef.tracking.mlflow_sync import first_line
 from albef.tracking.tracker import MlflowTracker, NoTracker
 
 _logger = logging.getLogger(__name__)

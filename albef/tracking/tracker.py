@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from albef.tracking.mlflow_sync import Delivery, connect, first_line, flush, spools_of
+from albef.tracking.offline_buffer import Item, OfflineBuffer, sweep, write_atomic
 from albef.tracking.origin import run_tags
-from albef.tracking.spool import Item, Spool, sweep, write_atomic
-from albef.tracking.store import Delivery, connect, first_line, flush, spools_of
 
 _logger = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ class MlflowTracker:
         self._new = threading.Condition()
         self._closed = False
         self._warned = False
-        self._spool: Spool | None = None
+        self._spool: OfflineBuffer | None = None
         try:
-            self._spool = Spool.create(self.root, header)
+            self._spool = OfflineBuffer.create(self.root, header)
         except OSError as error:
             _logger.warning("%s: %s; nothing is tracked", self.root, error)
             return
@@ -193,7 +193,7 @@ class MlflowTracker:
         finally:
             self._spool.release()  # without effect once it is removed
 
-    def _deliver_all(self, spool: Spool) -> None:
+    def _deliver_all(self, buffer: OfflineBuffer) -> None:
         backoff, flushed = 1.0, False
         client: Any = None
         delivery: Delivery | None = None
@@ -209,7 +209,7 @@ class MlflowTracker:
             try:
                 if delivery is None:
                     client = connect(self.uri)
-                    delivery = Delivery(client, spool)
+                    delivery = Delivery(client, buffer)
                     self._remember(delivery.run_id)
                 count = len(items)
                 try:

@@ -26,19 +26,19 @@ import torch
 
 from albef import tasks
 from albef.config import Config
-from albef.data.loaders import EpochSampler
+from albef.data.loader import EpochSampler
 from albef.tracking.runs import absolute
-from albef.training.checkpoint import write_text_atomic
 from albef.training.job import Job
 from albef.training.job import train as train_here
 from albef.training.loop import TrainingError
+from albef.training.state import write_text_atomic
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Workers pass little through Ray."""
 
 
 def run(config: Config, job: Job) -> dict[str, float]:
-    """Train with ``config.distributed.workers`` workers; if one is lost, new ones go on from the last checkpoint.
+    """Train with ``config.distributed.world_size`` workers; if one is lost, new ones go on from the last checkpoint.
 
     Raises:
         TrainingError: If training cannot go on, or workers were lost more than ``max_failures`` times.
@@ -48,17 +48,17 @@ def run(config: Config, job: Job) -> dict[str, float]:
 
     settings = config.distributed
     batch_size = tasks.get(job.task).train_config(config).batch_size
-    EpochSampler(batch_size, batch_size, seed=0, share=(0, settings.workers))  # complains before anything starts
+    EpochSampler(batch_size, batch_size, seed=0, share=(0, settings.world_size))  # complains before anything starts
     job = _anywhere(job)
     state = job.scratch / f"{job.task}-ray"
     shutil.rmtree(state, ignore_errors=True)  # of a run that was killed: what counts are the loop's checkpoints
     resources = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
-    with cluster(settings.workers * settings.cpus_per_worker), _lines() as lines:
+    with cluster(settings.world_size * settings.cpus_per_worker), _lines() as lines:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"config": config, "job": job, "state": state, "lines": lines},
             scaling_config=train.ScalingConfig(
-                num_workers=settings.workers,
+                num_workers=settings.world_size,
                 use_gpu=settings.gpus_per_worker > 0,
                 resources_per_worker={name: count for name, count in resources.items() if count},
             ),

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from albef import tasks
+from albef import distributed, tasks
 from albef.config import Config
 from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
-from albef.model import checkpoint as model_file
-from albef.model import peers, pretrained
 from albef.tasks.base import TaskData
 from albef.tracking.runs import start_run
-from albef.training.checkpoint import digest_of, fingerprint
 from albef.training.loop import Loop
+from albef.training.state import digest_of, fingerprint
+from albef.weights import checkpoint as model_file
+from albef.weights import init_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -58,13 +58,13 @@ def train(config: Config, job: Job, device: torch.device) -> dict[str, float]:
         inputs.append(job.init / "model.pth")
         _logger.info("%s: not in %s and left as built: %s", job.task, job.init, ", ".join(fresh) or "nothing")
     elif job.task == "pretrain" and config.init is not None:
-        fresh = pretrained.initialise(task.model, config)
-        inputs += pretrained.files(config.init)
+        fresh = init_weights.initialise(task.model, config)
+        inputs += init_weights.files(config.init)
         _logger.info("%s: not in the parts of init and left as built: %s", job.task, ", ".join(fresh) or "nothing")
     data = digest_of(inputs)
     folder = job.scratch / f"{job.task}-{fingerprint(job.task, config, data)}"
     folder.mkdir(parents=True, exist_ok=True)
-    uri = job.tracking_uri if peers.rank() == 0 else "none"
+    uri = job.tracking_uri if distributed.rank() == 0 else "none"
     with start_run(job.task, config, folder, uri, data, seed=task_seed) as tracker:
         loop = Loop(task, TaskData(job.lists, image_root(job.images), encoder), folder, job.out, tracker, device)
         metrics = loop.run()

@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from albef.data.loaders import train_loader
-from albef.model import checkpoint as model_file
-from albef.model import peers
-from albef.objectives.distill import ramped_alpha
+from albef import distributed
+from albef.data.loader import train_loader
+from albef.losses.distill import ramped_alpha
 from albef.tasks.base import Task, TaskData
-from albef.training import checkpoint
+from albef.training import state as run_state
 from albef.training.optim import build_optimizer, learning_rate
+from albef.weights import checkpoint as model_file
 
 _logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class _Stop:
 @contextmanager
 def _on_sigterm() -> Iterator[_Stop]:
     stop = _Stop()
-    if threading.current_thread() is not threading.main_thread() or peers.count() > 1:
+    if threading.current_thread() is not threading.main_thread() or distributed.count() > 1:
         yield stop  # signals belong to the main thread; and of several workers none can stop by itself
         return
     previous = signal.signal(signal.SIGTERM, stop)
@@ -90,7 +90,7 @@ class Loop:
     Args:
         task: Model and losses.
         data: Where the task finds its lists.
-        scratch: Folder for checkpoints of exactly this run (see `albef.training.checkpoint.fingerprint`).
+        scratch: Folder for checkpoints of exactly this run (see `albef.training.state.fingerprint`).
         out: Folder for the results.
         tracker: Receives metrics.
         device: Where to train.
@@ -104,18 +104,18 @@ class Loop:
         self.scratch, self.out = scratch, out
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
-        self.first = peers.rank() == 0
-        self.optimizer = build_optimizer(task, self.config.optim, task.config.model.faithful)
+        self.first = distributed.rank() == 0
+        self.optimizer = build_optimizer(task, self.config.optim, task.config.model.official_quirks)
         self.parameters = [p for p in task.parameters() if p.requires_grad]
         self.progress = Progress()
         self.sums: dict[str, Tensor] = {}
         self.counted = 0
         if self.config.compile:
             model = task.model
-            for towers in (model.student, *([model.teacher] if model.layout.teacher else [])):
-                for part in (towers.vision, towers.text, towers.fusion):
+            for encoders in (model.student, *([model.teacher] if model.architecture.teacher else [])):
+                for part in (encoders.vision, encoders.text, encoders.fusion):
                     part.compile()
-        self.step_of = _shared(self.task, device) if peers.count() > 1 else self.task
+        self.step_of = _shared(self.task, device) if distributed.count() > 1 else self.task
 
     def run(self) -> dict[str, float]:
         """Train to the end, from the last checkpoint where there is one; returns the final metrics.
@@ -142,7 +142,7 @@ class Loop:
         self.task.train()
         start = self.progress.step - epoch * self.steps_per_epoch
         since = time.perf_counter()
-        share = (peers.rank(), peers.count())
+        share = (distributed.rank(), distributed.count())
         for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start, share):
             self._step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
             bar.update()
@@ -186,7 +186,7 @@ class Loop:
     def _log(self) -> dict[str, float]:
         """Mean losses since the last call; the only wait for the device."""
         step = self.progress.step
-        sums = peers.mean(torch.stack(list(self.sums.values()))).tolist()
+        sums = distributed.mean(torch.stack(list(self.sums.values()))).tolist()
         means = {name: value / self.counted for name, value in zip(self.sums, sums, strict=True)}
         self.sums, self.counted = {}, 0
         for name, value in means.items():
@@ -200,7 +200,7 @@ class Loop:
             "lr": learning_rate(step - 1, self.steps_per_epoch, self.config.epochs, self.config.optim),
             **means,
         }
-        if self.task.model.layout.align:
+        if self.task.model.architecture.align:
             row["temperature"] = self.task.model.temperature.item()
         self.progress.history.append(row)
         return row
@@ -216,12 +216,12 @@ class Loop:
             return  # a validation split without answers picks nothing
         if metrics[selection] > self.progress.best:
             self.progress.best = metrics[selection]
-            checkpoint.save(self.scratch / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
+            run_state.save(self.scratch / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
         _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:
         sums = {name: value.cpu() for name, value in self.sums.items()}
-        workers = peers.gather({"random": checkpoint.random_state(), "sums": sums})
+        workers = distributed.gather({"random": run_state.random_state(), "sums": sums})
         if not self.first:
             return
         state = {
@@ -232,27 +232,27 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "workers": workers,
         }
-        checkpoint.save(self.scratch / "checkpoint.pt", state)
+        run_state.save(self.scratch / "checkpoint.pt", state)
 
     def _resume(self) -> None:
-        state = checkpoint.load(self.scratch / "checkpoint.pt")
-        peers.wait()  # that none reads what another has begun to write
+        state = run_state.load(self.scratch / "checkpoint.pt")
+        distributed.wait()  # that none reads what another has begun to write
         if state is None:
-            torch.manual_seed(self.config.seed + peers.rank())
+            torch.manual_seed(self.config.seed + distributed.rank())
             self.task.begin()
             return
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         self.counted = state["counted"]
-        own = state["workers"][peers.rank()]
+        own = state["workers"][distributed.rank()]
         self.sums = {name: value.to(self.device) for name, value in own["sums"].items()}
-        checkpoint.restore_random(own["random"])
+        run_state.restore_random(own["random"])
         if self.first:
             _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
 
     def _finish(self) -> dict[str, float]:
-        best = checkpoint.load(self.scratch / "best.pt")
+        best = run_state.load(self.scratch / "best.pt")
         if best is not None:
             self.task.load_state_dict(best["model"])
         last = self.progress.history[-1] if self.progress.history else {}
@@ -263,8 +263,8 @@ class Loop:
             chosen = max(rows, key=lambda row: row[selection]) if selection in rows[-1] else rows[-1]
             metrics |= {f"val_{name}": value for name, value in chosen.items()}
         model_file.save(self.task.model, self.out / "model.pth")
-        checkpoint.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))
-        checkpoint.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+        run_state.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))
+        run_state.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(self.scratch, ignore_errors=True)
         return metrics
 

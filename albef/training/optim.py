@@ -36,11 +36,11 @@ class CpuMuon(Muon):
             muon.zeropower_via_newtonschulz = usual
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, config: OptimConfig, official_quirks: bool) -> torch.optim.Optimizer:
     """AdamW or Muon over the trainable parameters; biases and other vectors are not decayed.
 
     The official rule decays all else, among it the temperature, the [CLS] token and the position embeddings; only
-    ``faithful`` keeps that. The temperature moves at its own share of the learning rate: a rate that suits a small
+    ``official_quirks`` keeps that. The temperature has its own fraction of the learning rate: a rate that suits a small
     model's weights would throw a scalar of 0.07 about. The group key ``lr_scale`` holds the share.
 
     With ``kind: muon`` matrices and convolutions move along the orthogonalised momentum (Muon, Jordan 2024), scaled to
@@ -59,7 +59,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> t
             temperature.append(parameter)
             continue
         token = name.endswith((".cls_token", ".pos_embed"))
-        spared = parameter.ndim == 1 or name.endswith(".bias") or (token and not faithful)
+        spared = parameter.ndim == 1 or name.endswith(".bias") or (token and not official_quirks)
         if config.kind == "muon" and not (spared or token or id(parameter) in tables):
             mapped.append(parameter)
         else:
@@ -68,7 +68,11 @@ def build_optimizer(module: nn.Module, config: OptimConfig, faithful: bool) -> t
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": decay, "lr_scale": 1.0},
         {"params": plain, "weight_decay": 0.0, "lr_scale": 1.0},
-        {"params": temperature, "weight_decay": decay if faithful else 0.0, "lr_scale": config.temperature_lr_scale},
+        {
+            "params": temperature,
+            "weight_decay": decay if official_quirks else 0.0,
+            "lr_scale": config.temperature_lr_scale,
+        },
     ]
     if config.kind == "muon":
         groups = [{**group, "use_fallback": True} for group in groups]

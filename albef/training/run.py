@@ -35,7 +35,7 @@ def run(
         TrainingError: If training cannot go on.
     """
     job = Job(task_name, lists, images, tokenizer, out, init, scratch, tracking_uri)
-    if config.distributed.workers == 1:
+    if config.distributed.world_size == 1:
         return train(config, job, device_of())
     from albef.training import distributed
 

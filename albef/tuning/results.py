@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.data.files import new_folder
-from albef.tuning.memory import told
+from albef.tuning.search_state import told
 from albef.tuning.space import nested
 
 

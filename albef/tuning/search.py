@@ -14,15 +14,15 @@ from typing import Any
 
 from albef import tasks
 from albef.config import Config, section_of
-from albef.model import checkpoint as model_file
 from albef.tracking.origin import run_tags
 from albef.tracking.runs import absolute, start
 from albef.tracking.tracker import settle
-from albef.training.checkpoint import digest_of, fingerprint
 from albef.training.distributed import cluster
-from albef.tuning import memory, results, trial
+from albef.training.state import digest_of, fingerprint
+from albef.tuning import results, search_state, trial
 from albef.tuning.space import Space, SpaceError, present, space_of
 from albef.tuning.trial import Inputs
+from albef.weights import checkpoint as model_file
 
 _logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def run(
         for path in sorted(out.iterdir()):
             tracker.log_artifact(path)
     settle(uri, storage, place.iterdir(), PATIENCE)  # the last trial is told of before it has told MLflow all
-    memory.forget(place, storage / name)
+    search_state.forget(place, storage / name)
     return outcome
 
 
@@ -114,8 +114,8 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    from albef.tuning.proposals import Limit, Proposals
-    from albef.tuning.recorder import Recorder
+    from albef.tuning.callbacks import Recorder
+    from albef.tuning.resumable_optuna import Limit, Proposals
 
     settings = config.tune
     trainable = tune.with_resources(
@@ -125,7 +125,7 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
     epochs = settings.epochs or section_of(config, task).train.epochs
     logging.getLogger("optuna").setLevel(logging.WARNING)
     with cluster(ceil(settings.concurrent * settings.cpus_per_trial)):
-        if memory.bring_back(inputs.work, folder):
+        if search_state.bring_back(inputs.work, folder):
             _logger.warning("tune %s: going on with the search that was interrupted", task)
             return tune.Tuner.restore(str(folder), trainable, resume_unfinished=True, restart_errored=True).fit()
         return tune.Tuner(

@@ -15,13 +15,13 @@ from albef import tasks
 from albef.config import Config
 from albef.data.files import image_root, write_text
 from albef.data.tokenizer import Encoder
-from albef.model import checkpoint as model_file
 from albef.tasks.base import TaskData
 from albef.tracking.tracker import PENDING, MlflowTracker, NoTracker
 from albef.training.loop import Loop
 from albef.training.run import device_of
-from albef.tuning.memory import CHECKPOINTS, RESULTS
+from albef.tuning.search_state import CHECKPOINTS, RESULTS
 from albef.tuning.space import applied
+from albef.weights import checkpoint as model_file
 
 
 @dataclass(frozen=True)

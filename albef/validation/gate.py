@@ -11,9 +11,9 @@ from tqdm import tqdm
 from albef.config import ValidateConfig
 from albef.data.files import image_root, new_folder, write_list, write_text
 from albef.data.schema import EXTRAS, LISTS, SchemaError, images_of, load_rows
-from albef.validation.frames import Bench, frame, sound
-from albef.validation.inspector import Finding, Inspector, told
-from albef.validation.pictures import inspect
+from albef.validation.features import Bench, frame, sound
+from albef.validation.gx_runner import Finding, Inspector, told
+from albef.validation.image_stats import inspect
 from albef.validation.suites import expectations
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from albef.data.schema import images_of
-from albef.validation.pictures import Picture
+from albef.validation.image_stats import Picture
 
 _EVALUATION = ("_val", "_test")
 

@@ -17,11 +17,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from albef.config import ConfigError, ListsConfig, PrepareConfig, ValidateConfig
-from albef.data import official
-from albef.data.emoji import lexicon
 from albef.data.files import new_folder, write_text
 from albef.data.schema import LISTS, images_of, problems
-from albef.validation.inspector import Finding, Inspector, told
+from albef.datasets import official_lists
+from albef.datasets.emoji import lexicon
+from albef.validation.gx_runner import Finding, Inspector, told
 
 SPRITES = "lexicon.json"
 # A replacement character, a control character, or UTF-8 that was read as Latin-1.
@@ -38,7 +38,7 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
 
     Args:
         gate: What is done about bad records: the same as behind `prepare`.
-        raw: The raw data, as in `albef.data.prepare.run`.
+        raw: The raw data, as in `albef.datasets.prepare.run`.
         out: Folder to write: ``report.json`` and ``docs/`` (HTML).
 
     Raises:
@@ -69,7 +69,7 @@ Sizes = dict[str, dict[str, int]]
 
 
 def _lists(inspector: Inspector, config: ListsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
-    official.check(config, raw / config.image_root)
+    official_lists.check(config, raw / config.image_root)
     sizes: Sizes = {}
     findings: list[Finding] = []
     seen: dict[str, bool] = {}
@@ -77,7 +77,7 @@ def _lists(inspector: Inspector, config: ListsConfig, raw: Path) -> tuple[Sizes,
     every = [file for name in names for file in config.files[name]]
     for name in tqdm(names, desc="inspect", unit="list", disable=None):
         for file in config.files[name]:
-            rows = official.rows_of(name, file, config, raw)
+            rows = official_lists.rows_of(name, file, config, raw)
             label = file if every.count(file) == 1 else f"{name} of {file}"  # some serve two lists
             sizes.setdefault(name, {})[label] = len(rows)
             table = _table(rows, LISTS[name], raw / config.image_root, seen)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from albef.serving import contract
+from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from benchmarks.load.loop import Run
@@ -55,7 +55,7 @@ def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[
 
 def _lookups(client: Client, task: str) -> tuple[int, int]:
     """Pictures that the server's cache knew and did not know, so far."""
-    found = client.triton.get_inference_statistics(contract.model_name(task, contract.VISION)).model_stats[0]
+    found = client.triton.get_inference_statistics(protocol.model_name(task, protocol.VISION)).model_stats[0]
     return found.inference_stats.cache_hit.count, found.inference_stats.cache_miss.count
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from albef.serving import contract
+from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from benchmarks.load.local import Local
@@ -56,8 +56,8 @@ def served(repository: Path) -> list[str]:
 def graph_times(client: Client, task: str) -> dict[str, dict[str, float]]:
     """Totals that the server keeps of each graph of a task: requests, runs, and nanoseconds by what they went to."""
     found = {}
-    for graph in contract.GRAPHS[task](contract.GraphSizes(1, 1, 1, 1)):
-        stats = client.triton.get_inference_statistics(contract.model_name(task, graph)).model_stats[0]
+    for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1)):
+        stats = client.triton.get_inference_statistics(protocol.model_name(task, graph)).model_stats[0]
         each = stats.inference_stats
         found[graph] = {
             "requests": each.success.count,

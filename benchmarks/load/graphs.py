@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from albef.serving import contract
+from albef.serving import protocol
 from albef.serving.runtime import Runtime
 from albef.serving.server import TritonServer
 from benchmarks.load import perf
@@ -38,7 +38,7 @@ def inputs_of(repository: Path, kinds: Sequence[str], count: int, size: tuple[in
             # The decoder is called twice; its second call is the one that takes time.
             rows = [{key: array[:1] for key, array in each.items()} for each in feeds][-count:]
             if rows:
-                found.setdefault(contract.model_name(kind.endpoint, graph), rows)
+                found.setdefault(protocol.model_name(kind.endpoint, graph), rows)
     return found
 
 

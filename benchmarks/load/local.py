@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from albef.export.session import open_session
-from albef.serving import contract, pbtxt
-from albef.serving.calls import Call, InvalidRequestError, ServingError
+from albef.serving import pbtxt, protocol
+from albef.serving.requests import Call, InvalidRequestError, ServingError
+from albef.serving.session import open_session
 
 MODULE = "triton_python_backend_utils"
 
@@ -190,9 +190,9 @@ class Local:
     def __init__(self, repository: Path, task: str, version: int = 1, files: dict[str, Path] | None = None) -> None:
         folder, files = repository.resolve(), files or {}
         base = load_endpoint(folder / task / str(version) / "model.py")
-        names = contract.GRAPHS[task](contract.GraphSizes(1, 1, 1, 1))
+        names = protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1))
         self.graphs = {
-            name: Graph(folder / contract.model_name(task, name), version, files.get(name)) for name in names
+            name: Graph(folder / protocol.model_name(task, name), version, files.get(name)) for name in names
         }
         graphs = self.graphs
 

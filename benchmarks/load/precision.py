@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from albef import quantize
 from albef.config import Config
 from albef.data.files import image_root
+from albef.export import quantize
 from albef.export import repository as repositories
-from albef.export.session import GraphError, open_session
-from albef.serving import contract
+from albef.serving import protocol
+from albef.serving.session import GraphError, open_session
 from benchmarks.load.graphs import inputs_of
 from benchmarks.load.local import Graph, Local
 from benchmarks.load.variants import VARIANTS, tiled
@@ -32,8 +32,8 @@ def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dic
     files = {}
     for task in tasks:
         (out / task).mkdir(parents=True)
-        for graph in contract.GRAPHS[task](contract.GraphSizes(1, 1, 1, 1)):
-            name = contract.model_name(task, graph)
+        for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1)):
+            name = protocol.model_name(task, graph)
             source, files[name] = repository / name / "1" / "model.onnx", out / task / f"{graph}.onnx"
             if variant == "fp32":
                 shutil.copyfile(source, files[name])

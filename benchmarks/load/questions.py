@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from albef.serving import calls, contract
-from albef.serving.calls import Call
+from albef.serving import protocol, requests
+from albef.serving.requests import Call
 
 COLOURS = ("red", "green", "blue", "black", "white", "yellow", "orange", "purple", "brown", "grey")
 THINGS = (
@@ -65,21 +65,23 @@ class Kind:
 
 
 def _by_text(image: bytes, seed: int) -> Call[Any]:
-    return calls.retrieval(contract.ENDPOINT_TEXT, [sentence(seed).encode()], contract.DEFAULT_K, True)
+    return requests.retrieval(protocol.ENDPOINT_TEXT, [sentence(seed).encode()], protocol.DEFAULT_K, True)
 
 
 def _by_image(image: bytes, seed: int) -> Call[Any]:
-    return calls.retrieval(contract.ENDPOINT_IMAGE, [image], contract.DEFAULT_K, True)
+    return requests.retrieval(protocol.ENDPOINT_IMAGE, [image], protocol.DEFAULT_K, True)
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("retrieval-text", contract.RETRIEVAL.name, _by_text),
-        Kind("retrieval-image", contract.RETRIEVAL.name, _by_image),
-        Kind("vqa", contract.VQA.name, lambda i, s: calls.vqa(i, [question(s)], contract.DEFAULT_ANSWERS, None, None)),
-        Kind("entailment", contract.ENTAILMENT.name, lambda i, s: calls.entailment(i, [sentence(s)])),
-        Kind("grounding", contract.GROUNDING.name, lambda i, s: calls.grounding(i, [sentence(s)], None)),
+        Kind("retrieval-text", protocol.RETRIEVAL.name, _by_text),
+        Kind("retrieval-image", protocol.RETRIEVAL.name, _by_image),
+        Kind(
+            "vqa", protocol.VQA.name, lambda i, s: requests.vqa(i, [question(s)], protocol.DEFAULT_ANSWERS, None, None)
+        ),
+        Kind("entailment", protocol.ENTAILMENT.name, lambda i, s: requests.entailment(i, [sentence(s)])),
+        Kind("grounding", protocol.GROUNDING.name, lambda i, s: requests.grounding(i, [sentence(s)], None)),
     )
 }
 """What a benchmark asks, by name."""

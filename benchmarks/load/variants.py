@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from albef.quantize import int8
+from albef.export.quantize import int8
 
 
 def int8_ffn(source: Path, target: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from albef import config as configuration
 from albef.config import PrepareConfig
-from albef.data import prepare
-from albef.data.emoji import lexicon as lexicons
-from albef.data.emoji import world as worlds
-from albef.data.emoji.lexicon import Lexicon
-from albef.data.emoji.world import World
+from albef.datasets import prepare
+from albef.datasets.emoji import lexicon as lexicons
+from albef.datasets.emoji import world as worlds
+from albef.datasets.emoji.lexicon import Lexicon
+from albef.datasets.emoji.world import World
 from tests.worlds import ROOT
 
 SPRITES = ROOT / "samples" / "emoji"

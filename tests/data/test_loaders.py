@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from albef.data import transforms
+from albef.data.image_text import PairDataset
 from albef.data.images import ImageError
-from albef.data.loaders import EpochSampler, train_loader
-from albef.data.pairs import PairDataset
+from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
 from tests.worlds import colour_world, tiny_config
 
@@ -35,10 +35,10 @@ def test_sampler_skips_what_a_resumed_run_has_seen() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_do_not_depend_on_workers_or_start(world: Path, workers: int) -> None:
-    train = tiny_config(workers=workers, batch_size=4, augment="light").pretrain
+    train = tiny_config(num_workers=workers, batch_size=4, augment="light").pretrain
     dataset = PairDataset.from_list(world / "lists" / "pretrain.json", world, tiny_config().model, train)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
-    plain = dataclasses.replace(train, workers=0)
+    plain = dataclasses.replace(train, num_workers=0)
     expected = list(train_loader(dataset, encoder, plain, epoch=1))[2:]
     actual = list(train_loader(dataset, encoder, train, epoch=1, start=2))
     assert len(actual) == 2

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from albef.config import ConfigError, ListsConfig
-from albef.data import prepare
-from albef.data.emoji.lexicon import LexiconError
 from albef.data.files import image_root
 from albef.data.images import open_image
 from albef.data.schema import LISTS, SchemaError, images_of, read_list
+from albef.datasets import prepare
+from albef.datasets.emoji.lexicon import LexiconError
 from tests.data.conftest import SPRITES, small
 
 

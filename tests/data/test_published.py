@@ -14,14 +14,14 @@ from ruamel.yaml import YAML
 
 from albef import cli
 from albef.data.files import image_root
-from albef.data.pairs import PairDataset
-from albef.data.questions import QuestionDataset
+from albef.data.image_text import PairDataset
 from albef.data.schema import images_of, read_list
-from albef.data.statements import StatementDataset
-from albef.evaluation.classification import StatementSet
-from albef.evaluation.grounding import GroundingSet
-from albef.evaluation.retrieval import RetrievalSet
-from albef.evaluation.vqa import QuestionSet, read_candidates
+from albef.tasks.classification_data import StatementDataset
+from albef.tasks.classification_eval import StatementSet
+from albef.tasks.grounding.evaluate import GroundingSet
+from albef.tasks.retrieval.evaluate import RetrievalSet
+from albef.tasks.vqa.data import QuestionDataset
+from albef.tasks.vqa.evaluate import QuestionSet, read_candidates
 from tests.worlds import ROOT, tiny_config, write_params
 
 RAW = ROOT / "tests/fixtures/datasets"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.data.refer import Part, _PlainUnpickler, convert, read, read_pickle
 from albef.data.schema import SchemaError
+from albef.datasets.refcoco import Part, _PlainUnpickler, convert, read, read_pickle
 from tests.worlds import ROOT
 
 OFFICIAL = ROOT / "tests/fixtures/datasets/refcoco+"

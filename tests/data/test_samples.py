@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from albef.data.loaders import EpochSampler, train_loader
-from albef.data.questions import QuestionDataset, weighted_answers
-from albef.data.statements import StatementDataset
+from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
+from albef.tasks.classification_data import StatementDataset
+from albef.tasks.vqa.data import QuestionDataset, weighted_answers
 from tests.worlds import colour_world, tiny_config
 
 

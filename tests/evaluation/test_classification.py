@@ -12,9 +12,9 @@ import torch
 
 from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
-from albef.evaluation.classification import StatementSet, evaluate
-from albef.evaluation.encode import pixels_of, words_of
-from albef.model.albef import ALBEF
+from albef.inference.encode import pixels_of, words_of
+from albef.models.albef import ALBEF
+from albef.tasks.classification_eval import StatementSet, evaluate
 from tests.worlds import colour_world, tiny_config
 
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.evaluation.encode import by_image, evaluating
-from albef.model.albef import ALBEF
+from albef.inference.encode import by_image, evaluating
+from albef.models.albef import ALBEF
 from tests.worlds import tiny_config
 
 PICTURES = st.lists(st.tuples(st.integers(0, 6)), max_size=60) | st.lists(

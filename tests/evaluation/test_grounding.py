@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.data.boxes import Box, box_scores, iou
 from albef.data.schema import SchemaError
-from albef.evaluation.grounding import GroundingSet
+from albef.tasks.grounding.boxes import Box, box_scores, iou
+from albef.tasks.grounding.evaluate import GroundingSet
 from tests.worlds import colour_world
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from albef.evaluation.overlay import blurred, coloured, framed, overlay, scaled, strip
+from albef.tasks.grounding.overlay import blurred, coloured, framed, overlay, scaled, strip
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.floats(0.0, 3.0))

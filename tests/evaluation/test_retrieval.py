@@ -13,8 +13,8 @@ import torch
 from albef.config import RerankConfig
 from albef.data.images import open_image, to_pixels
 from albef.data.tokenizer import Encoder
-from albef.evaluation.retrieval import NOT_SHORTLISTED, RetrievalSet, evaluate, recalls
-from albef.model.albef import ALBEF
+from albef.models.albef import ALBEF
+from albef.tasks.retrieval.evaluate import NOT_SHORTLISTED, RetrievalSet, evaluate, recalls
 from tests.worlds import colour_world, tiny_config
 
 

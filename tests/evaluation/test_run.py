@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from albef.data.boxes import iou
 from albef.data.tokenizer import Encoder
-from albef.evaluation.job import spaced
-from albef.evaluation.run import EvaluationError, run
-from albef.evaluation.runs.grounding import tokens_of_words, usual_block
-from albef.evaluation.runs.vqa import kind_of
-from albef.evaluation.vqa_metric import vqa_accuracy
-from albef.model import checkpoint
-from albef.model.albef import ALBEF
-from albef.model.layout import models_for
+from albef.models.albef import ALBEF
+from albef.models.architecture import models_for
+from albef.tasks.evaluation import EvaluationError, run
+from albef.tasks.grounding.boxes import iou
+from albef.tasks.grounding.word_maps import tokens_of_words, usual_block
+from albef.tasks.job import spaced
+from albef.tasks.vqa.evaluate import kind_of
+from albef.tasks.vqa.metric import vqa_accuracy
+from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
 
 CONFIG = tiny_config()

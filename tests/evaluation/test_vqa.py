@@ -14,10 +14,10 @@ import torch
 from albef.config import AnswerConfig, VqaConfig
 from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
-from albef.evaluation.encode import pixels_of, words_of
-from albef.evaluation.vqa import QuestionSet, VqaResult, evaluate, read_candidates
-from albef.evaluation.vqa_metric import vqa_accuracy
-from albef.model.albef import ALBEF
+from albef.inference.encode import pixels_of, words_of
+from albef.models.albef import ALBEF
+from albef.tasks.vqa.evaluate import QuestionSet, VqaResult, evaluate, read_candidates
+from albef.tasks.vqa.metric import vqa_accuracy
 from tests.worlds import colour_world, tiny_config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from albef.evaluation.vqa_metric import normalise, vqa_accuracy
+from albef.tasks.vqa.metric import normalise, vqa_accuracy
 
 
 @pytest.mark.parametrize(

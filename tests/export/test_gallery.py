@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.data.images import ImageError
-from albef.export import gallery, vectors
-from albef.serving.gallery import Gallery, GalleryError
+from albef.index import builder, faiss_index
+from albef.index.index import Gallery, GalleryError
 from tests.galleries import FEATURES, caption, encoders, files, picture
 from tests.worlds import ROOT
 
@@ -26,7 +26,7 @@ def content(folder):
     opened = Gallery(folder)
     found = []
     for part, encode in ((opened.images, lambda key: picture(key.rpartition("/")[2])), (opened.captions, caption)):
-        names = gallery.names(part)
+        names = builder.names(part)
         assert len(names) == len(part)
         for key, row in names.items():
             tokens, features = encode(key)
@@ -50,39 +50,39 @@ changes = st.lists(st.tuples(st.sampled_from(["add", "remove", "build"]), subset
 @given(changes, st.sampled_from([2, 6, 100]))
 def test_changes_are_those_of_a_dictionary(tmp_path_factory, changes, exact_below):
     folder = tmp_path_factory.mktemp("gallery")
-    segment_rows, gallery.SEGMENT_ROWS = gallery.SEGMENT_ROWS, 3
+    segment_rows, builder.SEGMENT_ROWS = builder.SEGMENT_ROWS, 3
     try:
         images, texts = set(KEYS[:4]), set(KEYS[:2])
-        gallery.build(folder, encoders(), files(KEYS[:4]), KEYS[:2], "float32", exact_below)
+        builder.build(folder, encoders(), files(KEYS[:4]), KEYS[:2], "float32", exact_below)
         for verb, some, others in changes:
             if verb == "remove":
                 gone = [key for key in some if key in images], [key for key in others if key in texts]
                 if set(gone[0]) == images and set(gone[1]) == texts:
                     with pytest.raises(GalleryError, match="nothing would be left"):
-                        gallery.remove(folder, *gone, exact_below)
+                        builder.remove(folder, *gone, exact_below)
                     continue
-                gallery.remove(folder, *gone, exact_below)
+                builder.remove(folder, *gone, exact_below)
                 images, texts = images - set(gone[0]), texts - set(gone[1])
             elif verb == "add":
-                gallery.add(folder, encoders(), files(some), others, exact_below)
+                builder.add(folder, encoders(), files(some), others, exact_below)
                 images, texts = images | set(some), texts | set(others)
             elif some or others:
-                gallery.build(folder, encoders(), files(some), others, "float32", exact_below)
+                builder.build(folder, encoders(), files(some), others, "float32", exact_below)
                 images, texts = set(some), set(others)
             assert content(folder) == (images, texts)
             manifest = Gallery(folder).manifest
             for part in (manifest.images, manifest.captions):
                 assert part.search == ("exact" if part.count < exact_below else "ivf") or not part.count
     finally:
-        gallery.SEGMENT_ROWS = segment_rows
+        builder.SEGMENT_ROWS = segment_rows
 
 
 def test_what_a_reader_opened_stays_for_one_change(tmp_path):
-    gallery.build(tmp_path, encoders(), files(KEYS[:2]), [], "float32")
+    builder.build(tmp_path, encoders(), files(KEYS[:2]), [], "float32")
     old = Gallery(tmp_path).manifest
-    gallery.add(tmp_path, encoders(), files(KEYS[2:3]), [])
+    builder.add(tmp_path, encoders(), files(KEYS[2:3]), [])
     assert (tmp_path / old.images.index).is_dir()
-    gallery.add(tmp_path, encoders(), files(KEYS[3:4]), [])
+    builder.add(tmp_path, encoders(), files(KEYS[3:4]), [])
     assert not (tmp_path / old.images.index).exists()
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
         *("index-2", "index-3"),
@@ -91,44 +91,44 @@ def test_what_a_reader_opened_stays_for_one_change(tmp_path):
 
 
 def test_adding_encodes_what_is_new_alone(tmp_path):
-    gallery.build(tmp_path, encoders(), files(["a", "b"]), ["red"], "float32")
+    builder.build(tmp_path, encoders(), files(["a", "b"]), ["red"], "float32")
     encoded: list[str] = []
-    gallery.add(tmp_path, encoders(encoded=encoded), files(["b", "c"]), ["red", "blue", "blue"])
+    builder.add(tmp_path, encoders(encoded=encoded), files(["b", "c"]), ["red", "blue", "blue"])
     assert encoded == ["b", "c", "blue"]
     assert content(tmp_path) == ({"a", "b", "c"}, {"red", "blue"})
-    assert gallery.add(tmp_path, encoders(), {}, ["red"]).generation == 2  # nothing to do
+    assert builder.add(tmp_path, encoders(), {}, ["red"]).generation == 2  # nothing to do
 
 
 def test_mostly_empty_segments_are_thinned_out(tmp_path):
-    gallery.build(tmp_path, encoders(), files(KEYS), [], "int8")
+    builder.build(tmp_path, encoders(), files(KEYS), [], "int8")
     size = Gallery(tmp_path).images.segments[0].embeds.nbytes
-    gallery.remove(tmp_path, KEYS[1:])
+    builder.remove(tmp_path, KEYS[1:])
     (segment,) = Gallery(tmp_path).images.segments
     assert segment.embeds.nbytes * len(KEYS) == size
-    assert set(gallery.names(Gallery(tmp_path).images)) == {KEYS[0]}
+    assert set(builder.names(Gallery(tmp_path).images)) == {KEYS[0]}
 
 
 def test_unknown_ids_are_named_and_nothing_changes(tmp_path):
-    gallery.build(tmp_path, encoders(), files(["a", "b"]), ["red"], "float32")
+    builder.build(tmp_path, encoders(), files(["a", "b"]), ["red"], "float32")
     before = (tmp_path / "gallery.json").read_bytes()
     with pytest.raises(GalleryError, match=r"no image 'x' in this gallery \(nor 1 more\)"):
-        gallery.remove(tmp_path, ["a", "x", "y"])
+        builder.remove(tmp_path, ["a", "x", "y"])
     with pytest.raises(GalleryError, match="no caption 'blue' in this gallery"):
-        gallery.remove(tmp_path, [], ["blue"])
+        builder.remove(tmp_path, [], ["blue"])
     assert (tmp_path / "gallery.json").read_bytes() == before
 
 
 def test_another_model_is_refused(tmp_path):
-    gallery.build(tmp_path, encoders(), files(["a"]), [], "float32")
+    builder.build(tmp_path, encoders(), files(["a"]), [], "float32")
     with pytest.raises(GalleryError, match="the gallery's model_hash is m"):
-        gallery.add(tmp_path, encoders(model_hash="other"), files(["b"]), [])
-    gallery.build(tmp_path, encoders(model_hash="other"), files(["b"]), [], "float32")
+        builder.add(tmp_path, encoders(model_hash="other"), files(["b"]), [])
+    builder.build(tmp_path, encoders(model_hash="other"), files(["b"]), [], "float32")
     assert Gallery(tmp_path).check("other", "t").manifest.generation == 2
 
 
 def test_nothing_to_search_is_refused(tmp_path):
     with pytest.raises(GalleryError, match="at least one image or one caption"):
-        gallery.build(tmp_path, encoders(), {}, [], "float32")
+        builder.build(tmp_path, encoders(), {}, [], "float32")
 
 
 def failing(after: int, encoded: list[str]):
@@ -144,33 +144,33 @@ def failing(after: int, encoded: list[str]):
 
 
 def test_an_interrupted_change_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, "SEGMENT_ROWS", 2)
-    gallery.build(tmp_path, encoders(), files(["a"]), ["red"], "float32")
+    monkeypatch.setattr(builder, "SEGMENT_ROWS", 2)
+    builder.build(tmp_path, encoders(), files(["a"]), ["red"], "float32")
     new = files([f"n{n}" for n in range(7)])
     with pytest.raises(ImageError):
-        gallery.add(tmp_path, failing(5, []), new, ["blue"])
+        builder.add(tmp_path, failing(5, []), new, ["blue"])
     assert content(tmp_path) == ({"a"}, {"red"})  # as it was
     encoded: list[str] = []
-    gallery.add(tmp_path, encoders(encoded=encoded), new, ["blue"])
+    builder.add(tmp_path, encoders(encoded=encoded), new, ["blue"])
     assert encoded == ["n4", "n5", "n6", "blue"]  # two whole segments were there
     assert content(tmp_path) == ({"a", *new}, {"red", "blue"})
     assert not (tmp_path / "plan.json").exists()
 
 
 def test_what_another_change_left_is_not_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery, "SEGMENT_ROWS", 2)
-    gallery.build(tmp_path, encoders(), files(["a"]), [], "float32")
+    monkeypatch.setattr(builder, "SEGMENT_ROWS", 2)
+    builder.build(tmp_path, encoders(), files(["a"]), [], "float32")
     with pytest.raises(ImageError):
-        gallery.add(tmp_path, failing(5, []), files([f"n{n}" for n in range(7)]), [])
+        builder.add(tmp_path, failing(5, []), files([f"n{n}" for n in range(7)]), [])
     encoded: list[str] = []
-    gallery.add(tmp_path, encoders(encoded=encoded), files([f"n{n}" for n in range(1, 7)]), [])
+    builder.add(tmp_path, encoders(encoded=encoded), files([f"n{n}" for n in range(1, 7)]), [])
     assert len(encoded) == 6
     assert len(Gallery(tmp_path).images) == 7
 
 
 def test_two_changes_at_once_are_refused(tmp_path):
     code = (
-        "import sys, pathlib; from albef.export.gallery import _locked\n"
+        "import sys, pathlib; from albef.index.builder import _locked\n"
         "with _locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -178,11 +178,11 @@ def test_two_changes_at_once_are_refused(tmp_path):
     ) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(GalleryError, match="another process is changing"):
-            gallery.build(tmp_path, encoders(), files(["a"]), [], "float32")
+            builder.build(tmp_path, encoders(), files(["a"]), [], "float32")
         other.stdin.close()
         other.wait(10)
     deadline = time.monotonic() + 5
-    gallery.build(tmp_path, encoders(), files(["a"]), [], "float32")
+    builder.build(tmp_path, encoders(), files(["a"]), [], "float32")
     assert time.monotonic() < deadline
 
 
@@ -192,7 +192,7 @@ def test_inverted_lists_find_what_the_exact_search_finds():
     features = centres[rng.integers(0, 50, 5000)] + 0.3 * rng.standard_normal((5000, 16)).astype(np.float32)
     queries = centres[rng.integers(0, 50, 200)] + 0.5 * rng.standard_normal((200, 16)).astype(np.float32)
     rows = np.arange(5000) * 7
-    made = vectors.build(features, rows, queries, exact_below=1000)
+    made = faiss_index.build(features, rows, queries, exact_below=1000)
     assert made.search == "ivf"
     assert made.index.nprobe < made.index.nlist
     _, found = made.index.search(queries, 32)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from albef.export import onnx as export
-from albef.export import session as sessions
 from albef.export.graphs import graph_sizes, graphs_of, model_hash
 from albef.export.parity import ParityError
-from albef.model import checkpoint
-from albef.serving import contract, onnxfile
+from albef.serving import onnxfile, protocol
+from albef.serving import session as sessions
+from albef.weights import checkpoint
 from tests.served import random_model, served_config
 
 
@@ -24,7 +24,7 @@ def net(model):
 
 
 def test_graphs_have_the_signature_of_the_contract(model, net):
-    specs = contract.retrieval_graphs(graph_sizes(net))
+    specs = protocol.retrieval_graphs(graph_sizes(net))
     for name, spec in specs.items():
         path = model.exported / "retrieval" / f"{name}.onnx"
         sessions.check_signature(sessions.open_session(path), spec)
@@ -36,19 +36,19 @@ def test_graphs_have_the_signature_of_the_contract(model, net):
 
 
 def test_metadata_ties_graphs_to_model_and_tokenizer(model, net):
-    for graph in (contract.VISION, contract.TEXT, contract.FUSION):
+    for graph in (protocol.VISION, protocol.TEXT, protocol.FUSION):
         found = onnxfile.metadata(model.exported / "retrieval" / f"{graph}.onnx")
-        assert found[contract.HASH_KEY] == model_hash(net)
-        assert found[contract.TOKENIZER_KEY] == sessions.file_hash(model.folder / "tokenizer" / "tokenizer.json")
-        assert float(found[contract.TEMPERATURE_KEY]) == pytest.approx(model.config.model.temperature)
+        assert found[protocol.HASH_KEY] == model_hash(net)
+        assert found[protocol.TOKENIZER_KEY] == sessions.file_hash(model.folder / "tokenizer" / "tokenizer.json")
+        assert float(found[protocol.TEMPERATURE_KEY]) == pytest.approx(model.config.model.temperature)
 
 
 def test_wrong_signature_is_refused(model, net):
-    specs = contract.retrieval_graphs(graph_sizes(net))
+    specs = protocol.retrieval_graphs(graph_sizes(net))
     opened = sessions.open_session(model.exported / "retrieval" / "text.onnx")
-    spec = specs[contract.TEXT]
+    spec = specs[protocol.TEXT]
     with pytest.raises(sessions.GraphError, match="inputs"):
-        sessions.check_signature(opened, specs[contract.VISION])
+        sessions.check_signature(opened, specs[protocol.VISION])
     wider = dataclasses.replace(spec.outputs[1], dims=(99,))
     with pytest.raises(sessions.GraphError, match=r"text_feat is tensor\(float\).*\[-1, 99\]"):
         sessions.check_signature(opened, dataclasses.replace(spec, outputs=(spec.outputs[0], wider)))
@@ -72,8 +72,8 @@ def test_padding_does_not_change_answers(model):
     # What serving relies on when it pads texts to share a batch.
     text = sessions.open_session(model.exported / "retrieval" / "text.onnx")
     ids, mask = np.full((1, 8), 7), np.array([[1, 1, 1, 0, 0, 0, 0, 0]])
-    padded = text.run(None, {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask})
-    alone = text.run(None, {contract.INPUT_IDS: ids[:, :3], contract.ATTENTION_MASK: mask[:, :3]})
+    padded = text.run(None, {protocol.INPUT_IDS: ids, protocol.ATTENTION_MASK: mask})
+    alone = text.run(None, {protocol.INPUT_IDS: ids[:, :3], protocol.ATTENTION_MASK: mask[:, :3]})
     np.testing.assert_allclose(padded[1], alone[1], atol=1e-5)
 
 

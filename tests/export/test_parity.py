@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.export import cases
+from albef.export import parity_inputs
 from albef.export.parity import Parity, ParityError, check
-from albef.serving import contract
+from albef.serving import protocol
 from tests.served import random_model
 
 
@@ -56,12 +56,12 @@ def test_cases_are_the_same_every_time_and_fit_the_model(model):
 
     net = random_model(model.folder, model.config)
     words = tokenizer.load(model.folder / "tokenizer")
-    first, second = (cases.build(net, words, 6) for _ in range(2))
-    assert len(first) == 6 + len(cases.lengths(net.config.text.max_positions))
+    first, second = (parity_inputs.build(net, words, 6) for _ in range(2))
+    assert len(first) == 6 + len(parity_inputs.lengths(net.config.text.max_positions))
     for one, two in zip(first, second, strict=True):
         for name in one:
             np.testing.assert_array_equal(one[name], two[name])
-        ids, mask = one[contract.INPUT_IDS], one[contract.ATTENTION_MASK]
+        ids, mask = one[protocol.INPUT_IDS], one[protocol.ATTENTION_MASK]
         assert ids.shape == mask.shape
         assert ids.dtype == mask.dtype == np.int64
         assert ids.min() >= 0
@@ -69,11 +69,11 @@ def test_cases_are_the_same_every_time_and_fit_the_model(model):
         assert (mask[:, 0] == 1).all()
         assert (np.diff(mask, axis=1) <= 0).all()  # padding is on the right
     # Real words start with [CLS]; noise does not, as a rule.
-    assert any((case[contract.INPUT_IDS][:, 0] == words.token_to_id("[CLS]")).all() for case in first)
+    assert any((case[protocol.INPUT_IDS][:, 0] == words.token_to_id("[CLS]")).all() for case in first)
 
 
 @given(st.integers(1, 600))
 def test_lengths_reach_both_ends(limit):
-    tried = cases.lengths(limit)
+    tried = parity_inputs.lengths(limit)
     assert tried[0] == 1
     assert tried[-1] == limit

@@ -13,19 +13,19 @@ import onnx
 import pytest
 
 from albef.config import ConfigError
-from albef.export import bundle, repository
-from albef.export.gallery import names
+from albef.export import repository, vendoring
 from albef.export.repository import RepositoryError
-from albef.export.session import GraphError
-from albef.serving import contract, pbtxt
-from albef.serving.contract import GraphSizes
-from albef.serving.gallery import Gallery
+from albef.index.builder import names
+from albef.index.index import Gallery
+from albef.serving import pbtxt, protocol
+from albef.serving.protocol import GraphSizes
 from albef.serving.runtime import INFRA
+from albef.serving.session import GraphError
 from tests.worlds import ROOT
 
-ENDPOINTS = list(contract.ENDPOINTS)
+ENDPOINTS = list(protocol.ENDPOINTS)
 MODELS = sorted(
-    [*ENDPOINTS, *(spec.name for task in ENDPOINTS for spec in contract.GRAPHS[task](GraphSizes(1, 1, 1, 1)).values())]
+    [*ENDPOINTS, *(spec.name for task in ENDPOINTS for spec in protocol.GRAPHS[task](GraphSizes(1, 1, 1, 1)).values())]
 )
 
 
@@ -108,7 +108,7 @@ def test_gallery_holds_every_image_and_distinct_caption(model, tmp_path):
 
 
 def test_float16_halves_the_gallery(model, tmp_path):
-    config = dataclasses.replace(model.config, serve=dataclasses.replace(model.config.serve, gallery="float16"))
+    config = dataclasses.replace(model.config, serve=dataclasses.replace(model.config.serve, index_dtype="float16"))
     build(model, tmp_path / "out", config)
     place = Path("retrieval") / "1" / "gallery" / "images-1-0" / "embeds.npy"
     small = np.load(tmp_path / "out" / place, mmap_mode="r")
@@ -137,7 +137,7 @@ def exported(model, tmp_path):
     return tmp_path / "export"
 
 
-@pytest.mark.parametrize("key", [contract.HASH_KEY, contract.TOKENIZER_KEY, contract.TEMPERATURE_KEY])
+@pytest.mark.parametrize("key", [protocol.HASH_KEY, protocol.TOKENIZER_KEY, protocol.TEMPERATURE_KEY])
 def test_graphs_of_different_models_are_refused(model, tmp_path, exported, key):
     restamp(exported / "retrieval" / "fusion.onnx", **{key: "0.5"})
     with pytest.raises(RepositoryError, match=rf"fusion\.onnx: {key} is 0\.5"):
@@ -169,7 +169,7 @@ def test_missing_or_broken_graphs_are_named(model, tmp_path, exported):
 def test_graph_with_other_names_is_refused(model, tmp_path, exported):
     proto = onnx.load(exported / "retrieval" / "fusion.onnx")
     for node in proto.graph.node:
-        node.output[:] = ["logits" if name == contract.ITM_LOGITS else name for name in node.output]
+        node.output[:] = ["logits" if name == protocol.ITM_LOGITS else name for name in node.output]
     proto.graph.output[0].name = "logits"
     onnx.save(proto, exported / "retrieval" / "fusion.onnx")
     with pytest.raises(GraphError, match=r"retrieval_fusion: outputs \['logits'\]"):
@@ -199,11 +199,11 @@ def test_senseless_parameters_are_named(model, tmp_path, key):
 
 def test_endpoint_brings_what_it_imports_and_no_more(model):
     start = INFRA / "models" / "retrieval" / "model.py"
-    names = {str(path.relative_to(ROOT)) for path in bundle.closure(start)}
-    assert {"albef/__init__.py", "albef/data/images.py", "albef/data/text.py", "albef/serving/gallery.py"} <= names
+    names = {str(path.relative_to(ROOT)) for path in vendoring.closure(start)}
+    assert {"albef/__init__.py", "albef/data/images.py", "albef/data/text.py", "albef/index/index.py"} <= names
     assert not [name for name in names if name.startswith(("albef/model", "albef/training", "albef/cli"))]
     heavy = {"torch", "transformers", "timm", "onnx", "tritonclient"}
-    for path in bundle.closure(start):
+    for path in vendoring.closure(start):
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         modules = {
             name

@@ -12,14 +12,14 @@ import torch
 
 from albef.data.tokenizer import Encoder
 from albef.export import onnx as export
-from albef.export import session as sessions
 from albef.export.graphs import graph_sizes, graphs_of, heat_block
 from albef.export.parity import ParityError
-from albef.model import checkpoint
-from albef.model.albef import ALBEF
-from albef.model.answers import AnswerTree, rank_answers
-from albef.model.gradcam import itm_map
-from albef.serving import contract, onnxfile
+from albef.inference.answer_search import AnswerTree, rank_answers
+from albef.inference.gradcam import itm_map
+from albef.models.albef import ALBEF
+from albef.serving import onnxfile, protocol
+from albef.serving import session as sessions
+from albef.weights import checkpoint
 from tests.export.test_onnx import tamper
 
 pytestmark = pytest.mark.slow  # torch takes seconds to export a graph
@@ -83,8 +83,8 @@ def test_graphs_pass_the_gate_at_many_shapes(model, exported, task):
         # No operators but ONNX's own and this file's functions: Triton has no others.
         assert {o.domain for o in proto.opset_import} <= {"", *(f.domain for f in proto.functions)}
         metadata = onnxfile.metadata(folder / f"{graph}.onnx")
-        assert metadata[contract.TASK_KEY] == task
-        assert (contract.TEMPERATURE_KEY in metadata) == (task == "grounding")
+        assert metadata[protocol.TASK_KEY] == task
+        assert (protocol.TEMPERATURE_KEY in metadata) == (task == "grounding")
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from albef.model.answers import AnswerTree, generate, rank_answers
-from albef.model.decoder import AnswerDecoder
+from albef.inference.answer_search import AnswerTree, generate, rank_answers
+from albef.models.decoder import AnswerDecoder
 from tests.worlds import tiny_config
 
 CLS, SEP = 2, 3
@@ -61,22 +61,24 @@ def _pair(decoder: AnswerDecoder, row: int, answer: list[int]) -> tuple[float, f
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(TOKENS, min_size=1, max_size=9, unique_by=tuple), st.integers(1, 10), st.booleans())
-def test_ranking_equals_the_decoder_on_every_pair(answers: list[list[int]], shortlist: int, faithful: bool) -> None:
+def test_ranking_equals_the_decoder_on_every_pair(
+    answers: list[list[int]], shortlist: int, official_quirks: bool
+) -> None:
     candidates = [[CLS, *answer, SEP] for answer in answers]
-    scores = rank_answers(DECODER, STATES, MASK, AnswerTree.build(candidates), shortlist, faithful)
+    scores = rank_answers(DECODER, STATES, MASK, AnswerTree.build(candidates), shortlist, official_quirks)
     assert scores.shape == (len(STATES), len(candidates))
     for row in range(len(STATES)):
         pairs = [_pair(DECODER, row, candidate) for candidate in candidates]
         last = sorted((first for first, _ in pairs), reverse=True)[min(shortlist, len(pairs)) - 1]
         kept = [score > -math.inf for score in scores[row].tolist()]
-        if faithful:  # which of equal ones are kept is anyone's choice
+        if official_quirks:  # which of equal ones are kept is anyone's choice
             assert sum(kept) == min(shortlist, len(pairs))
             assert all(first >= last - 1e-5 for (first, _), keep in zip(pairs, kept, strict=True) if keep)
         else:
             assert kept == [first >= last - 1e-5 for first, _ in pairs]
         for (first, whole), keep, score in zip(pairs, kept, scores[row].tolist(), strict=True):
             if keep:
-                assert score == pytest.approx(whole + faithful * first, rel=1e-5, abs=2e-5)
+                assert score == pytest.approx(whole + official_quirks * first, rel=1e-5, abs=2e-5)
 
 
 def test_prefixes_of_each_other_and_shared_ones() -> None:
@@ -91,7 +93,7 @@ def test_prefixes_of_each_other_and_shared_ones() -> None:
 def test_probabilities_of_all_answers_of_a_length_sum_to_one() -> None:
     """Ends of sequences over the whole vocabulary: nothing is left out and nothing counted twice."""
     answers = [[CLS, a, b] for a in range(10) for b in range(10)]
-    scores = rank_answers(DECODER, STATES, MASK, AnswerTree.build(answers), len(answers), faithful=False)
+    scores = rank_answers(DECODER, STATES, MASK, AnswerTree.build(answers), len(answers), official_quirks=False)
     torch.testing.assert_close(scores.exp().sum(dim=1), torch.ones(2), atol=1e-4, rtol=0)
 
 

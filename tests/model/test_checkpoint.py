@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef.model import checkpoint, convert
-from albef.model.albef import ALBEF
-from albef.model.layout import LAYOUTS
-from albef.model.official import CheckpointError, infer_task, load_official, read_official, to_official
-from albef.model.queue import NO_ID
+from albef.models.albef import ALBEF
+from albef.models.architecture import ARCHITECTURES
+from albef.models.queue import NO_ID
+from albef.weights import checkpoint, convert
+from albef.weights.official import CheckpointError, infer_task, load_official, read_official, to_official
 from tests.worlds import tiny_config
 
 
 def _model(seed: int = 0, task: str = "pretrain") -> ALBEF:
     torch.manual_seed(seed)
     model = ALBEF(tiny_config().model, 64, task)
-    if model.layout.align:
-        ids = None if model.layout.mlm else torch.arange(3)  # pretraining knows none
+    if model.architecture.align:
+        ids = None if model.architecture.mlm else torch.arange(3)  # pretraining knows none
         model.queue.enqueue(torch.randn(3, 16), torch.randn(3, 16), ids)
     with torch.no_grad():
-        for parameter in model.teacher.parameters() if model.layout.teacher else []:
+        for parameter in model.teacher.parameters() if model.architecture.teacher else []:
             parameter.add_(torch.randn_like(parameter))
     return model
 
@@ -34,7 +34,7 @@ def _different(a: ALBEF, b: ALBEF) -> list[str]:
     return [name for name in left if not torch.equal(left[name], right[name])]
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
+@pytest.mark.parametrize("task", ARCHITECTURES)
 def test_official_round_trip_is_exact(task: str) -> None:
     model = _model(task=task)
     official = to_official(model.state_dict(), model.config.text.layers, model.task)

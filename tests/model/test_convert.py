@@ -16,12 +16,12 @@ from torch import Tensor
 
 from albef import cli
 from albef.config import Config
-from albef.model import checkpoint, convert
-from albef.model.albef import ALBEF
-from albef.model.layout import LAYOUTS
-from albef.model.official import CheckpointError, LoadReport, load_official, read_official, to_official
-from albef.model.sizes import infer_config
-from albef.model.vision import resize_positions
+from albef.models.albef import ALBEF
+from albef.models.architecture import ARCHITECTURES
+from albef.models.vision import resize_positions
+from albef.weights import checkpoint, convert
+from albef.weights.infer_config import infer_config
+from albef.weights.official import CheckpointError, LoadReport, load_official, read_official, to_official
 from tests.parity.harness import HEADS, folder
 from tests.worlds import tiny_config, write_params
 
@@ -41,7 +41,7 @@ def official(task: str = "pretrain", seed: int = 0, **model: Any) -> dict[str, T
     torch.manual_seed(seed)
     built = ALBEF(config(**model).model, VOCABULARY, task)
     with torch.no_grad():
-        for parameter in built.teacher.parameters() if built.layout.teacher else []:
+        for parameter in built.teacher.parameters() if built.architecture.teacher else []:
             parameter.add_(torch.randn_like(parameter))
     return to_official(built.state_dict(), built.config.text.layers, task)
 
@@ -62,7 +62,7 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_the_official_codes_own_files_go_round(path: Path, tmp_path: Path) -> None:
     state = torch.load(path, weights_only=True)["model"]
-    fixed = {"momentum": 0.995, "temperature": 0.07, "faithful": True, "queue_size": 16, "projection": 32}
+    fixed = {"momentum": 0.995, "temperature": 0.07, "official_quirks": True, "queue_size": 16, "projection": 32}
     base = tiny_config()
     base = dataclasses.replace(base, model=infer_config(state, HEADS, HEADS, **fixed))
     convert.import_official(base, path, tmp_path)
@@ -73,7 +73,7 @@ def test_the_official_codes_own_files_go_round(path: Path, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("task", LAYOUTS)
+@pytest.mark.parametrize("task", ARCHITECTURES)
 @pytest.mark.parametrize("wrapped", [True, False], ids=["wrapped", "bare"])
 def test_every_layout_goes_round(task: str, wrapped: bool, tmp_path: Path) -> None:
     state = official(task)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef.model.albef import ALBEF
-from albef.model.gradcam import heat_map, itc_map, itm_map
+from albef.inference.gradcam import heat_map, itc_map, itm_map
+from albef.models.albef import ALBEF
 from tests.worlds import tiny_config
 
 

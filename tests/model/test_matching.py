@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from albef.model.albef import ALBEF
-from albef.model.matching import match_image, text_bank
+from albef.inference.itm_rerank import match_image, text_bank
+from albef.models.albef import ALBEF
 from tests.worlds import tiny_config
 
 

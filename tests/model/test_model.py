@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from albef.model.albef import ALBEF
-from albef.model.queue import NO_ID, FeatureQueue
-from albef.model.vision import resize_positions
+from albef.models.albef import ALBEF
+from albef.models.queue import NO_ID, FeatureQueue
+from albef.models.vision import resize_positions
 from tests.worlds import tiny_config
 
 

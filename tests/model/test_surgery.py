@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from albef.model import checkpoint
-from albef.model.albef import ALBEF
-from albef.model.text import FusionEncoder
-from albef.model.vision import resize_positions
+from albef.models.albef import ALBEF
+from albef.models.text import FusionEncoder
+from albef.models.vision import resize_positions
+from albef.weights import checkpoint
 from tests.worlds import tiny_config
 
 FUSION_LAYERS = 2
@@ -43,10 +43,10 @@ def _equal(first: nn.Module, second: nn.Module) -> bool:
 def test_two_images_double_every_fusion_layer(task: str, tmp_path: Path) -> None:
     source, target = _random("pretrain", 0), _random(task, 1)
     _from(source, target, tmp_path)
-    towers = [(source.student, target.student)]
-    if target.layout.teacher:
-        towers.append((source.teacher, target.teacher))
-    for old, new in towers:
+    encoders = [(source.student, target.student)]
+    if target.architecture.teacher:
+        encoders.append((source.teacher, target.teacher))
+    for old, new in encoders:
         assert len(new.fusion.layers) == 2 * FUSION_LAYERS
         for layer in range(FUSION_LAYERS):
             assert _equal(new.fusion.layers[2 * layer], old.fusion.layers[layer])
@@ -129,5 +129,5 @@ def test_a_shared_parameter_moves_once_a_step() -> None:
         expected = momentum * old + (1 - momentum) * own[name]
         torch.testing.assert_close(model.teacher.get_parameter(name), expected)
     assert _pairs_share(model.teacher.fusion)
-    model.copy_teacher()
+    model.sync_teacher()
     assert _equal(model.teacher, model.student)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from albef.objectives.answer import answer_loss, predicted
+from albef.losses.answer import answer_loss, predicted
 
 # Three answers of two questions: two tokens to predict, one, and three.
 IDS = torch.tensor([[2, 5, 3, 0], [2, 3, 0, 0], [2, 4, 5, 3]])

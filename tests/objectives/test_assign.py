@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.objectives.assign import FIRST, NEITHER, SECOND, draw_pairs
+from albef.losses.assign import FIRST, NEITHER, SECOND, draw_pairs
 
 
 @given(st.integers(3, 9), st.integers(0, 1000), st.booleans())

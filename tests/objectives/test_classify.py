@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from albef.objectives.classify import classification_loss
+from albef.losses.classify import classification_loss
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4])

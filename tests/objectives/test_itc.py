@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.objectives.itc import itc_loss, positives
+from albef.losses.itc import itc_loss, positives
 
 
 def _features(batch: int, queue: int, seed: int) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.objectives.itm import draw_negatives, itm_loss
+from albef.losses.itm import draw_negatives, itm_loss
 
 
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=8), st.integers(0, 100))

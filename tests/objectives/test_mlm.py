@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from albef.objectives.distill import ramped_alpha
-from albef.objectives.mlm import IGNORE, mask_tokens, mlm_loss
+from albef.losses.distill import ramped_alpha
+from albef.losses.mlm import IGNORE, mask_tokens, mlm_loss
 
 MASK, VOCAB = 4, 1000
 

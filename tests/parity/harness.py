@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from albef import config as albef_config
-from albef.model.official import load_official, read_official
-from albef.model.sizes import infer_config
 from albef.tasks import get
 from albef.tasks.base import Task
+from albef.weights.infer_config import infer_config
+from albef.weights.official import load_official, read_official
 
 HEADS = 4
 MOMENTUM = 0.995
@@ -91,7 +91,7 @@ def load_case(path: Path) -> Case:
         temperature=stored["temp"],
         queue_size=stored["queue_size"],
         projection=stored["embed_dim"],
-        faithful=False,
+        official_quirks=False,
     )
     config = dataclasses.replace(config, model=model)
     tokens = SimpleNamespace(

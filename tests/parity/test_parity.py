@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef.model.answers import AnswerTree, rank_answers
-from albef.model.gradcam import itc_map, itm_map
-from albef.model.official import to_official
+from albef.inference.answer_search import AnswerTree, rank_answers
+from albef.inference.gradcam import itc_map, itm_map
+from albef.weights.official import to_official
 from tests.parity.harness import GRAD_RTOL, Case, assert_close, cases, load_case
 
 
@@ -131,7 +131,7 @@ def test_rank_answer(path: Path) -> None:
     top = int(case.inputs["k_test"])
     with torch.no_grad():
         question = student.fuse(case.inputs["image"], case.inputs["input_ids"], mask)
-        scores = rank_answers(student.decoder, question, mask, tree, top, faithful=True)
+        scores = rank_answers(student.decoder, question, mask, tree, top, official_quirks=True)
     best = scores.softmax(dim=1).topk(top, dim=1)
     assert_close(best.values, case.expected["topk_probs"], "topk_probs")
     assert torch.equal(best.indices, case.expected["topk_ids"])

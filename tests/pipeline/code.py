@@ -13,7 +13,7 @@ from tests.test_floors import ROOT, imported, imports, modules
 
 # Reached by every stage, and without influence of their own: what they read reaches a stage as its command line and
 # its parameters, which DVC compares; `tasks` maps a name to a module, and tracking only listens.
-PLUMBING = {"albef", "albef.cli", "albef.config", "albef.reading", "albef.tasks"}
+PLUMBING = {"albef", "albef.cli", "albef.config", "albef.config_parsing", "albef.tasks"}
 PLUMBING |= {name for name in modules() if name.split(".")[1:2] == ["tracking"]}
 
 

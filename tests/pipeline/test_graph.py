@@ -102,9 +102,9 @@ def test_every_task_is_fine_tuned_and_evaluated() -> None:
 def test_the_rule_sees_lazy_imports_and_copied_files() -> None:
     # If these were not found, the tests above could not fail for them.
     assert Path("albef/validation/suites.py") in of_command("albef validate --data a --out b")
-    assert Path("albef/tasks/retrieval.py") in of_command(stages()["finetune@retrieval"].cmd)
-    assert Path("albef/tasks/retrieval.py") not in of_command(stages()["pretrain"].cmd)
+    assert Path("albef/tasks/retrieval/train.py") in of_command(stages()["finetune@retrieval"].cmd)
+    assert Path("albef/tasks/retrieval/train.py") not in of_command(stages()["pretrain"].cmd)
     served = of_command(stages()["repository"].cmd)
     assert Path("infra/triton/models/retrieval/model.py") in served
     assert Path("albef/data/text.py") in served
-    assert Path("albef/report/pictures.py") in of_command(stages()["report"].cmd)
+    assert Path("albef/report/figures.py") in of_command(stages()["report"].cmd)

@@ -14,7 +14,7 @@ import pytest
 from albef.config import ReleaseConfig, ReleaseMetrics
 from albef.registry import gate, models
 from albef.registry.models import RegistryError
-from albef.serving import contract
+from albef.serving import protocol
 from albef.serving.server import TritonServer
 from tests.served import Served, served
 
@@ -69,7 +69,7 @@ def test_graphs_come_back_with_signature_and_example(model, store, tmp_path):
             uri = f"models:/albef-{endpoint}@challenger/{name}"
             assert mlflow.onnx.load_model(uri) == onnx.load(path)
             loaded = mlflow.pyfunc.load_model(uri)
-            spec = contract.GRAPHS[endpoint](contract.GraphSizes(1, 1, 1, 1))[name.removeprefix(f"{endpoint}_")]
+            spec = protocol.GRAPHS[endpoint](protocol.GraphSizes(1, 1, 1, 1))[name.removeprefix(f"{endpoint}_")]
             assert loaded.metadata.signature.inputs.input_names() == list(spec.input_names)
             assert all(tensor.shape[0] == -1 for tensor in loaded.metadata.signature.inputs.inputs)
             example = loaded.metadata.load_input_example()

@@ -14,11 +14,11 @@ from PIL import Image
 
 from albef import report
 from albef.data.tokenizer import Encoder
-from albef.evaluation import run as evaluation
-from albef.model import checkpoint
-from albef.model.albef import ALBEF
+from albef.models.albef import ALBEF
 from albef.report.cards import read_questions, read_references, read_statements
 from albef.report.source import ReportError
+from albef.tasks import evaluation
+from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
 
 TASKS = ("vqa", "entailment", "nlvr2", "grounding")

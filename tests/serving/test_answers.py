@@ -19,11 +19,11 @@ from tritonclient.utils import InferenceServerException
 from albef.data import tokenizer
 from albef.data.images import open_image, to_pixels
 from albef.export import repository
-from albef.export.session import open_session
-from albef.serving import contract, wire
-from albef.serving.calls import Call
+from albef.serving import protocol, transport
 from albef.serving.client import AsyncClient, Client, InvalidRequestError
+from albef.serving.requests import Call
 from albef.serving.server import TritonServer
+from albef.serving.session import open_session
 from tests.served import Served
 
 pytestmark = pytest.mark.server
@@ -35,7 +35,7 @@ class Reference:
     def __init__(self, model: Served) -> None:
         self.run = {
             name: open_session(model.exported / "retrieval" / f"{name}.onnx").run
-            for name in (contract.VISION, contract.TEXT, contract.FUSION)
+            for name in (protocol.VISION, protocol.TEXT, protocol.FUSION)
         }
         rows = json.loads((model.folder / "lists" / "retrieval_test.json").read_text())
         self.size = model.config.model.image_size
@@ -48,12 +48,12 @@ class Reference:
 
     def image(self, path: Path):
         pixels = to_pixels(open_image(path), self.size)[None]
-        return self.run[contract.VISION](None, {contract.PIXEL_VALUES: pixels})
+        return self.run[protocol.VISION](None, {protocol.PIXEL_VALUES: pixels})
 
     def text(self, text: str):
         ids, mask = self.encoder.encode_batch([text], max_tokens=30, max_words=30)
-        feeds = {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask}
-        return [*self.run[contract.TEXT](None, feeds), mask]
+        feeds = {protocol.INPUT_IDS: ids, protocol.ATTENTION_MASK: mask}
+        return [*self.run[protocol.TEXT](None, feeds), mask]
 
     def rank(self, query, k: int, rerank: bool):
         of_text = len(query) == 3
@@ -67,12 +67,12 @@ class Reference:
                 image, text = (others[row], query) if of_text else (query, others[row])
                 feeds = dict(
                     zip(
-                        (contract.IMAGE_EMBEDS, contract.TEXT_EMBEDS, contract.ATTENTION_MASK),
+                        (protocol.IMAGE_EMBEDS, protocol.TEXT_EMBEDS, protocol.ATTENTION_MASK),
                         (image[0], text[0], text[2]),
                         strict=True,
                     )
                 )
-                scores[row] = float(self.run[contract.FUSION](None, feeds)[0][0, contract.MATCH])
+                scores[row] = float(self.run[protocol.FUSION](None, feeds)[0][0, protocol.MATCH])
             order = np.array(sorted(order, key=lambda row: -scores[row]))
         names = self.images if of_text else self.captions
         return [(names[row], scores[row]) for row in order[:k]]
@@ -155,7 +155,7 @@ def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint
 
 
 def raw(client, **arrays):
-    return client.triton.infer(**wire.request(Call(contract.RETRIEVAL, arrays, list)), client_timeout=30)
+    return client.triton.infer(**transport.request(Call(protocol.RETRIEVAL, arrays, list)), client_timeout=30)
 
 
 def strings(*values: bytes):
@@ -183,7 +183,7 @@ def test_wrong_requests_are_refused(client, arrays, complaint):
 
 def test_defaults_of_the_endpoint(client):
     result = raw(client, text=strings(b"red above blue"))
-    expected = client.retrieve(text="red above blue", k=contract.DEFAULT_K, rerank=contract.DEFAULT_RERANK)
+    expected = client.retrieve(text="red above blue", k=protocol.DEFAULT_K, rerank=protocol.DEFAULT_RERANK)
     assert [key.decode() for key in result.as_numpy("ids")[0]] == [m.id for m in expected]
 
 
@@ -297,7 +297,7 @@ def test_other_scores_versions_and_precisions(model, runtime, tmp_path, referenc
     config = dataclasses.replace(
         config,
         tasks=dataclasses.replace(config.tasks, retrieval=retrieval),
-        serve=dataclasses.replace(config.serve, version=7, instances=2, gallery="float16"),
+        serve=dataclasses.replace(config.serve, version=7, instances=2, index_dtype="float16"),
     )
     folder = model.folder
     repository.run(config, model.exported, folder / "lists", folder, folder / "tokenizer", tmp_path / "repository")

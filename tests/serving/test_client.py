@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from albef.serving import ask
-from albef.serving.calls import Match, ServingError
 from albef.serving.client import Client, ServerTimeoutError, ServerUnavailableError
+from albef.serving.requests import Match, ServingError
 from albef.serving.server import free_ports
 
 

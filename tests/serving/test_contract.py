@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.serving import contract, pbtxt
-from albef.serving.contract import GraphSizes, ModelSpec, TensorSpec
+from albef.serving import pbtxt, protocol
+from albef.serving.protocol import GraphSizes, ModelSpec, TensorSpec
 from tests.worlds import ROOT
 
 sizes = st.builds(GraphSizes, *(st.integers(1, 4096) for _ in range(5)))
@@ -25,9 +25,9 @@ deployments = st.builds(
 )
 
 
-@given(sizes, deployments, st.sampled_from([contract.VISION, contract.TEXT, contract.FUSION]))
+@given(sizes, deployments, st.sampled_from([protocol.VISION, protocol.TEXT, protocol.FUSION]))
 def test_config_says_what_the_contract_says(tmp_path_factory, size, run, graph):
-    spec = contract.retrieval_graphs(size)[graph]
+    spec = protocol.retrieval_graphs(size)[graph]
     path = tmp_path_factory.mktemp("config") / "config.pbtxt"
     path.write_text(pbtxt.render(spec, run))
     config = pbtxt.parse(path)
@@ -47,17 +47,17 @@ def test_config_says_what_the_contract_says(tmp_path_factory, size, run, graph):
 
 
 def test_endpoint_config():
-    text = pbtxt.render(contract.RETRIEVAL, pbtxt.Deployment("python", 16, 0, 2))
+    text = pbtxt.render(protocol.RETRIEVAL, pbtxt.Deployment("python", 16, 0, 2))
     assert text.count("TYPE_STRING") == 3  # text, image, ids
     assert text.count("optional: true") == 4
     assert "KIND_CPU" in text
 
 
 def test_graphs_chain():
-    graphs = contract.retrieval_graphs(GraphSizes(64, 17, 128, 96, 32))
-    made = {t.name: t for name in (contract.VISION, contract.TEXT) for t in graphs[name].outputs}
-    made |= {t.name: t for t in graphs[contract.TEXT].inputs}
-    assert [made[t.name] for t in graphs[contract.FUSION].inputs] == list(graphs[contract.FUSION].inputs)
+    graphs = protocol.retrieval_graphs(GraphSizes(64, 17, 128, 96, 32))
+    made = {t.name: t for name in (protocol.VISION, protocol.TEXT) for t in graphs[name].outputs}
+    made |= {t.name: t for t in graphs[protocol.TEXT].inputs}
+    assert [made[t.name] for t in graphs[protocol.FUSION].inputs] == list(graphs[protocol.FUSION].inputs)
 
 
 def test_unknown_field_is_named(tmp_path):

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from albef.data.boxes import best_box, iou
 from albef.data.schema import VE_LABELS
 from albef.data.tokenizer import Encoder
-from albef.evaluation import classification, vqa
-from albef.evaluation.encode import pixels_of, words_of
-from albef.model import checkpoint
-from albef.model.gradcam import heat_map
-from albef.serving import contract
+from albef.inference.encode import pixels_of, words_of
+from albef.inference.gradcam import heat_map
+from albef.serving import protocol
 from albef.serving.client import AsyncClient, InvalidRequestError
+from albef.tasks import classification_eval
+from albef.tasks.grounding.boxes import best_box, iou
+from albef.tasks.vqa import evaluate
+from albef.weights import checkpoint
 
 pytestmark = pytest.mark.server
 
@@ -33,7 +34,7 @@ def encoder(model) -> Encoder:
 
 @pytest.fixture(scope="module")
 def candidates(model) -> list[str]:
-    return vqa.read_candidates(model.folder / "lists" / "answer_list.json")
+    return evaluate.read_candidates(model.folder / "lists" / "answer_list.json")
 
 
 def network(model, task):
@@ -49,8 +50,8 @@ def evaluated(model, encoder, candidates, **choice):
     config = model.config.tasks.vqa
     config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, top=5, **choice))
     paths = [picture(model)] * len(QUESTIONS)
-    split = vqa.QuestionSet(paths, ["x"] * len(paths), QUESTIONS, [*range(len(paths))], [[]] * len(paths))
-    return vqa.evaluate(network(model, "vqa"), split, candidates, encoder, config).answers
+    split = evaluate.QuestionSet(paths, ["x"] * len(paths), QUESTIONS, [*range(len(paths))], [[]] * len(paths))
+    return evaluate.evaluate(network(model, "vqa"), split, candidates, encoder, config).answers
 
 
 def same(found, expected):
@@ -82,10 +83,10 @@ def test_written_answers_are_those_of_the_evaluation(client, model, encoder, can
 def test_entailment_is_that_of_the_evaluation(client, model, encoder):
     net, config = network(model, "entailment"), model.config.tasks.entailment
     for number, sentence in ((5, "red above blue"), (9, "a picture of green")):
-        split = classification.StatementSet(
+        split = classification_eval.StatementSet(
             [(picture(model, number),)], [("x",)], [sentence], np.array([0]), tuple(VE_LABELS)
         )
-        expected = classification.evaluate(net, split, encoder, config).probabilities[0]
+        expected = classification_eval.evaluate(net, split, encoder, config).probabilities[0]
         found = client.entail(picture(model, number), sentence)
         assert list(found) == list(VE_LABELS)
         np.testing.assert_allclose(list(found.values()), expected, atol=1e-4)
@@ -170,6 +171,6 @@ def test_asyncio(server, model, client):
 
 
 def test_endpoints_answer_all_tensors_of_the_contract():
-    assert set(contract.ENDPOINTS) < set(contract.GRAPHS)
-    for spec in contract.ENDPOINTS.values():
+    assert set(protocol.ENDPOINTS) < set(protocol.GRAPHS)
+    for spec in protocol.ENDPOINTS.values():
         assert len({tensor.name for tensor in (*spec.inputs, *spec.outputs)}) == len(spec.inputs) + len(spec.outputs)

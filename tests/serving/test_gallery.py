@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.export import gallery as writing
-from albef.serving.gallery import Gallery, GalleryError, top
+from albef.index import builder as writing
+from albef.index.index import Gallery, GalleryError, top
 from tests.galleries import FEATURES, caption, encoders, files, picture
 
 

@@ -14,7 +14,7 @@ from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from albef.export import repository
-from albef.serving import contract
+from albef.serving import protocol
 from albef.serving.server import TritonServer
 from tests.serving import hostile, hostile_requests
 from tests.serving.hostile import ODD, ODD_TEXTS, REFUSED, REFUSED_TEXTS, encoded, scene
@@ -25,7 +25,7 @@ from tests.worlds import tiny_config
 
 pytestmark = pytest.mark.server
 
-ENDPOINTS = tuple(contract.ENDPOINTS)
+ENDPOINTS = tuple(protocol.ENDPOINTS)
 
 
 def inputs_of(library, arrays, raw=None, shapes=None):
@@ -47,13 +47,13 @@ def infer(triton, endpoint, arrays):
 
 def numbers(triton, endpoint, arrays) -> np.ndarray:
     """What an endpoint answers to one row, as numbers whose order says nothing of their size."""
-    more = {contract.ENDPOINT_K: np.full((1, 1), 40, np.int32)}
+    more = {protocol.ENDPOINT_K: np.full((1, 1), 40, np.int32)}
     if endpoint == "retrieval":
-        more[contract.ENDPOINT_RERANK] = np.array([[False]])
+        more[protocol.ENDPOINT_RERANK] = np.array([[False]])
     result = infer(triton, endpoint, {**arrays, **more} if endpoint in ("retrieval", "vqa") else arrays)
     if endpoint == "grounding":
-        return result.as_numpy(contract.ENDPOINT_HEAT).reshape(-1)
-    keys, values = (result.as_numpy(name)[0] for name in contract.ENDPOINTS[endpoint].output_names)
+        return result.as_numpy(protocol.ENDPOINT_HEAT).reshape(-1)
+    keys, values = (result.as_numpy(name)[0] for name in protocol.ENDPOINTS[endpoint].output_names)
     return values[np.argsort(keys)]
 
 
@@ -120,7 +120,7 @@ def test_requests_that_break_the_contract(client, name):
 def test_boxes_beyond_the_picture_lose(client):
     inside, beyond = [4, 4, 8, 8], [[-90, -90, 9, 9], [1e6, 1e6, 1, 1], [0, 0, 3e38, 3e38], [0, 0, 1e-40, 1e-40]]
     result = infer(client.triton, "grounding", hostile_requests.boxes(*beyond, inside))
-    assert result.as_numpy(contract.ENDPOINT_BOX)[0].tolist() == inside
+    assert result.as_numpy(protocol.ENDPOINT_BOX)[0].tolist() == inside
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

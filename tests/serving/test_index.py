@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from albef import cli
+from albef.index.index import Gallery
 from albef.serving.client import Client, InvalidRequestError
-from albef.serving.gallery import Gallery
 from albef.serving.server import TritonServer
 
 pytestmark = pytest.mark.server

@@ -13,12 +13,12 @@ import pytest
 
 from albef import cli
 from albef.export import onnx, repository
-from albef.model import checkpoint
 from albef.serving import release
 from albef.serving.client import Client, ServerUnavailableError
 from albef.serving.probes import Probe
 from albef.serving.release import ReleaseError
 from albef.serving.server import TritonServer
+from albef.weights import checkpoint
 from tests.served import random_model
 
 pytestmark = pytest.mark.server

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from albef.serving import calls
+from albef.serving import requests
 from albef.serving.client import (
     AsyncClient,
     Client,
@@ -132,7 +132,7 @@ def test_nothing_else_is_tried_again(server, client, model, monkeypatch):
     monkeypatch.setattr(client.triton, "infer", counted)
     with pytest.raises(InvalidRequestError):
         client.retrieve("")
-    call = calls.retrieval("text", [b"red"], 1, True)
+    call = requests.retrieval("text", [b"red"], 1, True)
     with pytest.raises(NoSuchEndpointError, match="'captions' is not found"):
         client.ask(dataclasses.replace(call, spec=dataclasses.replace(call.spec, name="captions")))
     picture = (model.folder / "images" / "3.png").read_bytes()

@@ -10,7 +10,7 @@ import pytest
 
 from albef.serving.client import AsyncClient, Client, InvalidRequestError, ServerTimeoutError, SharedMemoryError
 from albef.serving.server import TritonServer
-from albef.serving.shared import Pool, Region
+from albef.serving.shared_memory import Pool, Region
 
 pytestmark = pytest.mark.server
 

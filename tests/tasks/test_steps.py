@@ -12,12 +12,12 @@ from torch import Tensor
 
 from albef import tasks
 from albef.config import Config
-from albef.data.loaders import train_loader
+from albef.data.loader import train_loader
 from albef.data.tokenizer import Encoder
-from albef.model import checkpoint
 from albef.tasks import alignment
 from albef.tasks.base import Task, TaskData
-from albef.tasks.pretrain import Pretrain
+from albef.tasks.pretrain.train import Pretrain
+from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
 
 

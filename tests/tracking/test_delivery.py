@@ -13,8 +13,8 @@ import pytest
 
 from albef import cli
 from albef.tracking import tracker as tracking
-from albef.tracking.spool import Spool
-from albef.tracking.store import Delivery, connect, flush
+from albef.tracking.mlflow_sync import Delivery, connect, flush
+from albef.tracking.offline_buffer import OfflineBuffer
 from albef.tracking.tracker import MlflowTracker, tracked
 from tests.tracking.stores import files, free_port, kill, runs, server, values
 
@@ -105,7 +105,7 @@ def test_what_a_process_leaves_that_is_about_to_end_is_waited_for(tmp_path: Path
     slow = "import time\nimport albef.tracking.tracker as t\nt.connect = lambda uri: time.sleep(60)\n"
     lingering = slow + KILLED.replace("os.kill(", "time.sleep(3)\nos.kill(")
     header = {"uri": uri, "key": "other", "experiment": "albef", "name": "other", "params": {}, "tags": {}, "start": 1}
-    other = Spool.create(root, header)  # that lives on
+    other = OfflineBuffer.create(root, header)  # that lives on
     with subprocess.Popen([sys.executable, "-c", lingering, uri, str(folder)]):
         while len(list(root.glob("*/files/*/note.txt"))) < 1:
             time.sleep(0.05)
@@ -124,13 +124,13 @@ def test_what_a_process_leaves_that_is_about_to_end_is_waited_for(tmp_path: Path
 def test_a_refused_metric_holds_up_nothing_and_a_deleted_run_is_made_anew(tmp_path: Path) -> None:
     uri, root = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "tracking"
     header = {"uri": uri, "key": "k", "experiment": "albef", "name": "n", "params": {}, "tags": {}, "start": 1}
-    spool = Spool.create(root, {**header, "run_id": "0" * 32, "described": True})
+    buffer = OfflineBuffer.create(root, {**header, "run_id": "0" * 32, "described": True})
     for step, name in enumerate(("good", "b@d", "good")):
-        spool.append({"kind": "metrics", "metrics": {name: 1.0}, "step": step, "time": 5})
-    Delivery(connect(uri), spool).send(spool.unsent())
+        buffer.append({"kind": "metrics", "metrics": {name: 1.0}, "step": step, "time": 5})
+    Delivery(connect(uri), buffer).send(buffer.unsent())
     assert values(uri, "n", "good") == [(0, 1.0), (2, 1.0)]
     assert '"b@d": 1.0' in (root / "refused.jsonl").read_text()
-    assert spool.unsent() == []
+    assert buffer.unsent() == []
 
 
 def test_a_run_is_below_another_of_which_the_store_hears_later(tmp_path: Path) -> None:
@@ -138,10 +138,12 @@ def test_a_run_is_below_another_of_which_the_store_hears_later(tmp_path: Path) -
     above = {"key": "a", "name": "above", "start": 5}
     common = {"uri": uri, "experiment": "albef", "tags": {"stage": "s"}}
     for name in ("first", "second"):
-        below = Spool.create(root, {**common, "key": name, "name": name, "start": 7, "params": {}, "parent": above})
+        below = OfflineBuffer.create(
+            root, {**common, "key": name, "name": name, "start": 7, "params": {}, "parent": above}
+        )
         Delivery(connect(uri), below).send([])
     assert runs(uri)["above"].data.params == {}
-    late = Spool.create(root, {**common, **above, "params": {"lr": "0.1"}, "parent": None})
+    late = OfflineBuffer.create(root, {**common, **above, "params": {"lr": "0.1"}, "parent": None})
     late.append({"kind": "end", "status": "FINISHED", "time": 9})
     Delivery(connect(uri), late).send(late.unsent())
     found = runs(uri)
@@ -173,12 +175,12 @@ def test_a_store_that_never_answers_costs_no_time(tmp_path: Path, monkeypatch: p
 def test_delivery_says_that_the_store_is_away_and_keeps_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     header = {"uri": uri, "key": "k", "experiment": "albef", "name": "n", "params": {}, "tags": {}, "start": 1}
-    spool = Spool.create(tmp_path / "tracking", header)
-    spool.append({"kind": "metrics", "metrics": {"loss": 1.0}, "step": 1, "time": 5})
-    spool.release()
+    buffer = OfflineBuffer.create(tmp_path / "tracking", header)
+    buffer.append({"kind": "metrics", "metrics": {"loss": 1.0}, "step": 1, "time": 5})
+    buffer.release()
     assert cli.main(["deliver", "--tracking-uri", uri, "--scratch", str(tmp_path)]) == 2
     assert f"stays in {tmp_path / 'tracking'}" in capsys.readouterr().err
-    (left,) = Spool.abandoned(tmp_path / "tracking")
+    (left,) = OfflineBuffer.abandoned(tmp_path / "tracking")
     assert len(left.unsent()) == 1
 
 

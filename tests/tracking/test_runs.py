@@ -13,7 +13,7 @@ from albef import tasks
 from albef.tracking.runs import start_run
 from albef.tracking.tracker import EXPERIMENT
 from albef.training import run
-from albef.training.checkpoint import digest_of
+from albef.training.state import digest_of
 from tests.tracking.stores import files, runs, values
 from tests.worlds import colour_world, tiny_config
 

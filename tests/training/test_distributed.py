@@ -22,15 +22,15 @@ from torch import Tensor
 
 from albef import tasks
 from albef.config import Config
-from albef.data.loaders import EpochSampler, train_loader
+from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
-from albef.model import checkpoint
-from albef.model.queue import FeatureQueue
-from albef.objectives.distill import ramped_alpha
+from albef.losses.distill import ramped_alpha
+from albef.models.queue import FeatureQueue
 from albef.tasks.base import TaskData
 from albef.training import distributed, run
 from albef.training.loop import TrainingError
 from albef.training.optim import build_optimizer, learning_rate
+from albef.weights import checkpoint
 from tests.served import random_model
 from tests.worlds import colour_world, tiny_config
 
@@ -66,7 +66,7 @@ def _config(dropout: float = 0.1, workers: int = 2, **train: object) -> Config:
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, text=text),
-        distributed=dataclasses.replace(config.distributed, workers=workers),
+        distributed=dataclasses.replace(config.distributed, world_size=workers),
     )
 
 
@@ -89,7 +89,7 @@ def _in_turn(config: Config, world: Path, patch: pytest.MonkeyPatch) -> list[dic
     first = tasks.get("pretrain")(config, encoder)
     workers = [first, copy.deepcopy(first)]
     dataset = first.dataset(TaskData(world / "lists", world, encoder))
-    optimizers = [build_optimizer(task, train.optim, config.model.faithful) for task in workers]
+    optimizers = [build_optimizer(task, train.optim, config.model.official_quirks) for task in workers]
     random = [torch.Generator().manual_seed(train.seed + rank).get_state() for rank in range(2)]
     queued: list[tuple[Tensor, ...]] = []
     enqueue = FeatureQueue.enqueue

@@ -10,9 +10,9 @@ import torch
 
 from albef.config import Config, InitConfig
 from albef.data.tokenizer import Encoder
-from albef.model import checkpoint
 from albef.training import run
-from albef.training.checkpoint import fingerprint
+from albef.training.state import fingerprint
+from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from albef import tasks
 from albef.data.tokenizer import Encoder
-from albef.model import checkpoint
 from albef.tasks.base import TaskData
 from albef.tracking.tracker import NoTracker
 from albef.training.loop import Loop, TrainingError
+from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
 
 

@@ -13,7 +13,7 @@ from timm.optim import muon
 from torch import nn
 
 from albef.config import OptimConfig
-from albef.model.albef import ALBEF
+from albef.models.albef import ALBEF
 from albef.training.optim import build_optimizer, learning_rate
 from tests.worlds import tiny_config
 
@@ -69,26 +69,26 @@ def test_step_schedule_is_continuous_and_ends_at_min_lr() -> None:
     assert rates[-1] == pytest.approx(config.min_lr, rel=0.01)
 
 
-@pytest.mark.parametrize("faithful", [True, False])
-def test_weight_decay_groups(faithful: bool) -> None:
+@pytest.mark.parametrize("official_quirks", [True, False])
+def test_weight_decay_groups(official_quirks: bool) -> None:
     """Officially the temperature, [CLS] and positions are decayed, vectors and biases are not."""
     model = ALBEF(tiny_config().model, 64)
     names = {id(p): n for n, p in model.named_parameters()}
-    groups = build_optimizer(model, OFFICIAL, faithful).param_groups
+    groups = build_optimizer(model, OFFICIAL, official_quirks).param_groups
     decayed, plain, own = ({names[id(p)] for p in group["params"]} for group in groups)
     assert own == {"temperature"}
-    assert groups[2]["weight_decay"] == (OFFICIAL.weight_decay if faithful else 0.0)
-    assert {"student.vision.vit.cls_token", "student.vision.vit.pos_embed"} <= (decayed if faithful else plain)
+    assert groups[2]["weight_decay"] == (OFFICIAL.weight_decay if official_quirks else 0.0)
+    assert {"student.vision.vit.cls_token", "student.vision.vit.pos_embed"} <= (decayed if official_quirks else plain)
     assert "student.text.layers.0.attention.qkv.bias" in plain
     assert "student.text.layers.0.attention.qkv.weight" in decayed
     assert not any(n.startswith("teacher.") for n in decayed | plain)
 
 
-@pytest.mark.parametrize("faithful", [True, False])
-def test_muon_moves_maps_and_adamw_the_rest(faithful: bool) -> None:
+@pytest.mark.parametrize("official_quirks", [True, False])
+def test_muon_moves_maps_and_adamw_the_rest(official_quirks: bool) -> None:
     model = ALBEF(tiny_config().model, 64)
     names = {id(p): n for n, p in model.named_parameters()}
-    groups = build_optimizer(model, dataclasses.replace(OFFICIAL, kind="muon"), faithful).param_groups
+    groups = build_optimizer(model, dataclasses.replace(OFFICIAL, kind="muon"), official_quirks).param_groups
     mapped = {names[id(p)] for g in groups if not g["use_fallback"] for p in g["params"]}
     others = {names[id(p)] for g in groups if g["use_fallback"] for p in g["params"]}
     assert {"student.text.layers.0.attention.qkv.weight", "itm_head.weight", "student.vision_proj.weight"} <= mapped
@@ -107,7 +107,7 @@ def test_muon_step_is_orthogonal_and_its_state_goes_on() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(OFFICIAL, kind="muon", lr=1e-2, weight_decay=0.0)
     module = nn.Linear(24, 12)
-    optimizer = build_optimizer(module, config, faithful=False)
+    optimizer = build_optimizer(module, config, official_quirks=False)
     before = module.weight.detach().clone()
     module.weight.grad, module.bias.grad = 1e-3 * torch.randn(12, 24), torch.zeros(12)
     optimizer.step()
@@ -115,7 +115,7 @@ def test_muon_step_is_orthogonal_and_its_state_goes_on() -> None:
     assert moved.min() > 0.5
     assert moved.max() < 1.5
     twin = copy.deepcopy(module)
-    again = build_optimizer(twin, config, faithful=False)
+    again = build_optimizer(twin, config, official_quirks=False)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for each, its in ((module, optimizer), (twin, again)):
         each.weight.grad, each.bias.grad = torch.ones(12, 24), torch.ones(12)
@@ -133,7 +133,7 @@ def test_muon_is_precise_on_a_cpu() -> None:
         module = nn.Linear(24, 12, bias=False)
         nn.init.zeros_(module.weight)
         module.weight.grad = scale * gradient
-        build_optimizer(module, config, faithful=False).step()
+        build_optimizer(module, config, official_quirks=False).step()
         moved.append(module.weight.detach())
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-5)
     assert inspect.isfunction(muon.zeropower_via_newtonschulz)  # timm's own again

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef.model import checkpoint
+from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config, write_params
 
 

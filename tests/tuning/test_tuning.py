@@ -24,13 +24,13 @@ from ruamel.yaml import YAML
 from albef import cli, tasks
 from albef.config import ConfigError, TuneConfig, load, overlay, read, to_dict
 from albef.data.tokenizer import Encoder
-from albef.model import checkpoint
 from albef.tuning import results, search, space, trial
-from albef.tuning.memory import bring_back, forget, told
-from albef.tuning.proposals import Limit, Proposals
-from albef.tuning.recorder import Recorder
+from albef.tuning.callbacks import Recorder
 from albef.tuning.results import Outcome, SearchError, Trial
+from albef.tuning.resumable_optuna import Limit, Proposals
+from albef.tuning.search_state import bring_back, forget, told
 from albef.tuning.space import SpaceError
+from albef.weights import checkpoint
 from tests.served import random_model
 from tests.worlds import ROOT, colour_world, tiny_config
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from albef.validation.image_stats import Picture
 from albef.validation.leakage import guards, leaks
-from albef.validation.pictures import Picture
 
 
 def test_what_a_list_must_keep_away_from() -> None:

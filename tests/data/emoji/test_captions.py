@@ -4,11 +4,11 @@ import re
 from collections import Counter
 from random import Random
 
-from albef.data.emoji.captions import ENDS, NUMBERS, RELATIONS, Captioner
-from albef.data.emoji.lexicon import BACKGROUNDS
-from albef.data.emoji.lists import pretrain, retrieval
-from albef.data.emoji.scenes import Scene
-from albef.data.emoji.world import World
+from albef.datasets.emoji.captions import ENDS, NUMBERS, RELATIONS, Captioner
+from albef.datasets.emoji.lexicon import BACKGROUNDS
+from albef.datasets.emoji.lists import pretrain, retrieval
+from albef.datasets.emoji.scenes import Scene
+from albef.datasets.emoji.world import World
 
 FORWARD = {axis: words[0] for axis, words in RELATIONS.items()}
 BACKWARD = {axis: words[1] for axis, words in RELATIONS.items()}

@@ -7,12 +7,12 @@ from random import Random
 
 import pytest
 
-from albef.data.emoji.captions import NUMBERS, RELATIONS
-from albef.data.emoji.hypotheses import LABELS, Claimant
-from albef.data.emoji.lexicon import BACKGROUNDS
-from albef.data.emoji.lists import entailment
-from albef.data.emoji.scenes import Compositions, Scene
-from albef.data.emoji.world import World
+from albef.datasets.emoji.captions import NUMBERS, RELATIONS
+from albef.datasets.emoji.hypotheses import LABELS, HypothesisGenerator
+from albef.datasets.emoji.lexicon import BACKGROUNDS
+from albef.datasets.emoji.lists import entailment
+from albef.datasets.emoji.scenes import Compositions, Scene
+from albef.datasets.emoji.world import World
 from tests.data.baselines import BagOfWords
 from tests.data.conftest import small
 
@@ -73,12 +73,12 @@ def test_labels_are_true_and_balanced(world: World, split: str) -> None:
 
 
 def test_every_form_has_every_label_equally_often(world: World) -> None:
-    claimant = Claimant(world.lexicon, Compositions(world.seed), CONFIG.max_objects, "train")
+    generator = HypothesisGenerator(world.lexicon, Compositions(world.seed), CONFIG.max_objects, "train")
     rng = Random(2)
     for scene in world.scenes["train"]:
-        claimant.claim(scene, rng)
-    assert set(claimant.turns) == {f.__name__ for f in claimant.forms}
-    assert min(claimant.turns.values()) >= 30
+        generator.claim(scene, rng)
+    assert set(generator.turns) == {f.__name__ for f in generator.forms}
+    assert min(generator.turns.values()) >= 30
 
 
 def test_a_hypothesis_alone_tells_nothing(world: World) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from albef.data.emoji import lexicon as lexicons
-from albef.data.emoji.lexicon import BACKGROUNDS, Lexicon, LexiconError
+from albef.datasets.emoji import lexicon as lexicons
+from albef.datasets.emoji.lexicon import BACKGROUNDS, Lexicon, LexiconError
 from tests.data.conftest import SPRITES
 
 

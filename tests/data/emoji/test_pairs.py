@@ -7,12 +7,12 @@ from random import Random
 
 import pytest
 
-from albef.data.emoji.captions import NUMBERS
-from albef.data.emoji.lexicon import BACKGROUNDS
-from albef.data.emoji.lists import _STATEMENTS_TRAIN, nlvr
-from albef.data.emoji.pairs import Comparer
-from albef.data.emoji.scenes import Scene
-from albef.data.emoji.world import World
+from albef.datasets.emoji.captions import NUMBERS
+from albef.datasets.emoji.lexicon import BACKGROUNDS
+from albef.datasets.emoji.lists import _STATEMENTS_TRAIN, nlvr
+from albef.datasets.emoji.pairs import Comparer
+from albef.datasets.emoji.scenes import Scene
+from albef.datasets.emoji.world import World
 from tests.data.baselines import BagOfWords
 
 

@@ -6,20 +6,20 @@ from random import Random
 
 import pytest
 
-from albef.data.emoji.captions import RELATIONS
-from albef.data.emoji.lexicon import BACKGROUNDS
-from albef.data.emoji.lists import make, vqa
-from albef.data.emoji.questions import PEOPLE, Asker, answers, vocabulary
-from albef.data.emoji.scenes import Compositions, Scene
-from albef.data.emoji.world import World
+from albef.datasets.emoji.captions import RELATIONS
+from albef.datasets.emoji.lexicon import BACKGROUNDS
+from albef.datasets.emoji.lists import make, vqa
+from albef.datasets.emoji.questions import PEOPLE, QuestionGenerator, answers, vocabulary
+from albef.datasets.emoji.scenes import Compositions, Scene
+from albef.datasets.emoji.world import World
 from tests.data.conftest import small
 
 CONFIG = small().emoji
 
 
 @pytest.fixture(scope="module")
-def asker(world: World) -> Asker:
-    return Asker(world.lexicon, Compositions(world.seed), CONFIG.max_objects, "train")
+def generator(world: World) -> QuestionGenerator:
+    return QuestionGenerator(world.lexicon, Compositions(world.seed), CONFIG.max_objects, "train")
 
 
 def order(scene: Scene, world: World) -> list[set[str]]:
@@ -65,29 +65,29 @@ def truth(text: str, scene: Scene, world: World) -> str | None:
     return None
 
 
-def test_answers_are_true(world: World, asker: Asker) -> None:
+def test_answers_are_true(world: World, generator: QuestionGenerator) -> None:
     rng = Random(5)
     asked = 0
     for scene in world.scenes["train"][:1500]:
-        for question in asker.ask(scene, 4, rng):
+        for question in generator.ask(scene, 4, rng):
             assert truth(question.text, scene, world) == question.answer, (question, scene)
             assert question.answer not in question.wrong
             asked += 1
     assert asked > 4000
 
 
-def test_every_kind_is_asked(world: World, asker: Asker) -> None:
+def test_every_kind_is_asked(world: World, generator: QuestionGenerator) -> None:
     rng = Random(5)
-    for kind, _ in asker.kinds:
+    for kind, _ in generator.kinds:
         found = [q for s in world.scenes["train"][:800] if (q := kind(s, rng)) is not None]
         assert len(found) >= 20, kind.__name__
 
 
 @pytest.mark.parametrize("kind", ["relation", "presence"])
-def test_yes_is_as_likely_as_no(world: World, asker: Asker, kind: str) -> None:
+def test_yes_is_as_likely_as_no(world: World, generator: QuestionGenerator, kind: str) -> None:
     rng = Random(5)
     scenes = world.scenes["train"]
-    found = Counter(q.answer for s in scenes if (q := getattr(asker, kind)(s, rng)) is not None)
+    found = Counter(q.answer for s in scenes if (q := getattr(generator, kind)(s, rng)) is not None)
     assert set(found) == {"yes", "no"}
     assert abs(found["yes"] / found.total() - 0.5) < 0.05
 
@@ -120,11 +120,11 @@ def test_rows_are_official(world: World) -> None:
         assert set(row["answer"]) <= known
 
 
-def test_some_people_are_careless_but_most_are_right(world: World, asker: Asker) -> None:
+def test_some_people_are_careless_but_most_are_right(world: World, generator: QuestionGenerator) -> None:
     rng = Random(5)
     unanimous = total = 0
     for scene in world.scenes["train"][:300]:
-        for question in asker.ask(scene, 2, rng):
+        for question in generator.ask(scene, 2, rng):
             given = Counter(answers(question, rng))
             assert given.total() == PEOPLE
             assert given[question.answer] >= 7

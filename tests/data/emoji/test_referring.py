@@ -3,11 +3,11 @@ from __future__ import annotations
 import re
 from random import Random
 
-from albef.data.emoji.captions import ENDS, RELATIONS
-from albef.data.emoji.lists import grounding
-from albef.data.emoji.referring import proposals, refer
-from albef.data.emoji.scenes import Box, Scene
-from albef.data.emoji.world import World
+from albef.datasets.emoji.captions import ENDS, RELATIONS
+from albef.datasets.emoji.lists import grounding
+from albef.datasets.emoji.referring import proposals, refer
+from albef.datasets.emoji.scenes import Box, Scene
+from albef.datasets.emoji.world import World
 
 SIDE = 64
 

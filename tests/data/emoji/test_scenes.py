@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from albef.data.emoji.lexicon import Lexicon, LexiconError
-from albef.data.emoji.render import Painter
-from albef.data.emoji.scenes import Compositions, Scene, draw
-from albef.data.emoji.world import World
+from albef.datasets.emoji.lexicon import Lexicon, LexiconError
+from albef.datasets.emoji.render import Painter
+from albef.datasets.emoji.scenes import Compositions, Scene, draw
+from albef.datasets.emoji.world import World
 
 
 def pairs(scenes: list[Scene]) -> set[tuple[str, str]]:

@@ -1,0 +1,126 @@
+"""Plain data as frozen dataclasses, checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+
+class ConfigError(ValueError):
+    """A key of the parameter file is unknown, missing or has a wrong value."""
+
+
+def renamed(old: str) -> Any:
+    """Dataclass field whose key was once called ``old``; the old key is accepted for one release, with a warning."""
+    return dataclasses.field(metadata={"renamed_from": old})
+
+
+def _current_keys(data: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
+    """Return ``data`` with old key names replaced by those of today.
+
+    Raises:
+        ConfigError: If a key is given under both names.
+    """
+    old_names = {f.metadata["renamed_from"]: f.name for f in dataclasses.fields(cls) if "renamed_from" in f.metadata}
+    result = {}
+    for key, value in data.items():
+        name = old_names.get(key, key)
+        if name != key:
+            if name in data:
+                raise ConfigError(f"{where}.{key}: renamed to {name!r}, which is given too; remove {key!r}")
+            _logger.warning(
+                "%s.%s: renamed to %r; the old name will not be accepted by the next release", where, key, name
+            )
+        result[name] = value
+    return result
+
+
+def _expected(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    return getattr(hint, "__name__", str(hint))
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _section(value, hint, where)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal and value in args and type(value) in {type(a) for a in args}:
+        return value
+    if origin is list and isinstance(value, list):
+        return [_convert(v, args[0], f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise ConfigError(f"{where}: expected {_expected(hint)}, got {value!r}")
+
+
+def _section(data: Any, cls: type, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {data!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    data = _current_keys(data, cls, where)
+    unknown = [str(k) for k in data if k not in fields]
+    if unknown:
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; known are {', '.join(fields)}")
+    hints = get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _convert(data[name], hints[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{name}: missing key; expected {_expected(hints[name])}")
+    return cls(**values)
+
+
+def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
+    """Build the dataclass ``cls`` from plain data.
+
+    Args:
+        data: Nested mappings, as read from YAML or JSON.
+        where: Prefix of the key path in error messages.
+
+    Raises:
+        ConfigError: If a key is unknown, missing or mistyped.
+    """
+    result: T = _section(data, cls, where)
+    return result
+
+
+def replaced(section: T, values: Any, where: str = "params") -> T:
+    """A dataclass with other values: nested mappings, of the keys that change alone.
+
+    Raises:
+        ConfigError: If a key is unknown or mistyped.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, got {values!r}")
+    fields, hints = [f.name for f in dataclasses.fields(section)], get_type_hints(type(section))  # type: ignore[arg-type]
+    values = _current_keys(values, type(section), where)
+    changes = {}
+    for key, value in values.items():
+        path = f"{where}.{key}"
+        if key not in fields:
+            raise ConfigError(f"{path}: unknown key; known are {', '.join(fields)}")
+        deeper = isinstance(hints[key], type) and dataclasses.is_dataclass(hints[key])
+        changes[key] = replaced(getattr(section, key), value, path) if deeper else _convert(value, hints[key], path)
+    return dataclasses.replace(section, **changes)  # type: ignore[type-var]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain data of a configuration dataclass, for checkpoints and run logs."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,1 @@
+"""Sources of raw data: the built-in emoji world, official JSON lists, RefCOCO."""

@@ -1,1 +1,0 @@
-"""Evaluation: metrics of each task, and what the report shows."""

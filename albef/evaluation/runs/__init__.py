@@ -1,1 +1,0 @@
-"""What the evaluation stage writes, task by task."""

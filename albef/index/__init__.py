@@ -1,0 +1,1 @@
+"""The index that retrieval searches: embeddings on disk, exact or clustered search."""

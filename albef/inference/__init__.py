@@ -1,0 +1,1 @@
+"""Inference on a trained model: encoding, ITM re-ranking, answer search, Grad-CAM."""

@@ -1,1 +1,0 @@
-"""The model: vision transformer, text and fusion encoders, momentum teacher, feature queue, checkpoints."""

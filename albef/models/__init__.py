@@ -1,0 +1,1 @@
+"""Model architecture: encoders, fusion, decoder, momentum teacher and queue."""

@@ -1,0 +1,176 @@
+"""The composed model: student encoders, their momentum teacher, and the parts that the task's layout asks for.
+
+B = images or texts, N = image tokens, L = text tokens, W = width, P = projection width, V = vocabulary.
+
+A part that the layout lacks does not exist: reading it raises AttributeError.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albef.config import ModelConfig
+from albef.models.architecture import Architecture, architecture_of
+from albef.models.bert import MLMHead, init_transformer
+from albef.models.decoder import AnswerDecoder
+from albef.models.queue import FeatureQueue
+from albef.models.text import FusionEncoder, TextEncoder
+from albef.models.vision import VisionEncoder
+
+
+class Encoders(nn.Module):
+    """All that has a momentum twin: encoders, projections and the heads on fused states."""
+
+    vision_proj: nn.Linear
+    text_proj: nn.Linear
+    mlm_head: MLMHead
+    decoder: AnswerDecoder
+    cls_head: nn.Module
+
+    def __init__(self, config: ModelConfig, vocab_size: int, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        width = config.text.width
+        self.vision = VisionEncoder(config)
+        self.text = TextEncoder(config.text, vocab_size)
+        self.fusion = FusionEncoder(config.text, config.vision.width, architecture.images)
+        if architecture.projections != "none":
+            self.vision_proj = nn.Linear(config.vision.width, config.projection)
+        if architecture.projections == "both":
+            self.text_proj = nn.Linear(width, config.projection)
+        if architecture.mlm:
+            self.mlm_head = MLMHead(config.text, vocab_size)
+            self.mlm_head.apply(init_transformer)
+        if architecture.decoder:
+            self.decoder = AnswerDecoder(config.text, vocab_size)
+        if architecture.classes:
+            last = nn.Linear(width, architecture.classes)
+            self.cls_head = (
+                last if architecture.head == "linear" else nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
+            )
+
+    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode pixels ``(B, 3, H, H)``: tokens ``(B, N, W)`` and unit ITC features ``(B, P)``."""
+        embeds = self.vision(pixels)
+        return embeds, F.normalize(self.vision_proj(embeds[:, 0]), dim=-1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode token ids ``(B, L)``: states ``(B, L, W)`` and unit ITC features ``(B, P)``."""
+        embeds = self.text(input_ids, attention_mask)
+        return embeds, F.normalize(self.text_proj(embeds[:, 0]), dim=-1)
+
+    def fuse(
+        self,
+        pixels: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_rows: Tensor | None = None,
+        cls_only: bool = False,
+    ) -> Tensor:
+        """Fused states ``(B, L, W)`` (``(B, 1, W)`` with ``cls_only``) of images and texts side by side.
+
+        Args:
+            pixels: ``(B, 3, H, H)``; with two images a text ``(2B, 3, H, H)``, all first ones before all second ones.
+            image_rows: For images ``(I, 3, H, H)`` that texts share: each text's, as in `FusionEncoder`.
+        """
+        keys_values = self.fusion.keys_values(self.vision(pixels))
+        text = self.text(input_ids, attention_mask)
+        return cast(Tensor, self.fusion(text, attention_mask, keys_values, image_rows, cls_only))
+
+    def classify(
+        self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, image_rows: Tensor | None = None
+    ) -> Tensor:
+        """Class logits ``(B, classes)``; images as in `fuse`."""
+        fused = self.fuse(pixels, input_ids, attention_mask, image_rows, cls_only=True)
+        return cast(Tensor, self.cls_head(fused[:, 0]))
+
+    def word_logits(self, states: Tensor) -> Tensor:
+        """MLM logits ``(..., V)`` of fused states ``(..., W)``."""
+        if not self.architecture.mlm:
+            raise ValueError("this model was built without an MLM head")
+        return cast(Tensor, self.mlm_head(states, self.text.embeddings.word.weight))
+
+
+class ALBEF(nn.Module):
+    """ALBEF (paper section 3) with the heads of a task (section 5).
+
+    Args:
+        config: Sizes.
+        vocab_size: Of the tokenizer.
+        task: Whose layout to build, see `albef.models.architecture.ARCHITECTURES`.
+    """
+
+    teacher: Encoders
+    itm_head: nn.Linear
+    temperature: nn.Parameter
+    queue: FeatureQueue
+
+    def __init__(self, config: ModelConfig, vocab_size: int, task: str = "pretrain") -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.task = task
+        self.architecture = architecture_of(task)
+        self.student = Encoders(config, vocab_size, self.architecture)
+        if self.architecture.teacher:
+            self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        if self.architecture.align:
+            self.itm_head = nn.Linear(config.text.width, 2)
+            self.temperature = nn.Parameter(torch.tensor(config.temperature))
+            self.queue = FeatureQueue(config.queue_size, config.projection)
+        self.train()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> ALBEF:
+        """Set the mode. The teacher keeps dropout off, except in official_quirks mode, where it follows the student."""
+        super().train(mode)
+        if self.architecture.teacher:
+            self.teacher.train(mode and self.config.official_quirks)
+        return self
+
+    @torch.no_grad()
+    def update_teacher(self) -> None:
+        """Move the teacher's weights towards the student's: ``m * teacher + (1 - m) * student``, in place."""
+        torch._foreach_lerp_(
+            list(self.teacher.parameters()),
+            [p.detach() for p in self.student.parameters()],
+            1.0 - self.config.momentum,
+        )
+
+    @torch.no_grad()
+    def sync_teacher(self) -> None:
+        """Make the teacher equal to the student."""
+        torch._foreach_copy_(list(self.teacher.parameters()), [p.detach() for p in self.student.parameters()])
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the temperature within [0.001, 0.5], as the official pretraining does."""
+        self.temperature.clamp_(0.001, 0.5)
+
+    def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`Encoders.encode_image` of the student."""
+        return self.student.encode_image(pixels)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`Encoders.encode_text` of the student."""
+        return self.student.encode_text(input_ids, attention_mask)
+
+    def match(
+        self,
+        text_embeds: Tensor,
+        attention_mask: Tensor,
+        image_embeds: Tensor,
+    ) -> Tensor:
+        """ITM logits ``(B, 2)`` of texts and images side by side; column 1 is "match"."""
+        keys_values = self.student.fusion.keys_values(image_embeds)
+        fused = self.student.fusion(text_embeds, attention_mask, keys_values, cls_only=True)
+        return cast(Tensor, self.itm_head(fused[:, 0]))

@@ -1,0 +1,40 @@
+"""Weakly supervised visual grounding: trained as retrieval, answered by Grad-CAM (paper section 5)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from albef.config import AlignTrainConfig, Config
+from albef.data.datasets import NO_CROP
+from albef.data.image_text import PairDataset
+from albef.tasks.alignment import AlignmentTask
+from albef.tasks.base import TaskData
+from albef.tasks.grounding.evaluate import GroundingSet, evaluate
+
+
+class Grounding(AlignmentTask):
+    """Pairs of a picture and an expression; no box is seen in training."""
+
+    name: ClassVar[str] = "grounding"
+    lists: ClassVar[tuple[str, ...]] = ("grounding_train", "grounding_val", "grounding_boxes")
+    selection: ClassVar[str | None] = "accuracy"
+
+    @classmethod
+    def train_config(cls, config: Config) -> AlignTrainConfig:
+        """Section ``tasks.grounding.train`` of the parameters."""
+        return config.tasks.grounding.train
+
+    def dataset(self, data: TaskData) -> PairDataset:
+        """One row per expression; expressions of one picture are positives of each other."""
+        return PairDataset.from_list(
+            data.lists / "grounding_train.json",
+            data.images,
+            self.config.model,
+            self.config.tasks.grounding.train,
+            NO_CROP,
+        )
+
+    def validate(self, data: TaskData) -> dict[str, float]:
+        """Accuracy of boxes on the validation split."""
+        split = GroundingSet.read(data.lists / "grounding_val.json", data.lists / "grounding_boxes.json", data.images)
+        return evaluate(self.model, split, data.encoder, self.config.tasks.grounding).metrics

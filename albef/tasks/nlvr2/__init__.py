@@ -1,0 +1,1 @@
+"""Natural-language visual reasoning over two images (NLVR2)."""

@@ -1,0 +1,1 @@
+"""Text assignment: the extra pretraining step for NLVR2."""

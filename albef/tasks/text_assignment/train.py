@@ -1,0 +1,67 @@
+"""Text assignment: pretraining of the two-image fusion encoder before NLVR2 (paper section 5).
+
+B = pairs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from albef.config import Config, TrainConfig
+from albef.data.datasets import PRETRAIN_CROP
+from albef.data.image_text import PairDataset
+from albef.losses.assign import draw_pairs
+from albef.losses.classify import classification_loss
+from albef.tasks.base import Batch, Task, TaskData
+
+if TYPE_CHECKING:
+    from albef.data.tokenizer import Encoder
+
+
+class TextAssignment(Task):
+    """Tells which of two pictures a caption belongs to. No teacher; the image projection stays as pretrained."""
+
+    name: ClassVar[str] = "text_assignment"
+    lists: ClassVar[tuple[str, ...]] = ("pretrain",)
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        self.model.student.vision_proj.requires_grad_(False)
+
+    @classmethod
+    def train_config(cls, config: Config) -> TrainConfig:
+        """Section ``text_assignment`` of the parameters."""
+        return config.text_assignment
+
+    def dataset(self, data: TaskData) -> PairDataset:
+        """The pretraining pairs."""
+        return PairDataset.from_list(
+            data.lists / "pretrain.json", data.images, self.config.model, self.config.text_assignment, PRETRAIN_CROP
+        )
+
+    def forward(self, batch: Batch, alpha: float, pairs: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+        """Loss of a step; ``alpha`` is void.
+
+        Args:
+            pairs: Picture rows ``(B, 2)`` and labels ``(B,)`` instead of a draw.
+        """
+        student = self.model.student
+        image_embeds = student.vision(batch["image"])
+        if pairs is None:
+            with torch.no_grad():
+                feat = torch.nn.functional.normalize(student.vision_proj(image_embeds[:, 0]), dim=-1)
+                pairs = draw_pairs(feat)
+        rows, labels = pairs
+        fused = student.fusion(
+            student.text(batch["input_ids"], batch["attention_mask"]),
+            batch["attention_mask"],
+            student.fusion.keys_values(image_embeds),
+            image_rows=rows,
+            cls_only=True,
+        )
+        logits = student.cls_head(fused[:, 0])
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        return {"ta_loss": classification_loss(logits, labels, None, 0.0), "accuracy": accuracy}

@@ -1,0 +1,1 @@
+"""Weights on disk: our checkpoints, published layouts, pretrained encoders, task adaptation."""
