@@ -1,4 +1,4 @@
-"""Command line: one subcommand per pipeline stage, and asking the served model. Nothing else lives here."""
+"""Command-line interface: one subcommand per pipeline stage, plus serving, tracking and release."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from albef import config as configuration
 
-# Telemetry of every dependency is off unless the user turned it on.
+# Telemetry of every dependency is off unless the user turns it on.
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
@@ -23,6 +23,29 @@ _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+
+class _DeprecatedOption(argparse.Action):
+    """Old spelling of an option, accepted with a warning and hidden from ``--help``.
+
+    Args:
+        new: Current spelling of the option.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, new: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
+        self.new = new
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store the value under the destination of the current option."""
+        _warn_deprecated(self.option_strings[0], self.new)
+        setattr(namespace, self.dest, values)
+
+
+def _warn_deprecated(old: str, new: str) -> None:
+    print(f"albef: warning: {old} is deprecated and will be removed in the next release; use {new}", file=sys.stderr)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -55,8 +78,8 @@ def _train(args: argparse.Namespace) -> None:
 
     config = configuration.load(args.params)
     if args.tuned:
-        found = configuration.train_values(configuration.read(args.tuned), args.task, str(args.tuned))
-        config = configuration.overlay(config, found)
+        tuned = configuration.train_values(configuration.read(args.tuned), args.task, str(args.tuned))
+        config = configuration.overlay(config, tuned)
     run.run(
         config,
         args.task,
@@ -65,7 +88,7 @@ def _train(args: argparse.Namespace) -> None:
         args.tokenizer,
         args.out,
         init=args.init,
-        scratch=args.scratch,
+        work_dir=args.work_dir,
         tracking_uri=args.tracking_uri,
     )
 
@@ -73,12 +96,12 @@ def _train(args: argparse.Namespace) -> None:
 def _tune(args: argparse.Namespace) -> None:
     from albef.tuning import search
 
-    folders = (args.lists, args.images, args.tokenizer, args.init, args.out, args.scratch)
-    found = search.run(configuration.load(args.params), args.task, *folders, args.tracking_uri)
-    if found.trials:
-        before, best = found.before, found.best
-        setting = ", ".join(f"{key}={value:.4g}" for key, value in best.setting.items())
-        print(f"{found.task}: {found.metric} {before.best:.4f} before, {best.best:.4f} with {setting}")
+    folders = (args.lists, args.images, args.tokenizer, args.init, args.out, args.work_dir)
+    outcome = search.run(configuration.load(args.params), args.task, *folders, args.tracking_uri)
+    if outcome.trials:
+        setting = ", ".join(f"{key}={value:.4g}" for key, value in outcome.best.setting.items())
+        change = f"{outcome.baseline.best:.4f} before, {outcome.best.best:.4f} with {setting}"
+        print(f"{outcome.task}: {outcome.metric} {change}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -125,22 +148,27 @@ def _reference(args: argparse.Namespace) -> None:
 def _drift(args: argparse.Namespace) -> None:
     from albef.drift import check
 
-    found = check.run(configuration.load(args.params).drift, args.sample, args.reference, args.out)
-    print(found.text())
-    if found.drifted:
+    result = check.run(configuration.load(args.params).drift, args.sample, args.reference, args.out)
+    print(result.text())
+    if result.drifted:
         raise SystemExit(check.DRIFTED)
 
 
 def _report(args: argparse.Namespace) -> None:
     from albef import report
 
-    report.run(args.artifacts, args.images, args.out, args.tracking_uri, args.scratch)
+    report.run(args.artifacts, args.images, args.out, args.tracking_uri, args.work_dir)
+
+
+def _sync(args: argparse.Namespace) -> None:
+    from albef.tracking.tracker import sync
+
+    print(f"{sync(args.tracking_uri, args.work_dir)} runs synced")
 
 
 def _deliver(args: argparse.Namespace) -> None:
-    from albef.tracking.tracker import deliver
-
-    print(f"{deliver(args.tracking_uri, args.scratch)} runs delivered")
+    _warn_deprecated("albef deliver", "albef tracking sync")
+    _sync(args)
 
 
 def _ablate(args: argparse.Namespace) -> None:
@@ -222,13 +250,13 @@ def _folders(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Build the parser of the whole command line."""
     from albef.registry import commands as registry_commands
     from albef.serving import commands as ask_commands
 
     root = argparse.ArgumentParser(prog="albef", description=__doc__)
-    root.add_argument("-v", "--verbose", action="store_true", help="log more")
-    commands = root.add_subparsers(dest="command", required=True)
+    root.add_argument("-v", "--verbose", action="store_true", help="log more, and show tracebacks")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
 
@@ -238,58 +266,80 @@ def parser() -> argparse.ArgumentParser:
         _folders(command, *folders)
         return command
 
-    add("inspect", _inspect, "expectations of the raw data, data docs", "raw", "out")
-    add("prepare", _prepare, "compose the built-in world, or collect JSON lists", "raw", "out")
-    add("validate", _validate, "the data gate: expectations, data docs, clean lists", "data", "out")
+    add("inspect", _inspect, "check the raw data against expectations; write data docs", "raw", "out")
+    add("prepare", _prepare, "generate the built-in data set, or collect JSON lists", "raw", "out")
+    add("validate", _validate, "data gate: expectations, data docs, clean lists", "data", "out")
     add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
     inputs = ("lists", "images", "tokenizer")
     pretrain = add("pretrain", _train, "pretrain with ITC, ITM, MLM and momentum distillation", *inputs, "out")
-    pretrain.set_defaults(task="pretrain", init=None)
+    pretrain.set_defaults(task="pretrain", init=None, tuned=None)
     finetune = add("finetune", _train, "fine-tune a task from a pretrained model", *inputs, "init", "out")
     finetune.add_argument("task")
-    finetune.add_argument("--tuned", type=Path, help="parameters in place of those of the file, as `albef tune` writes")
-    pretrain.set_defaults(tuned=None)
+    finetune.add_argument("--tuned", type=Path, help="training parameters to override, as written by `albef tune`")
     tune = add("tune", _tune, "search the hyper-parameters of a task with Ray Tune", *inputs, "init", "out")
     tune.add_argument("task")
-    add("evaluate", _evaluate, "metrics and plots of a task on its test split", *inputs, "model", "out").add_argument(
-        "task"
+    evaluate = add("evaluate", _evaluate, "compute metrics and plots of a task on its test split", *inputs, "model")
+    _folders(evaluate, "out")
+    evaluate.add_argument("task")
+    export = add("export", _export, "export ONNX graphs and check their parity", "tokenizer", "model", "out")
+    export.add_argument("task")
+    add("repository", _repository, "build the Triton model repository and its index", *inputs, "export", "out")
+    quantize = add("quantize", _quantize, "build an int8 model repository if metrics hold up", *inputs, "export")
+    _folders(quantize, "repository", "out")
+    quantize.add_argument(
+        "--max-loss", type=float, default=0.01, help="largest allowed drop of any test metric, 0 to 1"
     )
-    add("export", _export, "ONNX graphs with a parity gate", "tokenizer", "model", "out").add_argument("task")
-    add("repository", _repository, "the Triton model repository with its gallery", *inputs, "export", "out")
-    small = add("quantize", _quantize, "a model repository in int8, if the tasks lose little by it", *inputs, "export")
-    _folders(small, "repository", "out")
-    small.add_argument("--max-loss", type=float, default=0.01, help="that any test metric may lose, 0 to 1")
-    small.add_argument("--limit", type=int, help="rows of each test list; by default all")
-    small.add_argument("--json", type=Path, help="write the metrics here too")
-    reference = add("reference", _reference, "what the training sets, or served requests, look like", "out")
+    quantize.add_argument("--limit", type=int, help="number of rows per test list; default: all")
+    quantize.add_argument("--json", type=Path, help="also write the metrics to this file")
+    reference = add("reference", _reference, "write the drift reference of the training data or served requests", "out")
     for name, text in (
         ("lists", "folder of the training lists"),
-        ("images", "what `albef prepare` wrote"),
+        ("images", "output folder of `albef prepare`"),
         ("tokenizer", "folder of the tokenizer"),
-        ("sample", "of `albef serve --sample-requests`: for confidence; without lists, for everything"),
+        ("sample", "folder of `albef serve --sample-requests`: confidence only, or everything without --lists"),
     ):
         reference.add_argument(f"--{name}", type=Path, help=text)
-    add("drift", _drift, "compare served requests with a reference; exit code 3: drifted", "sample", "reference", "out")
-    report = add("report", _report, "an HTML page of metrics, curves and pictures", "artifacts", "images", "out")
-    deliver = commands.add_parser("deliver", help="send MLflow what it did not take from earlier runs")
+    drift = add("drift", _drift, "compare served requests with a reference; exit code 3 on drift", "sample")
+    _folders(drift, "reference", "out")
+    report = add("report", _report, "write an HTML page of metrics, curves and example images", "artifacts", "images")
+    _folders(report, "out")
+    tracking = commands.add_parser("tracking", help="MLflow tracking")
+    text = "send MLflow the metrics and files that earlier runs could not deliver"
+    sync = tracking.add_subparsers(dest="action", required=True).add_parser("sync", help=text, description=text)
+    sync.set_defaults(function=_sync)
+    deliver = commands.add_parser("deliver", description="deprecated; use `albef tracking sync`")
     deliver.set_defaults(function=_deliver)
-    for command in (pretrain, finetune, tune, report, deliver):
-        left = "checkpoints" if command in (pretrain, finetune, tune) else "what MLflow does not take"
-        command.add_argument("--scratch", type=Path, default=Path("scratch"), help=f"folder for {left}")
-        command.add_argument("--tracking-uri", help="MLflow store; 'none' tracks nothing")
-    ablate = add("ablate", _ablate, "the paper's ablation (table 1) on own data", "raw", "out")
-    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition each")
-    ablate.add_argument("--tasks", nargs="+", help="columns of the table; by default all")
-    official = add("import-checkpoint", _import_checkpoint, "read a checkpoint in the official layout", "out")
+    for command in (pretrain, finetune, tune, report, sync, deliver):
+        content = "checkpoints" if command in (pretrain, finetune, tune) else "buffered tracking data"
+        command.add_argument("--work-dir", type=Path, default=Path("scratch"), help=f"folder for {content}")
+        command.add_argument("--scratch", type=Path, dest="work_dir", action=_DeprecatedOption, new="--work-dir")
+        command.add_argument("--tracking-uri", help="MLflow store; 'none' disables tracking")
+    ablate = add("ablate", _ablate, "run the paper's ablation (table 1) on your own data", "raw", "out")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition per seed")
+    ablate.add_argument("--tasks", nargs="+", help="columns of the table; default: all")
+    official = add("import-checkpoint", _import_checkpoint, "convert a checkpoint of the official code", "out")
     official.add_argument("source", type=Path)
-    official.add_argument("--task", help="write the model of this task, started from the checkpoint")
-    student = add("export-checkpoint", _export_checkpoint, "write a model in the official layout", "model", "out")
+    official.add_argument("--task", help="task whose model is initialized from the checkpoint")
+    student = add("export-checkpoint", _export_checkpoint, "write a checkpoint for the official code", "model", "out")
     student.add_argument("--student-only", action="store_true", help="leave out the momentum teacher and the queue")
-    preset = commands.add_parser("preset", help="write a ready-made parameter file, or list those there are")
+    preset = commands.add_parser("preset", help="write a ready-made parameter file, or list the available ones")
     preset.set_defaults(function=_preset)
     preset.add_argument("name", nargs="?")
     preset.add_argument("--out", type=Path, default=Path("params.yaml"), help="file to write")
-    preset.add_argument("--force", action="store_true", help="replace a file that is there")
+    preset.add_argument("--force", action="store_true", help="overwrite an existing file")
+    _serving_commands(add)
+    trace = commands.add_parser("trace", help="show where requests spent time, from the file of `albef serve --trace`")
+    trace.set_defaults(function=_trace)
+    trace.add_argument("file", type=Path)
+    trace.add_argument("--request", help="id of a request, as in the server's log")
+    trace.add_argument("--last", type=int, default=1, help="number of most recent requests to show")
+    registry_commands.add(commands.add_parser("registry", help="manage versions of the served models in MLflow"))
+    _index_commands(commands.add_parser("index", help="manage the index that retrieval searches"))
+    ask_commands.add(commands.add_parser("ask", help="query the served models"))
+    return root
+
+
+def _serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     serve = add("serve", _serve, "serve a model repository with a local Triton on loopback")
     serve.add_argument(
         "--repository", required=True, help="a folder, or s3://http://HOST:PORT/BUCKET/FOLDER with AWS_* variables set"
@@ -298,65 +348,56 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--grpc-port", type=int, default=8001)
     serve.add_argument("--metrics-port", type=int, default=8002)
     serve.add_argument("--log", type=Path, help="file for the server's log")
-    serve.add_argument("--log-requests", action="store_true", help="log every request, not mistakes and failures alone")
-    serve.add_argument("--trace", type=Path, help="file for the timestamps of requests; `albef trace` reads it")
+    serve.add_argument("--log-requests", action="store_true", help="log every request, not only errors")
+    serve.add_argument("--trace", type=Path, help="file for request timestamps, read by `albef trace`")
+    serve.add_argument("--sample-requests", type=Path, help="folder for statistics of requests, read by `albef drift`")
+    serve.add_argument("--sample-fraction", type=float, default=0.1, help="fraction of requests to sample, in (0, 1]")
     serve.add_argument(
-        "--sample-requests", type=Path, help="folder for figures of some requests; `albef drift` reads it"
+        "--sample-share", type=float, dest="sample_fraction", action=_DeprecatedOption, new="--sample-fraction"
     )
-    serve.add_argument("--sample-share", type=float, default=0.1, help="of the requests, above 0 and at most 1")
-    serve.add_argument("--explicit", action="store_true", help="models are loaded on request, as `albef release` does")
+    serve.add_argument("--explicit", action="store_true", help="load models on request only, as `albef release` needs")
     release = add(
-        "release", _release, "load a new version beside the served one, try it, let it take over", "repository"
+        "release", _release, "load a new version next to the served one, probe it, switch to it", "repository"
     )
     release.add_argument("--new", type=Path, required=True, help="model repository with the new version")
-    release.add_argument("--probes", type=Path, help="JSON list of questions that it has to answer")
-    release.add_argument("--model-version", type=int, help="its number; by default the next")
-    rollback = add("rollback", _rollback, "go back to the version before the served one", "repository")
+    release.add_argument("--probes", type=Path, help="JSON list of requests that the new version must answer")
+    release.add_argument("--model-version", type=int, help="number of the new version; default: the next one")
+    rollback = add("rollback", _rollback, "return to the version before the served one", "repository")
     for command in (release, rollback):
         command.add_argument("--url", default="127.0.0.1:8001", help="gRPC address of the server")
-    trace = commands.add_parser("trace", help="where the time of requests went, from the file of `albef serve --trace`")
-    trace.set_defaults(function=_trace)
-    trace.add_argument("file", type=Path)
-    trace.add_argument("--request", help="id of a request, as in the server's log")
-    trace.add_argument("--last", type=int, default=1, help="or this many, the last ones")
-    registry_commands.add(commands.add_parser("registry", help="versions of the served models in MLflow"))
-    _index_commands(commands.add_parser("index", help="the gallery that retrieval searches"))
-    ask_commands.add(commands.add_parser("ask", help="ask the served model"))
-    return root
 
 
 def _index_commands(command: argparse.ArgumentParser) -> None:
     commands = command.add_subparsers(dest="action", required=True)
     for name, text in (
-        ("build", "a new gallery in place of the one that is there"),
-        ("add", "add pictures and captions; a picture whose id is there takes its place"),
-        ("remove", "take out pictures by id, or captions by text"),
-        ("show", "what is in the gallery"),
+        ("build", "replace the index by a new one"),
+        ("add", "add images and captions; an image with an existing id replaces it"),
+        ("remove", "remove images by id, or captions by text"),
+        ("show", "show the contents of the index"),
     ):
         action = commands.add_parser(name, help=text, description=text)
         action.set_defaults(function=_index)
         action.add_argument("--repository", type=Path, required=True, help="model repository")
-        action.add_argument("--model-version", type=int, help="of the retrieval endpoint; by default the newest")
+        action.add_argument("--model-version", type=int, help="version of the retrieval endpoint; default: the newest")
         if name in ("build", "add"):
             source = action.add_mutually_exclusive_group(required=True)
-            source.add_argument("--folder", type=Path, help="pictures below it; their paths from there are the ids")
-            source.add_argument("--list", type=Path, help="JSON list of retrieval: pictures and captions")
-            action.add_argument("--images", type=Path, help="folder that paths of the list start from")
-            action.add_argument("--skip-unreadable", action="store_true", help="leave out what is no picture")
+            source.add_argument("--folder", type=Path, help="folder of images; their relative paths are the ids")
+            source.add_argument("--list", type=Path, help="JSON list of images and captions, as for retrieval")
+            action.add_argument("--images", type=Path, help="folder that image paths of the list are relative to")
+            action.add_argument("--skip-unreadable", action="store_true", help="skip files that are not images")
         if name == "build":
-            action.add_argument(
-                "--dtype",
-                choices=get_args(configuration.IndexDtype),
-                default="float32",
-                help="of the embeddings kept",
-            )
+            dtypes = get_args(configuration.IndexDtype)
+            action.add_argument("--dtype", choices=dtypes, default="float32", help="type of the stored embeddings")
         if name == "remove":
-            action.add_argument("--captions", action="store_true", help="captions, by their text")
+            action.add_argument("--captions", action="store_true", help="remove captions, given by their text")
             action.add_argument("ids", nargs="+")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; a mistake of the user's is one sentence on stderr and exit code 2."""
+    """Run a subcommand and return its exit code.
+
+    Invalid input is reported as one line on stderr, with exit code 2.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     args = parser().parse_args(argv)

@@ -1,4 +1,8 @@
 """Tests."""
 
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
 SHARED = "ALBEF_TESTS_SHARED"
-"""Variable with a folder that all processes of a test run see."""
+"""Environment variable with a folder that all processes of a test run share."""

@@ -9,7 +9,8 @@ import pytest
 
 from albef.cli import _QUIET as QUIET
 from tests import SHARED
-from tests.pipeline.tree import Tree, create
+from tests.e2e.tree import Tree, create
+from tests.served import Served, served
 
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
@@ -45,6 +46,12 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A folder of the whole run, for what its processes build once."""
     base = tmp_path_factory.getbasetemp()
     os.environ[SHARED] = str(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture(scope="session")
+def model() -> Served:
+    """An exported model with random weights and its Triton repository."""
+    return served()
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from PIL import Image
 from albef import config as configuration
 from albef.config import Config, TokenizerConfig
 from albef.data import tokenizer
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "purple", "orange")
 
 

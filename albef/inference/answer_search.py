@@ -151,8 +151,8 @@ def rank_answers(
         parent = slots.gather(1, parents[grid])
         if shared is not None:
             shared = shared[0][:, parents], shared[1][:, parents]
-        recalled, shared = layers[0].recall(decoder.embed(tokens, depth)[None], shared)
-        states = layers[0].look(recalled[0][grid], keys_values[0], seen)
+        recalled, shared = layers[0].self_attend(decoder.embed(tokens, depth)[None], shared)
+        states = layers[0].cross_attend(recalled[0][grid], keys_values[0], seen)
         for index, layer in enumerate(layers[1:]):
             before = past[index]
             if before is not None:

@@ -1,8 +1,8 @@
-"""The composed model: student encoders, their momentum teacher, and the parts that the task's layout asks for.
+"""ALBEF: student encoders, their momentum teacher, and the heads of a task.
 
 B = images or texts, N = image tokens, L = text tokens, W = width, P = projection width, V = vocabulary.
 
-A part that the layout lacks does not exist: reading it raises AttributeError.
+The task's architecture decides which modules exist; accessing an absent one raises AttributeError.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from albef.models.vision import VisionEncoder
 
 
 class Encoders(nn.Module):
-    """All that has a momentum twin: encoders, projections and the heads on fused states."""
+    """Modules that have a momentum copy: encoders, projections, heads on fused states."""
 
     vision_proj: nn.Linear
     text_proj: nn.Linear
@@ -55,12 +55,27 @@ class Encoders(nn.Module):
             )
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode pixels ``(B, 3, H, H)``: tokens ``(B, N, W)`` and unit ITC features ``(B, P)``."""
+        """Encode images.
+
+        Args:
+            pixels: ``(B, 3, H, H)``.
+
+        Returns:
+            Tokens ``(B, N, W)`` and ITC features ``(B, P)`` of unit length.
+        """
         embeds = self.vision(pixels)
         return embeds, F.normalize(self.vision_proj(embeds[:, 0]), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode token ids ``(B, L)``: states ``(B, L, W)`` and unit ITC features ``(B, P)``."""
+        """Encode texts.
+
+        Args:
+            input_ids: ``(B, L)``.
+            attention_mask: 0/1 mask ``(B, L)``.
+
+        Returns:
+            States ``(B, L, W)`` and ITC features ``(B, P)`` of unit length.
+        """
         embeds = self.text(input_ids, attention_mask)
         return embeds, F.normalize(self.text_proj(embeds[:, 0]), dim=-1)
 
@@ -72,11 +87,18 @@ class Encoders(nn.Module):
         image_rows: Tensor | None = None,
         cls_only: bool = False,
     ) -> Tensor:
-        """Fused states ``(B, L, W)`` (``(B, 1, W)`` with ``cls_only``) of images and texts side by side.
+        """Fuse texts with their images.
 
         Args:
-            pixels: ``(B, 3, H, H)``; with two images a text ``(2B, 3, H, H)``, all first ones before all second ones.
-            image_rows: For images ``(I, 3, H, H)`` that texts share: each text's, as in `FusionEncoder`.
+            pixels: ``(B, 3, H, H)``, image i for text i. With two images per text ``(2B, 3, H, H)``, all first images
+                before all second ones. ``(I, 3, H, H)`` with ``image_rows``.
+            input_ids: ``(B, L)``.
+            attention_mask: 0/1 mask ``(B, L)``.
+            image_rows: Image index of each text, for images shared between texts; see `FusionEncoder.forward`.
+            cls_only: Compute only the first token in the last layer.
+
+        Returns:
+            Fused states ``(B, L, W)``, or ``(B, 1, W)`` with ``cls_only``.
         """
         keys_values = self.fusion.keys_values(self.vision(pixels))
         text = self.text(input_ids, attention_mask)
@@ -85,14 +107,18 @@ class Encoders(nn.Module):
     def classify(
         self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, image_rows: Tensor | None = None
     ) -> Tensor:
-        """Class logits ``(B, classes)``; images as in `fuse`."""
+        """Return class logits ``(B, classes)``; arguments as in `fuse`."""
         fused = self.fuse(pixels, input_ids, attention_mask, image_rows, cls_only=True)
         return cast(Tensor, self.cls_head(fused[:, 0]))
 
     def word_logits(self, states: Tensor) -> Tensor:
-        """MLM logits ``(..., V)`` of fused states ``(..., W)``."""
+        """Return MLM logits ``(..., V)`` of fused states ``(..., W)``.
+
+        Raises:
+            ValueError: If the architecture has no MLM head.
+        """
         if not self.architecture.mlm:
-            raise ValueError("this model was built without an MLM head")
+            raise ValueError("this model has no MLM head; only the architecture of 'pretrain' includes one")
         return cast(Tensor, self.mlm_head(states, self.text.embeddings.word.weight))
 
 
@@ -100,9 +126,9 @@ class ALBEF(nn.Module):
     """ALBEF (paper section 3) with the heads of a task (section 5).
 
     Args:
-        config: Sizes.
-        vocab_size: Of the tokenizer.
-        task: Whose layout to build, see `albef.models.architecture.ARCHITECTURES`.
+        config: Model dimensions.
+        vocab_size: Vocabulary size of the tokenizer.
+        task: Task whose architecture to build; see `albef.models.architecture.ARCHITECTURES`.
     """
 
     teacher: Encoders
@@ -127,11 +153,14 @@ class ALBEF(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def train(self, mode: bool = True) -> ALBEF:
-        """Set the mode. The teacher keeps dropout off, except in official_quirks mode, where it follows the student."""
+        """Set training mode.
+
+        The teacher stays in evaluation mode (no dropout), except with ``official_quirks``, where it follows the student.
+        """
         super().train(mode)
         if self.architecture.teacher:
             self.teacher.train(mode and self.config.official_quirks)
@@ -139,7 +168,10 @@ class ALBEF(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self) -> None:
-        """Move the teacher's weights towards the student's: ``m * teacher + (1 - m) * student``, in place."""
+        """Update the teacher as the moving average of the student, in place.
+
+        ``teacher = m * teacher + (1 - m) * student`` with ``m = config.momentum``.
+        """
         torch._foreach_lerp_(
             list(self.teacher.parameters()),
             [p.detach() for p in self.student.parameters()],
@@ -148,20 +180,20 @@ class ALBEF(nn.Module):
 
     @torch.no_grad()
     def sync_teacher(self) -> None:
-        """Make the teacher equal to the student."""
+        """Copy the student's weights to the teacher."""
         torch._foreach_copy_(list(self.teacher.parameters()), [p.detach() for p in self.student.parameters()])
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Keep the temperature within [0.001, 0.5], as the official pretraining does."""
+        """Clamp the temperature to [0.001, 0.5], as the official pretraining does."""
         self.temperature.clamp_(0.001, 0.5)
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """`Encoders.encode_image` of the student."""
+        """Encode images with the student; see `Encoders.encode_image`."""
         return self.student.encode_image(pixels)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`Encoders.encode_text` of the student."""
+        """Encode texts with the student; see `Encoders.encode_text`."""
         return self.student.encode_text(input_ids, attention_mask)
 
     def match(
@@ -170,7 +202,16 @@ class ALBEF(nn.Module):
         attention_mask: Tensor,
         image_embeds: Tensor,
     ) -> Tensor:
-        """ITM logits ``(B, 2)`` of texts and images side by side; column 1 is "match"."""
+        """Return ITM logits of image-text pairs.
+
+        Args:
+            text_embeds: Text states ``(B, L, W)``.
+            attention_mask: 0/1 mask ``(B, L)`` of the texts.
+            image_embeds: Image tokens ``(B, N, image width)``.
+
+        Returns:
+            Logits ``(B, 2)``; column 1 is "match".
+        """
         keys_values = self.student.fusion.keys_values(image_embeds)
         fused = self.student.fusion(text_embeds, attention_mask, keys_values, cls_only=True)
         return cast(Tensor, self.itm_head(fused[:, 0]))

@@ -1,7 +1,7 @@
-"""Which parts a model has besides its encoders, by the task it is for.
+"""Model architectures by task: the modules a model has besides its encoders.
 
-The names are those of the checkpoint layouts: a stage that starts from another one's model knows by them what there
-is to take over (`albef.weights.adapt_weights`).
+Task names also name the checkpoint layouts. A stage that starts from another stage's model uses them to decide which
+weights to transfer (`albef.weights.adapt_weights`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Architecture:
-    """Parts of a model.
+    """Optional modules of a model.
 
     Args:
-        projections: Maps to ITC features: of both encoders, of the image tower alone, or none.
-        align: ITM head, learnable temperature and queue.
-        mlm: MLM head.
-        decoder: Answer decoder.
-        classes: Of the classification head; 0 is no head.
-        head: A linear map, or two with ReLU between.
-        images: Pictures a text looks at.
-        teacher: Whether there is a momentum teacher.
+        projections: Encoders with a projection to ITC features: both, only the image encoder, or none.
+        align: Include the ITM head, the learnable temperature and the queue.
+        mlm: Include the MLM head.
+        decoder: Include the answer decoder.
+        classes: Classes of the classification head; 0 for no head.
+        head: Classification head: one linear layer, or two with a ReLU between.
+        images: Images per text.
+        teacher: Include the momentum teacher.
     """
 
     projections: Literal["none", "image", "both"] = "none"
@@ -48,7 +48,7 @@ ARCHITECTURES = {
 
 
 def architecture_of(task: str) -> Architecture:
-    """The layout of a task's model.
+    """Return the architecture of a task's model.
 
     Raises:
         ValueError: If no task has this name.
@@ -59,9 +59,10 @@ def architecture_of(task: str) -> Architecture:
 
 
 def models_for(task: str) -> list[str]:
-    """Tasks whose models can answer ``task``: its own, and with ITC and ITM every other one that has both.
+    """Return the tasks whose models can perform ``task``.
 
-    Retrieval from a pretraining model is zero-shot retrieval (paper section 5).
+    A task that uses ITC and ITM accepts every model that has both, any other task only models of its own architecture.
+    Retrieval with a pretraining model is zero-shot retrieval (paper section 5).
 
     Raises:
         ValueError: If no task has this name.

@@ -2,9 +2,9 @@
 
 B = texts, L = text tokens, N = key tokens, W = width, H = heads, D = W / H, V = vocabulary.
 
-Self-attention keeps one matrix for query, key and value, and cross-attention one for key and value: fewer, larger
-products. Cross-attention's keys and values are a call of their own, so that an image's are projected once and shared
-by every text that looks at it.
+Self-attention uses one matrix for query, key and value, and cross-attention one for key and value: fewer, larger
+matrix products. `CrossAttention.keys_values` is a separate call, so that an image is projected once for all texts that
+attend to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class Embeddings(nn.Module):
-    """Word + position + token-type embeddings, normalised."""
+    """Sum of word, position and token-type embeddings, followed by layer normalization."""
 
     def __init__(self, config: TextConfig, vocab_size: int) -> None:
         super().__init__()
@@ -35,16 +35,23 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Embed token ids ``(B, L)`` as ``(B, L, W)``; all tokens are of type 0."""
+        """Embed token ids ``(B, L)`` as ``(B, L, W)``; all tokens have type 0.
+
+        Raises:
+            ValueError: If the texts are longer than ``max_positions``.
+        """
         length = input_ids.shape[1]
         if length > len(self.position.weight):
-            raise ValueError(f"a text of {length} tokens, but model.text.max_positions is {len(self.position.weight)}")
+            raise ValueError(
+                f"model.text.max_positions: {len(self.position.weight)} is less than a text of {length} tokens; "
+                "truncate texts or use a model with more positions"
+            )
         states = self.word(input_ids) + self.token_type.weight[0] + self.position.weight[:length]
         return cast(Tensor, self.dropout(self.norm(states)))
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with residual and post-normalisation."""
+    """Multi-head self-attention with residual connection and post-normalization."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -55,9 +62,15 @@ class SelfAttention(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, states: Tensor, mask: Tensor | None, cls_only: bool = False) -> Tensor:
-        """Attend within ``states`` ``(B, L, W)``: to all, or where ``mask (B, 1, 1, L)`` is True.
+        """Apply self-attention.
 
-        With ``cls_only`` the only query is the first token, and the result is ``(B, 1, W)``.
+        Args:
+            states: ``(B, L, W)``.
+            mask: Boolean, broadcastable to ``(B, H, L, L)``, True where a token may be attended to; None for all.
+            cls_only: Use only the first token as query.
+
+        Returns:
+            ``(B, L, W)``, or ``(B, 1, W)`` with ``cls_only``.
         """
         width = states.shape[-1]
         if cls_only:
@@ -75,7 +88,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a text to projected image tokens, with residual and post-normalisation."""
+    """Multi-head cross-attention to projected tokens, with residual connection and post-normalization."""
 
     def __init__(self, config: TextConfig, key_width: int) -> None:
         super().__init__()
@@ -87,12 +100,21 @@ class CrossAttention(nn.Module):
         self.dropout = config.dropout
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        """Project ``tokens`` ``(B, N, key width)`` once for all the texts that attend to them."""
+        """Project ``tokens`` ``(B, N, key width)`` to keys and values."""
         key, value = self.key_value(tokens).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2).chunk(2, dim=1)
         return key, value
 
     def forward(self, states: Tensor, keys_values: KeysValues, mask: Tensor | None = None) -> Tensor:
-        """Attend from ``states`` ``(B, L, W)`` to ``keys_values``: to all, or where ``mask (B, 1, 1, N)`` is True."""
+        """Apply cross-attention.
+
+        Args:
+            states: Queries ``(B, L, W)``.
+            keys_values: From `keys_values`.
+            mask: Boolean ``(B, 1, 1, N)``, True where a token may be attended to; None for all.
+
+        Returns:
+            ``(B, L, W)``.
+        """
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(self.queries(states), *keys_values, attn_mask=mask, dropout_p=dropout)
         return self.finish(mixed, states)
@@ -102,13 +124,13 @@ class CrossAttention(nn.Module):
         return cast(Tensor, self.query(states).unflatten(-1, (self.heads, -1)).transpose(1, 2))
 
     def finish(self, mixed: Tensor, states: Tensor) -> Tensor:
-        """What follows the attention: values mixed to ``(B, H, L, D)`` are projected and added to ``states``."""
+        """Project attention output ``(B, H, L, D)``, add ``states`` and normalize."""
         mixed = F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return cast(Tensor, self.norm(mixed + states))
 
 
 class FeedForward(nn.Module):
-    """Two linear maps around a GELU, with residual and post-normalisation."""
+    """Two linear layers around a GELU, with residual connection and post-normalization."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -124,7 +146,7 @@ class FeedForward(nn.Module):
 
 
 class MLMHead(nn.Module):
-    """Word scores of masked positions; the output matrix is the word embedding's."""
+    """Masked-language-modeling head; its output matrix is the word embedding."""
 
     def __init__(self, config: TextConfig, vocab_size: int) -> None:
         super().__init__()
@@ -133,16 +155,20 @@ class MLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, states: Tensor, word_weight: Tensor) -> Tensor:
-        """Score ``states`` ``(..., W)`` against the word embeddings ``(V, W)``: logits ``(..., V)``."""
+        """Return logits ``(..., V)`` of ``states`` ``(..., W)``.
+
+        Args:
+            word_weight: Word embeddings ``(V, W)``.
+        """
         return F.linear(self.norm(F.gelu(self.dense(states))), word_weight, self.bias)
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Initialise linear maps and embeddings from a normal distribution, biases with zero. For ``Module.apply``.
+    """Initialize linear layers and embeddings from a normal distribution (for ``Module.apply``).
 
-    The deviation is BERT's and ViT's 0.02 at their width of 768 and grows as 1 / sqrt(width) below: a map of a narrow
-    model then passes on as much signal as the same map of the full one. With 0.02 at width 128 the [CLS] features of
-    all inputs are nearly equal, and ITC stays at chance for hundreds of steps.
+    Biases become zero. The standard deviation of linear layers is 0.02 at width 768, as in BERT and ViT, and scales
+    with 1 / sqrt(width), so that narrow layers preserve the signal as well as the full model's. With 0.02 at width 128
+    the [CLS] features of all inputs are nearly equal, and ITC stays at chance for hundreds of steps.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02 * (768 / min(module.weight.shape)) ** 0.5)
@@ -153,5 +179,5 @@ def init_transformer(module: nn.Module) -> None:
 
 
 def key_mask(attention_mask: Tensor) -> Tensor:
-    """Boolean mask ``(B, 1, 1, L)`` of the tokens that may be attended to, from a 0/1 mask ``(B, L)``."""
+    """Convert a 0/1 mask ``(B, L)`` to a boolean attention mask ``(B, 1, 1, L)``."""
     return attention_mask.bool()[:, None, None, :]

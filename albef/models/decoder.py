@@ -1,6 +1,8 @@
-"""Answer decoder of VQA: a causal text decoder that attends to the fused question (paper section 5).
+"""Answer decoder for VQA (paper section 5).
 
-A = answers, B = questions, L = answer tokens, N = question tokens, M = answer prefixes of a question, W = width,
+A causal text decoder that cross-attends to the fused question states.
+
+A = answers, B = questions, L = answer tokens, N = question tokens, M = answer prefixes per question, W = width,
 H = heads, D = W / H, V = vocabulary.
 """
 
@@ -18,27 +20,27 @@ from albef.models.text import FusionLayer
 
 
 class DecoderLayer(FusionLayer):
-    """A fusion layer that attends to a question instead of an image, and can go token by token."""
+    """Fusion layer that cross-attends to a question and supports incremental decoding."""
 
     def step(
         self, states: Tensor, past: KeysValues | None, question: KeysValues, question_mask: Tensor
     ) -> tuple[Tensor, KeysValues]:
-        """Advance ``M`` prefixes of each question by one token.
+        """Process one more token of ``M`` prefixes per question.
 
         Args:
             states: ``(B, M, W)``.
-            past: Keys and values ``(B, M, H, t, D)`` of the tokens before, prefix by prefix.
-            question: Keys and values ``(B, H, N, D)``, used by all prefixes of a question as they are.
+            past: Cached keys and values ``(B, M, H, t, D)`` of the previous tokens of each prefix.
+            question: Keys and values ``(B, H, N, D)`` of the question, shared by all its prefixes.
             question_mask: ``(B, 1, 1, N)``.
 
         Returns:
-            States ``(B, M, W)`` and the past with this token.
+            States ``(B, M, W)`` and the cache extended by this token.
         """
-        states, past = self.recall(states, past)
-        return self.look(states, question, question_mask), past
+        states, past = self.self_attend(states, past)
+        return self.cross_attend(states, question, question_mask), past
 
-    def recall(self, states: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        """The half of `step` that knows no question: attention to the tokens before."""
+    def self_attend(self, states: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """Attend to the previous tokens: the first half of `step`, independent of the question."""
         attention = self.attention
         query, key, value = (
             part.unflatten(-1, (attention.heads, 1, -1)) for part in attention.qkv(states).chunk(3, dim=-1)
@@ -48,14 +50,17 @@ class DecoderLayer(FusionLayer):
         mixed = F.scaled_dot_product_attention(query, key, value).flatten(2)
         return cast(Tensor, attention.norm(attention.out(mixed) + states)), (key, value)
 
-    def look(self, states: Tensor, question: KeysValues, question_mask: Tensor) -> Tensor:
-        """The other half: attention to the question, and feed-forward."""
+    def cross_attend(self, states: Tensor, question: KeysValues, question_mask: Tensor) -> Tensor:
+        """Attend to the question and apply the feed-forward: the second half of `step`."""
         states = self.cross_attention(states, question, question_mask)
         return cast(Tensor, self.feed_forward(states))
 
 
 class AnswerDecoder(nn.Module):
-    """Embeddings, decoder layers (which start as the fusion encoder's) and a word head."""
+    """Embeddings, decoder layers and a word head.
+
+    Fine-tuning initializes the layers from the fusion encoder (`albef.weights.adapt_weights`).
+    """
 
     def __init__(self, config: TextConfig, vocab_size: int) -> None:
         super().__init__()
@@ -66,7 +71,7 @@ class AnswerDecoder(nn.Module):
         self.apply(init_transformer)
 
     def keys_values(self, question_states: Tensor) -> list[KeysValues]:
-        """Project question states ``(B, N, W)`` for every layer, once for all answers."""
+        """Project question states ``(B, N, W)`` to keys and values of every layer."""
         return [layer.cross_attention.keys_values(question_states) for layer in self.layers]  # type: ignore[union-attr, operator]
 
     def forward(
@@ -77,14 +82,17 @@ class AnswerDecoder(nn.Module):
         question_mask: Tensor,
         question_rows: Tensor | None = None,
     ) -> Tensor:
-        """States ``(A, L, W)`` of answer tokens, each knowing those before it.
+        """Decode whole answers with causal attention.
 
         Args:
             answer_ids: ``(A, L)``, [CLS] first.
             answer_mask: 0/1 mask ``(A, L)``.
-            keys_values: Of `keys_values`, for ``B`` questions.
+            keys_values: From `keys_values`, for ``B`` questions.
             question_mask: 0/1 mask ``(B, N)``.
             question_rows: Question index ``(A,)`` of each answer; by default answer i belongs to question i.
+
+        Returns:
+            States ``(A, L, W)``.
         """
         length = answer_ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=answer_ids.device).tril()
@@ -106,9 +114,17 @@ class AnswerDecoder(nn.Module):
         keys_values: list[KeysValues],
         question_mask: Tensor,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """One token of ``M`` prefixes of each question: ids ``(B, M)`` at ``position`` to states ``(B, M, W)``.
+        """Decode one more token of ``M`` prefixes per question.
 
-        ``past`` is what the call for the token before returned, its prefixes those of these.
+        Args:
+            tokens: Token ids ``(B, M)``.
+            position: Position of the tokens in their answers.
+            past: Cache returned for the previous position, reordered to the current prefixes; None at position 0.
+            keys_values: From `keys_values`.
+            question_mask: 0/1 mask ``(B, N)``.
+
+        Returns:
+            States ``(B, M, W)`` and the extended cache.
         """
         states = self.embed(tokens, position)
         seen, new = key_mask(question_mask), []
@@ -119,11 +135,11 @@ class AnswerDecoder(nn.Module):
         return states, new
 
     def embed(self, tokens: Tensor, position: int) -> Tensor:
-        """Embed tokens that stand at one position: ids ``(...)`` to states ``(..., W)``."""
+        """Embed token ids ``(...)`` of one position as states ``(..., W)``."""
         embeddings = self.embeddings
         states = embeddings.word(tokens) + embeddings.token_type.weight[0] + embeddings.position.weight[position]
         return cast(Tensor, embeddings.dropout(embeddings.norm(states)))
 
     def word_logits(self, states: Tensor) -> Tensor:
-        """Scores ``(..., V)`` of the token after each of ``states`` ``(..., W)``."""
+        """Return next-token logits ``(..., V)`` of ``states`` ``(..., W)``."""
         return cast(Tensor, self.head(states, self.embeddings.word.weight))

@@ -1,4 +1,4 @@
-"""Queue of momentum features: negatives for ITC beyond the batch (paper section 3.2, after MoCo).
+"""Queue of momentum features: additional negatives for ITC (paper section 3.2, after MoCo).
 
 B = batch, K = queue size, P = projection width.
 """
@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NO_ID = -100
-"""Id of a slot whose image is unknown: it never counts as a positive."""
+"""Id of a slot whose image is unknown; it never counts as a positive."""
 
 
 class FeatureQueue(nn.Module):
-    """Ring of the latest ``K`` teacher features of images and texts, with the ids of their images.
+    """Ring buffer of the latest ``K`` teacher features, with their image ids.
 
-    The write position is a plain integer, so that no step waits for the device to tell it. The features move with
-    the model and are saved with it.
+    The write position is a plain integer: reading it needs no host-device synchronization. The features are buffers,
+    so they move with the model and are saved with it.
     """
 
     image: Tensor
@@ -36,14 +36,16 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image_feat: Tensor, text_feat: Tensor, ids: Tensor | None = None) -> None:
-        """Overwrite the oldest slots with features ``(B, P)``; a batch that reaches the end wraps around.
+        """Overwrite the oldest slots with features ``(B, P)``, wrapping around at the end.
 
         Raises:
             ValueError: If the batch is larger than the queue.
         """
         count, size = image_feat.shape[0], len(self)
         if count > size:
-            raise ValueError(f"model.queue_size: a batch of {count} does not fit a queue of {size}")
+            raise ValueError(
+                f"model.queue_size: {size} is less than the batch of {count}; raise it or lower batch_size"
+            )
         head = min(count, size - self.position)
         for start, first, rows in ((self.position, 0, head), (0, head, count - head)):
             if rows:
@@ -53,7 +55,7 @@ class FeatureQueue(nn.Module):
         self.position = (self.position + count) % size
 
     def get_extra_state(self) -> Tensor:
-        """Write position, saved with the features."""
+        """Return the write position, to be saved with the features."""
         return torch.tensor(self.position)
 
     def set_extra_state(self, state: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Text encoder and fusion encoder: the first and the second half of a BERT (paper section 3.1).
+"""Text and fusion encoder: the two halves of a BERT (paper section 3.1).
 
 B = texts, L = text tokens, I = images, N = image tokens, W = width.
 """
@@ -21,7 +21,7 @@ from albef.models.bert import (
 
 
 class TextLayer(nn.Module):
-    """Self-attention and feed-forward."""
+    """Transformer layer: self-attention and feed-forward."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class TextEncoder(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Self-attention, cross-attention to the image, feed-forward."""
+    """Transformer layer with cross-attention to an image before the feed-forward."""
 
     def __init__(self, config: TextConfig, image_width: int) -> None:
         super().__init__()
@@ -76,11 +76,11 @@ class FusionLayer(nn.Module):
 
 
 class FusionEncoder(nn.Module):
-    """Multimodal encoder: text states that look at an image in every layer.
+    """Multimodal encoder: text states cross-attend to an image in every layer.
 
-    With two images a text (NLVR2, paper section 5), each layer is two in a row: one looks at the first image, one at
-    the second. They share the projection of keys and values, so that an image's are projected once whichever of the
-    two it is.
+    With two images per text (NLVR2, paper section 5) each layer becomes a pair: the first attends to the first image,
+    the second to the second image. The pair shares the projection of keys and values, so that each image is projected
+    only once, whichever of the two it is.
     """
 
     def __init__(self, config: TextConfig, image_width: int, images: int = 1) -> None:
@@ -91,22 +91,23 @@ class FusionEncoder(nn.Module):
         self.share_keys_values()
 
     def share_keys_values(self) -> None:
-        """Let the layers of a pair project keys and values by one matrix."""
+        """Tie the key and value projections of the layers of each pair."""
         for index, layer in enumerate(self.layers):
             first = self.layers[index - index % self.images]
             layer.cross_attention.key_value = first.cross_attention.key_value  # type: ignore[union-attr]
 
     def keys_values(self, image_embeds: Tensor) -> list[KeysValues]:
-        """Project image tokens ``(I, N, image width)``, once for all fusion passes of these images."""
+        """Project image tokens ``(I, N, image width)`` to keys and values of every layer."""
         return [
             layer.cross_attention.keys_values(image_embeds)  # type: ignore[union-attr, operator]
             for layer in self.layers[:: self.images]
         ]
 
     def rows(self, text_rows: int) -> Tensor | None:
-        """Which image rows a text looks at when nothing else is said; None is text i at image i.
+        """Return the default image indices of the texts.
 
-        Two images a text: text i looks at rows i and B + i.
+        None with one image per text: text i attends to image i. With two images per text ``(B, 2)``: text i attends
+        to images i and B + i.
         """
         if self.images == 1:
             return None
@@ -126,9 +127,9 @@ class FusionEncoder(nn.Module):
         Args:
             text_embeds: ``(B, L, W)`` from the text encoder.
             attention_mask: 0/1 mask ``(B, L)`` of the text.
-            keys_values: Of `keys_values`, for ``I`` images.
+            keys_values: From `keys_values`, for ``I`` images.
             image_rows: Image index of each text, ``(B,)``, or ``(B, 2)`` for two images; see `rows` for the default.
-            cls_only: Compute only the first token in the last layer, all that a matching head reads.
+            cls_only: Compute only the first token in the last layer, which is all that a matching head reads.
 
         Returns:
             Fused states ``(B, L, W)``, or ``(B, 1, W)`` with ``cls_only``.

@@ -17,13 +17,14 @@ from albef.models.bert import init_transformer
 
 
 class ConvStem(nn.Module):
-    """Patch embedding by three strided convolutions, which small models learn from far sooner than one projection.
+    """Patch embedding of three strided convolutions (replaces timm's ``PatchEmbed``).
 
-    Strides 2, 2 and ``patch_size / 4`` with channel normalisation and GELU between (Xiao et al., "Early Convolutions
-    Help Transformers See Better", NeurIPS 2021). Takes the place of timm's ``PatchEmbed``.
+    The strides are 2, 2 and ``patch_size / 4``, with channel normalization and GELU between (Xiao et al., "Early
+    Convolutions Help Transformers See Better", NeurIPS 2021). Small models train much faster with it than with a single
+    projection.
 
     Raises:
-        ValueError: If the patch size is no multiple of 4 or does not divide the image.
+        ValueError: If the patch size is not a multiple of 4 or does not divide the image size.
     """
 
     def __init__(
@@ -31,7 +32,10 @@ class ConvStem(nn.Module):
     ) -> None:
         super().__init__()
         if patch_size % 4 or img_size % patch_size:
-            raise ValueError(f"model.patch_size: a conv stem needs a multiple of 4 that divides {img_size}")
+            raise ValueError(
+                f"model.patch_size: {patch_size} does not suit the conv stem; use a multiple of 4 that divides "
+                f"image_size ({img_size})"
+            )
         self.img_size = (img_size, img_size)
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size // patch_size, img_size // patch_size)
@@ -49,7 +53,7 @@ class ConvStem(nn.Module):
         )
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
-        """Downsampling from pixels to tokens, as timm asks for it."""
+        """Return the downsampling factor from pixels to tokens (part of timm's interface)."""
         return self.patch_size[0] if as_scalar else self.patch_size
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class ConvStem(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Vision transformer whose output is every token, [CLS] first (paper section 3.1)."""
+    """Vision transformer that outputs all tokens, [CLS] first (paper section 3.1)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -79,22 +83,25 @@ class VisionEncoder(nn.Module):
         self.width = vision.width
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode normalised pixels ``(B, 3, H, H)`` as tokens ``(B, N, W)``."""
+        """Encode normalized pixels ``(B, 3, H, H)`` as tokens ``(B, N, W)``."""
         return cast(Tensor, self.vit.forward_features(pixels))
 
 
 def resize_positions(positions: Tensor, tokens: int) -> Tensor:
-    """Interpolate position embeddings ``(1, n, W)`` to ``(1, tokens, W)``: bicubic, [CLS] kept.
+    """Resize position embeddings ``(1, n, W)`` to ``(1, tokens, W)``.
+
+    The patch grid is interpolated bicubically; the [CLS] embedding is kept.
 
     Raises:
-        ValueError: If either grid of patches is not a square.
+        ValueError: If either patch grid is not square.
     """
     if positions.shape[1] == tokens:
         return positions
     old, new = round((positions.shape[1] - 1) ** 0.5), round((tokens - 1) ** 0.5)
     if old * old != positions.shape[1] - 1 or new * new != tokens - 1:
         raise ValueError(
-            f"position embeddings: cannot resize {positions.shape[1]} to {tokens} tokens: grids not square"
+            f"position embeddings: cannot resize from {positions.shape[1]} to {tokens} tokens, because a patch grid "
+            "is not square"
         )
     grid = positions[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2).float()
     grid = torch.nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)

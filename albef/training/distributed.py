@@ -50,7 +50,7 @@ def run(config: Config, job: Job) -> dict[str, float]:
     batch_size = tasks.get(job.task).train_config(config).batch_size
     EpochSampler(batch_size, batch_size, seed=0, share=(0, settings.world_size))  # complains before anything starts
     job = _anywhere(job)
-    state = job.scratch / f"{job.task}-ray"
+    state = job.work_dir / f"{job.task}-ray"
     shutil.rmtree(state, ignore_errors=True)  # of a run that was killed: what counts are the loop's checkpoints
     resources = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     with cluster(settings.world_size * settings.cpus_per_worker), _lines() as lines:

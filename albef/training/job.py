@@ -31,7 +31,7 @@ class Job:
         images: Folder of the prepared data; its manifest may name another one that image paths start from.
         tokenizer: Folder of the tokenizer.
         init: Folder of the stage whose ``model.pth`` this one starts from.
-        scratch: Folder for checkpoints; emptied of this run's at its end.
+        work_dir: Folder for checkpoints; emptied of this run's at its end.
         tracking_uri: MLflow store; "none" logs nowhere, None leaves it to the environment.
     """
 
@@ -41,7 +41,7 @@ class Job:
     tokenizer: Path
     out: Path
     init: Path | None = None
-    scratch: Path = Path("scratch")
+    work_dir: Path = Path("scratch")
     tracking_uri: str | None = None
 
 
@@ -62,7 +62,7 @@ def train(config: Config, job: Job, device: torch.device) -> dict[str, float]:
         inputs += init_weights.files(config.init)
         _logger.info("%s: not in the parts of init and left as built: %s", job.task, ", ".join(fresh) or "nothing")
     data = digest_of(inputs)
-    folder = job.scratch / f"{job.task}-{fingerprint(job.task, config, data)}"
+    folder = job.work_dir / f"{job.task}-{fingerprint(job.task, config, data)}"
     folder.mkdir(parents=True, exist_ok=True)
     uri = job.tracking_uri if distributed.rank() == 0 else "none"
     with start_run(job.task, config, folder, uri, data, seed=task_seed) as tracker:

@@ -90,18 +90,18 @@ class Loop:
     Args:
         task: Model and losses.
         data: Where the task finds its lists.
-        scratch: Folder for checkpoints of exactly this run (see `albef.training.state.fingerprint`).
+        work_dir: Folder for checkpoints of exactly this run (see `albef.training.state.fingerprint`).
         out: Folder for the results.
         tracker: Receives metrics.
         device: Where to train.
     """
 
     def __init__(
-        self, task: Task, data: TaskData, scratch: Path, out: Path, tracker: Tracker, device: torch.device
+        self, task: Task, data: TaskData, work_dir: Path, out: Path, tracker: Tracker, device: torch.device
     ) -> None:
         self.config = task.train_config(task.config)
         self.task, self.data, self.tracker, self.device = task.to(device), data, tracker, device
-        self.scratch, self.out = scratch, out
+        self.work_dir, self.out = work_dir, out
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
         self.first = distributed.rank() == 0
@@ -216,7 +216,7 @@ class Loop:
             return  # a validation split without answers picks nothing
         if metrics[selection] > self.progress.best:
             self.progress.best = metrics[selection]
-            run_state.save(self.scratch / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
+            run_state.save(self.work_dir / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
         _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:
@@ -232,10 +232,10 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "workers": workers,
         }
-        run_state.save(self.scratch / "checkpoint.pt", state)
+        run_state.save(self.work_dir / "checkpoint.pt", state)
 
     def _resume(self) -> None:
-        state = run_state.load(self.scratch / "checkpoint.pt")
+        state = run_state.load(self.work_dir / "checkpoint.pt")
         distributed.wait()  # that none reads what another has begun to write
         if state is None:
             torch.manual_seed(self.config.seed + distributed.rank())
@@ -252,7 +252,7 @@ class Loop:
             _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
 
     def _finish(self) -> dict[str, float]:
-        best = run_state.load(self.scratch / "best.pt")
+        best = run_state.load(self.work_dir / "best.pt")
         if best is not None:
             self.task.load_state_dict(best["model"])
         last = self.progress.history[-1] if self.progress.history else {}
@@ -265,7 +265,7 @@ class Loop:
         model_file.save(self.task.model, self.out / "model.pth")
         run_state.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))
         run_state.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.rmtree(self.work_dir, ignore_errors=True)
         return metrics
 
 

@@ -26,7 +26,7 @@ def run(
     tokenizer: Path,
     out: Path,
     init: Path | None = None,
-    scratch: Path = Path("scratch"),
+    work_dir: Path = Path("scratch"),
     tracking_uri: str | None = None,
 ) -> dict[str, float]:
     """Train a task, see `Job`, and write its model, metrics and history to ``out``; here, or by several workers.
@@ -34,7 +34,7 @@ def run(
     Raises:
         TrainingError: If training cannot go on.
     """
-    job = Job(task_name, lists, images, tokenizer, out, init, scratch, tracking_uri)
+    job = Job(task_name, lists, images, tokenizer, out, init, work_dir, tracking_uri)
     if config.distributed.world_size == 1:
         return train(config, job, device_of())
     from albef.training import distributed

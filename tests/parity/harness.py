@@ -22,6 +22,7 @@ from albef.tasks import get
 from albef.tasks.base import Task
 from albef.weights.infer_config import infer_config
 from albef.weights.official import load_official, read_official
+from tests import ROOT
 
 HEADS = 4
 MOMENTUM = 0.995
@@ -82,7 +83,7 @@ def load_case(path: Path) -> Case:
         weights = path.with_name(f"{name}.pth")
     state = read_official(weights)
     stored: Any = torch.load(weights, weights_only=True)["config"]
-    config = albef_config.load(Path(__file__).parents[2] / "params.yaml")
+    config = albef_config.load(ROOT / "params.yaml")
     model = infer_config(
         state,
         HEADS,

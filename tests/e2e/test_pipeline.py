@@ -1,0 +1,209 @@
+"""The whole pipeline, from a fresh copy of the tree to a model repository and a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.e2e.tree import Tree, ran, skipped
+from tests.unit.pipeline.test_graph import NAMES, SEARCHES, TASKS, stages
+
+pytestmark = pytest.mark.pipeline
+
+
+@contextmanager
+def changed(tree: Tree, key: str, value: Any) -> Iterator[None]:
+    """The tree with another value of one parameter."""
+    old = tree.set_param(key, value)
+    try:
+        yield
+    finally:
+        tree.set_param(key, old)
+
+
+def stale(tree: Tree) -> set[str]:
+    """Stages that DVC would run again, as far as it knows before running them."""
+    from dvc.repo import Repo
+
+    with Repo(str(tree.root)) as repo:
+        return {name.rpartition("dvc.yaml:")[2] for name in repo.status()}
+
+
+def declared(name: str) -> set[str]:
+    """Keys of ``params.yaml`` that a stage depends on."""
+    return {key for dep in stages()[name].deps if hasattr(dep, "params") for key in dep.params}
+
+
+def test_every_stage_ran_once_in_order(tree: Tree, first_run: str) -> None:
+    order = ran(first_run)
+    assert sorted(order) == sorted(NAMES)
+    chain = ["prepare", "validate", "pretrain", "text_assignment", "finetune@nlvr2", "evaluate@nlvr2", "report"]
+    assert [name for name in order if name in chain] == chain
+    lock = YAML(typ="safe").load(tree.root / "dvc.lock")
+    assert set(lock["stages"]) == set(NAMES)
+
+
+def test_results_are_there(tree: Tree) -> None:
+    root = tree.root / "artifacts"
+    metrics = json.loads((root / "evaluate/retrieval/metrics.json").read_text())
+    assert 0 <= metrics["ir_r1"] <= metrics["ir_r5"] <= metrics["ir_r10"] <= 1
+    for task in TASKS:
+        parity = json.loads((root / f"export/{task}/parity.json").read_text())
+        assert parity["max_abs"] <= parity["tolerance"] == tree.params()["export"]["tolerance"]
+        if task != "retrieval":
+            assert 0 <= json.loads((root / f"evaluate/{task}/metrics.json").read_text())["accuracy"] <= 1
+    assert (root / "repository/retrieval/config.pbtxt").is_file()
+    assert (root / "validated/docs/index.html").is_file()
+    page = (root / "report/index.html").read_text()
+    for name in ("losses", "recall", "text_to_image", "image_to_text", "scenes"):
+        assert f"{name}.png" in page
+        assert (root / f"report/{name}.png").stat().st_size > 1000
+
+
+def test_code_in_the_model_repository_is_a_dependency_of_it(tree: Tree) -> None:
+    files = [path for pattern in ("infra/triton/models", "albef") for path in tree.root.glob(f"{pattern}/**/*.py")]
+    sources = {path.read_bytes(): path.relative_to(tree.root) for path in files}
+    deps = {Path(dep.def_path) for dep in stages()["repository"].deps}
+    copied = [path for path in (tree.root / "artifacts/repository").rglob("*.py") if path.stat().st_size > 200]
+    assert len(copied) > 3
+    for path in copied:
+        source = sources[path.read_bytes()]
+        listed = any(source.is_relative_to(dep) for dep in deps) or source.name in ("config.py", "reading.py")
+        assert listed, f"{source} is copied into the repository, but no dependency of it"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "report"])
+def test_a_stage_declares_the_parameters_it_reads(tree: Tree, name: str) -> None:
+    read = set(json.loads((tree.record / f"{name}.json").read_text()))
+    keys = declared(name)
+    if name.startswith(("pretrain", "text_assignment", "tune", "finetune")):
+        # Only names the folder of checkpoints; the tokenizer itself is a dependency.
+        read = {key for key in read if not key.startswith("tokenizer.")}
+    hidden = sorted(key for key in read if not any(f"{key}.".startswith(f"{known}.") for known in keys))
+    assert not hidden, f"{name} reads {hidden}: add them to its params in dvc.yaml"
+    idle = sorted(known for known in keys if not any(f"{key}.".startswith(f"{known}.") for key in read))
+    assert not idle, f"{name} never reads {idle}"
+
+
+def test_nothing_runs_twice(tree: Tree) -> None:
+    again = tree.dvc("repro")
+    assert ran(again) == []
+    assert set(NAMES) <= set(skipped(again))
+    assert stale(tree) == set()
+
+
+def test_metrics_and_plots_show_what_the_stages_wrote(tree: Tree) -> None:
+    shown = json.loads(tree.dvc("metrics", "show", "--json").strip().splitlines()[-1])
+    assert shown[""]["data"]["artifacts/evaluate/retrieval/metrics.json"]["data"]["r_mean"] >= 0
+    page = tree.dvc("plots", "show", "--out", str(tree.record / "plots")).strip().splitlines()[-1]
+    text = Path(page.removeprefix("file://")).read_text()
+    for title in ("pretraining losses", "fine-tuning losses", "retrieval recall", "NLVR2 confusion"):
+        assert title in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("prepare.seed", 8, {"inspect", "prepare"}),
+        ("validate.max_caption_words", 59, {"validate"}),
+        ("tokenizer.vocab_size", 399, {"tokenizer"}),
+        ("pretrain.optim.lr", 2e-3, {"pretrain"}),
+        (
+            "model.temperature",
+            0.08,
+            {"pretrain", "text_assignment", *SEARCHES, *(f"finetune@{task}" for task in TASKS)},
+        ),
+        ("text_assignment.epochs", 2, {"text_assignment"}),
+        ("tasks.vqa.evaluate.shortlist", 4, {"tune@vqa", "finetune@vqa", "evaluate@vqa", "repository"}),
+        ("tasks.retrieval.evaluate.shortlist", 4, {"tune@retrieval", "finetune@retrieval", "evaluate@retrieval"}),
+        (
+            "tasks.retrieval.evaluate.score",
+            "itm+itc",
+            {"tune@retrieval", "finetune@retrieval", "evaluate@retrieval", "repository"},
+        ),
+        ("export.parity_samples", 3, {f"export@{task}" for task in TASKS}),
+        ("serve.max_k", 19, {"repository"}),
+    ],
+)
+def test_a_parameter_reaches_the_stages_that_read_it(tree: Tree, key: str, value: Any, expected: set[str]) -> None:
+    with changed(tree, key, value):
+        assert stale(tree) == expected
+
+
+def test_a_changed_parameter_reruns_what_depends_on_it_and_no_more(tree: Tree) -> None:
+    before = (tree.root / "artifacts/pretrain/model.pth").stat().st_mtime_ns
+    with changed(tree, "tasks.retrieval.evaluate.shortlist", 4):
+        first, second, *others = ran(tree.dvc("repro"))
+        assert (first, second) == ("tune@retrieval", "finetune@retrieval")  # both choose the best by the same measure
+        assert "evaluate@retrieval" in others
+        assert not set(others) & {"prepare", "validate", "tokenizer", "pretrain"}
+        assert (tree.root / "artifacts/pretrain/model.pth").stat().st_mtime_ns == before
+        assert json.loads((tree.record / "evaluate@retrieval.json").read_text())
+    # Back to the old value: the run cache has it, nothing is computed.
+    assert ran(tree.dvc("repro")) == []
+
+
+def own_data(tree: Tree, tmp_path: Path) -> tuple[Tree, Path]:
+    """A copy of the tree whose raw data are lists and pictures of the user's own, as the documentation tells."""
+    own = tmp_path / "own"
+    shutil.copytree(tree.root / "artifacts/data", own, copy_function=shutil.copyfile)
+    copy = Tree(tmp_path / "tree", tree.record)
+    left = {"artifacts", "data", "scratch"}
+    shutil.copytree(tree.root, copy.root, ignore=lambda folder, _: left if folder == str(tree.root) else set())
+    names = [path.stem for path in own.glob("*.json") if path.stem not in ("manifest", "scenes")]
+    copy.set_param("prepare.source", "lists")
+    copy.set_param("prepare.lists", {"image_root": ".", "files": {name: [f"{name}.json"] for name in names}})
+    copy.dvc("import-url", "--force", str(own), "data")
+    return copy, own
+
+
+def test_own_data_go_all_the_way_and_a_broken_record_stops_them(tree: Tree, tmp_path: Path) -> None:
+    copy, own = own_data(tree, tmp_path)
+    # The same records and pictures as the built-in ones, only elsewhere: tokens, and where training repeats itself to
+    # the bit, the exported model come from the run cache.
+    targets = ["repository", "evaluate@nlvr2"]  # what is left out reads nothing that these do not
+    left_out = {"reference", "report", *(f"evaluate@{task}" for task in TASKS)} - {*targets}
+    from_cache = {"tokenizer", *(f"export@{task}" for task in TASKS)}
+
+    def lane(task: str) -> str:  # two tasks at a time, as the demo has them
+        stages = [f"finetune@{task}", f"export@{task}"]
+        search = [f"tune@{task}"] if f"tune@{task}" in SEARCHES else []
+        return copy.dvc("--wait-for-lock", "repro", "--single-item", *search, *stages)
+
+    output = copy.dvc("repro", "text_assignment")
+    with ThreadPoolExecutor(2) as pool:
+        output += "".join(pool.map(lane, TASKS))
+    output += copy.dvc("repro", *targets)
+    assert set(NAMES) - left_out - from_cache <= set(ran(output))
+    kept = json.loads((copy.root / "artifacts/validated/lists/pretrain.json").read_text())
+    assert kept == json.loads((own / "pretrain.json").read_text())
+
+    rows = json.loads((own / "pretrain.json").read_text())
+    rows[3]["image"] = "images/pretrain/broken.png"
+    (own / rows[3]["image"]).write_text("no picture")
+    (own / "pretrain.json").write_text(json.dumps(rows))
+    assert ran(copy.dvc("repro", *targets)) == []  # an import is pinned
+    copy.dvc("update", "data.dvc")
+    output = copy.dvc("repro", ok=False)
+    assert ran(output)[-1] == "validate"
+    assert "pretrain" in output
+    assert "row 3" in output
+    assert "broken.png" in output
+    assert not (copy.root / "artifacts/validated/lists").exists()
+    report = json.loads((copy.root / "artifacts/validated/report.json").read_text())
+    assert report["success"] is False
+
+    (own / rows[3]["image"]).unlink()
+    copy.dvc("update", "data.dvc")
+    output = copy.dvc("repro", ok=False)
+    assert ran(output)[-1] == "inspect"
+    assert "pretrain.json: expectation 'pictures_there' failed, 1 bad rows, such as row 3" in output
+    assert json.loads((copy.root / "artifacts/raw/report.json").read_text())["success"] is False

@@ -1,0 +1,209 @@
+"""How a real server comes and goes: addresses, signals, crashes, and repositories it must refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from albef.serving.client import Client, ServerUnavailableError
+from albef.serving.server import ServerError, TritonServer, free_ports
+from tests import ROOT
+
+pytestmark = pytest.mark.server
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses that a process listens on."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        target = os.readlink(descriptor)
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].split(":")[0])
+    return found
+
+
+def test_listens_on_loopback_alone(server):
+    # 127.0.0.1, and the same as gRPC's IPv6 socket has it, in the byte order of x86
+    assert listening(server.pid) == {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def family(group: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+def gone(group: int, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while family(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not family(group)
+
+
+def test_crashed_server_leaves_nothing_behind(model, runtime):
+    server = TritonServer(model.repository, runtime=runtime)
+    server.start()
+    pid = server.pid
+    assert len(family(pid)) == 1 + len(list(model.repository.iterdir()))  # the server, and a stub a model
+    assert server.segments()
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while server.alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with Client(server.grpc_url, timeout=5, retries=1) as client, pytest.raises(ServerUnavailableError):
+        client.retrieve(text="red")
+    assert server.stop() == -signal.SIGKILL
+    assert gone(pid)
+    assert not server.segments()
+
+
+def command(repository: Path, ports: list[int]) -> list[str]:
+    names = ("--http-port", "--grpc-port", "--metrics-port")
+    options = [part for name, port in zip(names, ports, strict=True) for part in (name, str(port))]
+    return [sys.executable, "-m", "albef.cli", "serve", "--repository", str(repository), *options]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def triton(pid: int) -> list[int]:
+    return [child for child in children(pid) if Path(f"/proc/{child}/comm").read_text().strip() == "tritonserver"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_command_stops_cleanly(model, runtime, number):
+    ports = free_ports(3)
+    # The checkout as working directory: the endpoint must import what lies beside it, not this.
+    with subprocess.Popen(command(model.repository, ports), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert f"127.0.0.1:{ports[1]}" in serving.stdout.readline()
+            ask = ["ask", "retrieval", "red above blue", "-k", "2", "--url", f"127.0.0.1:{ports[1]}"]
+            done = subprocess.run([sys.executable, "-m", "albef.cli", *ask], capture_output=True, text=True, check=True)
+            assert done.stdout.count("images/") == 2
+            servers = children(serving.pid)
+            mine = f"albef_{serving.pid}_*"
+            assert list(Path("/dev/shm").glob(mine))
+            serving.send_signal(number)
+            assert serving.wait(30) == 0
+        finally:
+            serving.kill()
+    assert len(servers) == 1
+    assert gone(servers[0])
+    assert not list(Path("/dev/shm").glob(mine))
+
+
+def test_command_can_be_stopped_while_starting(model, runtime):
+    with subprocess.Popen(command(model.repository, free_ports(3)), cwd=ROOT, stdout=subprocess.PIPE) as serving:
+        try:
+            deadline = time.monotonic() + 20
+            while not (servers := triton(serving.pid)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            serving.terminate()
+            assert serving.wait(30) == 0
+            assert serving.stdout.read() == b""  # it never said that it serves
+        finally:
+            serving.kill()
+    assert gone(servers[0])
+
+
+def test_command_ends_when_the_server_dies(model, runtime):
+    ports = free_ports(3)
+    with subprocess.Popen(
+        command(model.repository, ports), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as serving:
+        try:
+            serving.stdout.readline()
+            (server,) = children(serving.pid)
+            os.kill(server, signal.SIGKILL)
+            assert serving.wait(30) == 2
+            assert "the Triton server is gone" in serving.stderr.read()
+        finally:
+            serving.kill()
+    assert gone(server)
+
+
+def test_taken_port_is_named(model, runtime):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServerError, match=f"{port}: the port is taken"):
+            TritonServer(model.repository, runtime=runtime, grpc_port=port).start()
+
+
+def test_folder_without_models_is_refused(tmp_path, runtime):
+    with pytest.raises(ServerError, match="no model repository"):
+        TritonServer(tmp_path, runtime=runtime).start()
+
+
+def refused(repository: Path, runtime) -> str:
+    server = TritonServer(repository, runtime=runtime)
+    with pytest.raises(ServerError) as caught:
+        server.start()
+    assert server.pid is None
+    return str(caught.value)
+
+
+def test_parts_of_another_model_are_refused(model, runtime, tmp_path):
+    repository = tmp_path / "elsewhere"
+    shutil.copytree(model.repository, repository)
+    manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
+    text = manifest.read_text()
+    data = json.loads(text)
+    manifest.write_text(json.dumps({**data, "model_hash": "f" * 64}))
+    assert "the gallery's model_hash is ffffffffffff" in refused(repository, runtime)
+    manifest.write_text(text)
+    settings = repository / "vqa" / "1" / "settings.json"
+    known = settings.read_text()
+    settings.write_text(json.dumps({**json.loads(known), "model_hash": "e" * 64}))
+    assert "but vqa was written for eeeeeeeeeeee" in refused(repository, runtime)
+    settings.write_text(known)
+    words = repository / "retrieval" / "1" / "tokenizer" / "tokenizer.json"
+    words.write_text(words.read_text() + " ")
+    assert "the tokenizer is not the one its model was trained with" in refused(repository, runtime)
+
+
+def test_moved_repository_answers_alike(model, runtime, tmp_path, client):
+    repository = tmp_path / "moved" / "models"
+    shutil.copytree(model.repository, repository)
+    with TritonServer(repository, runtime=runtime, log=tmp_path / "server.log") as server:
+        with Client(server.grpc_url) as other:
+            assert other.retrieve(text="red") == client.retrieve(text="red")
+        pid = server.pid
+        assert server.stop() == 0
+        assert gone(pid)
+    assert "successfully unloaded" in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.parametrize(("status", "shown"), [(1, ["E1 refused"]), (-11, ["E1 refused", "I1 models", "I2 leaving"])])
+def test_a_refusal_is_told_though_the_server_crashes_afterwards(runtime, tmp_path, status, shown):
+    server = TritonServer(tmp_path, runtime=runtime)
+    server.log = tmp_path / "log"
+    server.log.write_text("I0 begins\nE0 no CUDA\nE1 refused\nI1 models\nI2 leaving\n")
+    server._process = SimpleNamespace(poll=lambda: status)
+    assert server.complaints(limit=2).splitlines() == shown
+    server._process = None

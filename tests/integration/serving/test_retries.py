@@ -1,0 +1,143 @@
+"""Servers that come late, go away and come back: the clients wait for them, and for nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from albef.serving import requests
+from albef.serving.client import (
+    AsyncClient,
+    Client,
+    InvalidRequestError,
+    NoSuchEndpointError,
+    ServerTimeoutError,
+    ServerUnavailableError,
+)
+from albef.serving.server import TritonServer, free_ports
+from tests.integration.serving.test_answers import metric
+
+pytestmark = pytest.mark.server
+
+TEXT = "red above blue"
+
+
+def at(ports: list[int], model, runtime, **options) -> TritonServer:
+    http, grpc, metrics = ports
+    return TritonServer(
+        model.repository, runtime=runtime, http_port=http, grpc_port=grpc, metrics_port=metrics, **options
+    )
+
+
+async def asked(url: str, timeout: float):
+    async with AsyncClient(url, timeout) as client:
+        return await client.retrieve(TEXT)
+
+
+def test_both_clients_wait_for_a_server_that_comes_late(model, runtime, client):
+    expected, ports = client.retrieve(TEXT), free_ports(3)
+    url, answered = f"127.0.0.1:{ports[1]}", []
+
+    def ask(kind: str):
+        with Client(url, timeout=60) as own:
+            found = own.retrieve(TEXT) if kind == "threads" else asyncio.run(asked(url, 60))
+        answered.append(time.monotonic())
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(ask, kind) for kind in ("threads", "asyncio")]
+        time.sleep(6)  # long enough for a channel with gRPC's own pauses to be in one of four seconds or more
+        assert not any(each.done() for each in waiting)
+        with at(ports, model, runtime, explicit=True) as server:
+            started = time.monotonic()
+            assert [each.result(60) for each in waiting] == [expected, expected]
+            # A pause of the channel and one of the client.
+            assert max(answered) < started + 3
+            with Client(server.grpc_url) as own:
+                own.triton.unload_model("retrieval")
+                with (
+                    pytest.raises(ServerUnavailableError, match="retrieval: .* has no available versions"),
+                    Client(server.grpc_url, retries=0) as impatient,
+                ):
+                    impatient.retrieve(TEXT)
+                later = threading.Timer(1.0, own.triton.load_model, ["retrieval"])
+                later.start()
+                assert own.retrieve(TEXT) == expected
+                later.join()
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_restart_goes_unnoticed(model, runtime, client, end):
+    expected, ports, over = client.retrieve(TEXT), free_ports(3), threading.Event()
+    url = f"127.0.0.1:{ports[1]}"
+
+    def threads() -> list:
+        with Client(url) as own:
+            found = []
+            while not over.is_set():
+                found.append(own.retrieve(TEXT))
+                time.sleep(0.01)
+            return found
+
+    async def gather() -> list:
+        async with AsyncClient(url) as own:
+            found = []
+            while not over.is_set():
+                found += await asyncio.gather(*(own.retrieve(TEXT) for _ in range(4)))
+            return found
+
+    with at(ports, model, runtime) as server, ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(threads), pool.submit(asyncio.run, gather())]
+        try:
+            time.sleep(1)
+            if end == "killed":
+                os.kill(server.pid, signal.SIGKILL)
+            server.stop()
+            server.start()
+            time.sleep(2.5)
+        finally:
+            over.set()
+        for each in asking:
+            answers = each.result(60)
+            assert len(answers) > 10
+            assert all(answer == expected for answer in answers)
+
+
+def test_without_a_server_it_is_tried_until_the_timeout():
+    (port,) = free_ports(1)
+    for retries, least, most in ((None, 2.0, 10.0), (0, 0.0, 3.0)):
+        with Client(f"127.0.0.1:{port}", timeout=4, retries=retries) as client:
+            began = time.monotonic()
+            with pytest.raises(ServerUnavailableError, match=f"127.0.0.1:{port}: retrieval: "):
+                client.retrieve(TEXT)
+            assert least <= time.monotonic() - began <= most
+
+
+def test_nothing_else_is_tried_again(server, client, model, monkeypatch):
+    sent: Counter[str] = Counter()
+    infer = client.triton.infer
+
+    def counted(**arguments):
+        sent[arguments["model_name"]] += 1
+        return infer(**arguments)
+
+    monkeypatch.setattr(client.triton, "infer", counted)
+    with pytest.raises(InvalidRequestError):
+        client.retrieve("")
+    call = requests.retrieval("text", [b"red"], 1, True)
+    with pytest.raises(NoSuchEndpointError, match="'captions' is not found"):
+        client.ask(dataclasses.replace(call, spec=dataclasses.replace(call.spec, name="captions")))
+    picture = (model.folder / "images" / "3.png").read_bytes()
+    client.timeout = 0.01
+    with pytest.raises(ServerTimeoutError):
+        client.answer(picture, "red", candidates=[f"red {number}" for number in range(9000)])
+    assert sent == {"retrieval": 1, "captions": 1, "vqa": 1}
+    assert metric(server, "nv_inference_request_success", "vqa") > 0  # it answered its probe, and serves on

@@ -1,0 +1,76 @@
+"""A repository in S3-compatible storage, served by a real Triton from a real S3 API."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from albef.serving.client import Client
+from albef.serving.server import ServerError, TritonServer, free_ports
+from tests.integration.serving.test_lifecycle import ROOT, gone, triton
+
+pytestmark = pytest.mark.server
+
+BUCKET = "albef"
+
+
+@pytest.fixture(scope="module")
+def storage():
+    server = ThreadedMotoServer("127.0.0.1", free_ports(1)[0])
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def credentials(monkeypatch):
+    for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
+def put(storage: str, folder: Path, name: str) -> str:
+    """Copy a folder into the storage.
+
+    Returns:
+        Its address, as Triton writes it.
+    """
+    client = boto3.client("s3", endpoint_url=storage)
+    client.create_bucket(Bucket=BUCKET)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), BUCKET, f"{name}/{path.relative_to(folder).as_posix()}")
+    return f"s3://{storage}/{BUCKET}/{name}"
+
+
+def test_served_from_storage(model, runtime, storage, credentials, client):
+    address = put(storage, model.repository, "repository")
+    ports = free_ports(3)
+    names = ("--http-port", "--grpc-port", "--metrics-port")
+    options = [part for name, port in zip(names, ports, strict=True) for part in (name, str(port))]
+    command = [sys.executable, "-m", "albef.cli", "serve", "--repository", address, *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert f"serving {address}: gRPC 127.0.0.1:{ports[1]}" in serving.stdout.readline()
+            (server,) = triton(serving.pid)
+            with Client(f"127.0.0.1:{ports[1]}") as other:
+                assert other.ready()
+                assert other.retrieve(text="red") == client.retrieve(text="red")
+                image = (model.folder / "images" / "0.png").read_bytes()
+                assert other.answer(image, "red") == client.answer(image, "red")
+            serving.terminate()
+            assert serving.wait(30) == 0
+        finally:
+            serving.kill()
+    assert gone(server)
+
+
+def test_nothing_in_storage_is_said(runtime, storage, credentials):
+    boto3.client("s3", endpoint_url=storage).create_bucket(Bucket="empty")
+    with pytest.raises(ServerError, match="exited with status 1"):
+        TritonServer(f"s3://{storage}/empty/nowhere", runtime=runtime).start()

@@ -1,0 +1,202 @@
+"""Two workers on two processes: what they compute, and that a lost one is replaced without a trace."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from albef import tasks
+from albef.config import Config
+from albef.data.loader import EpochSampler, train_loader
+from albef.data.tokenizer import Encoder
+from albef.losses.distill import ramped_alpha
+from albef.models.queue import FeatureQueue
+from albef.tasks.base import TaskData
+from albef.training import distributed, run
+from albef.training.loop import TrainingError
+from albef.training.optim import build_optimizer, learning_rate
+from albef.weights import checkpoint
+from tests.served import random_model
+from tests.worlds import colour_world, tiny_config
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), st.booleans())
+def test_shares_of_a_batch_are_the_batch(workers: int, rows: int, epoch: int, grouped: bool) -> None:
+    groups = np.arange(50) // 3 if grouped else None
+    whole = list(EpochSampler(50, workers * rows, seed=1, epoch=epoch, groups=groups))
+    shares = [
+        list(EpochSampler(50, workers * rows, seed=1, epoch=epoch, groups=groups, share=(rank, workers)))
+        for rank in range(workers)
+    ]
+    assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+    if workers > 1:
+        with pytest.raises(ValueError, match=f"batch_size: 7 cannot be shared evenly by {workers * 7} workers"):
+            EpochSampler(50, 7, seed=1, share=(0, workers * 7))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return colour_world(tmp_path_factory.mktemp("distributed") / "world")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with distributed.cluster(2):
+        yield
+
+
+def _config(dropout: float = 0.1, workers: int = 2, **train: object) -> Config:
+    config = tiny_config(**{"epochs": 2, "checkpoint_every": 2, "augment": "none", **train})
+    text = dataclasses.replace(config.model.text, dropout=dropout)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, text=text),
+        distributed=dataclasses.replace(config.distributed, world_size=workers),
+    )
+
+
+def _train(
+    config: Config, world: Path, out: Path, task: str = "pretrain", init: Path | None = None
+) -> dict[str, float]:
+    folders = (world / "lists", world, world / "tokenizer", out)
+    return run.run(config, task, *folders, init=init, work_dir=out / "scratch", tracking_uri="none")
+
+
+def _history(out: Path) -> list[dict[str, float]]:
+    with (out / "history.csv").open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _in_turn(config: Config, world: Path, patch: pytest.MonkeyPatch) -> list[dict[str, float]]:
+    """Losses of the steps of pretraining, computed by one process for one worker after the other."""
+    train, encoder = config.pretrain, Encoder.from_file(world / "tokenizer" / "tokenizer.json")
+    torch.manual_seed(train.seed)
+    first = tasks.get("pretrain")(config, encoder)
+    workers = [first, copy.deepcopy(first)]
+    dataset = first.dataset(TaskData(world / "lists", world, encoder))
+    optimizers = [build_optimizer(task, train.optim, config.model.official_quirks) for task in workers]
+    random = [torch.Generator().manual_seed(train.seed + rank).get_state() for rank in range(2)]
+    queued: list[tuple[Tensor, ...]] = []
+    enqueue = FeatureQueue.enqueue
+    patch.setattr(FeatureQueue, "enqueue", lambda queue, *features: queued.append(features))
+    per_epoch, step, rows = len(dataset) // train.batch_size, 0, []
+    for epoch in range(train.epochs):
+        loaders = [train_loader(dataset, encoder, train, epoch, share=(rank, 2)) for rank in range(2)]
+        for batches in zip(*loaders, strict=True):
+            alpha = ramped_alpha(train.alpha, step, train.alpha_ramp_epochs * per_epoch)
+            outputs = []
+            for rank, (task, batch) in enumerate(zip(workers, batches, strict=True)):
+                torch.set_rng_state(random[rank])
+                outputs.append(task(batch, alpha))
+                random[rank] = torch.get_rng_state()
+                task.zero_grad()
+                torch.stack([v for k, v in outputs[-1].items() if k.endswith("_loss")]).sum().backward()
+            for pair in zip(*(task.parameters() for task in workers), strict=True):
+                if pair[0].grad is not None:
+                    mean = sum(p.grad for p in pair) / 2
+                    for p in pair:
+                        p.grad = mean.clone()
+            for task, optimizer in zip(workers, optimizers, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, per_epoch, train.epochs, train.optim) * group["lr_scale"]
+                torch.nn.utils.clip_grad_norm_([p for p in task.parameters() if p.requires_grad], train.optim.clip)
+                optimizer.step()
+                enqueue(task.model.queue, *(torch.cat(parts) for parts in zip(*queued, strict=True)))
+            queued.clear()
+            rows.append({name: sum(o[name].item() for o in outputs) / 2 for name in outputs[0]})
+            step += 1
+    return rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, cluster: None) -> Path:
+    out = world / "undisturbed"
+    _train(_config(), world, out)
+    return out
+
+
+@pytest.mark.slow
+def test_two_workers_pretrain_as_one_process_in_turn(
+    world: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _in_turn(_config(), world, monkeypatch)
+    found = _history(undisturbed)
+    assert len(expected) == 16
+    for row, pair in zip(found, zip(expected[::2], expected[1::2], strict=True), strict=True):
+        for name in ("itc_loss", "itm_loss", "mlm_loss"):
+            assert row[name] == pytest.approx(sum(each[name] for each in pair) / 2, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_without_batch_wide_losses_two_workers_are_one_process(world: Path, cluster: None, tmp_path: Path) -> None:
+    config = _config(dropout=0.0)
+    init = tmp_path / "init"
+    checkpoint.save(random_model(world, config, task="pretrain"), init / "model.pth")
+    metrics = {
+        workers: _train(_config(dropout=0.0, workers=workers), world, tmp_path / str(workers), "entailment", init)
+        for workers in (1, 2)
+    }
+    one, two = (_history(tmp_path / str(workers)) for workers in (1, 2))
+    for left, right in zip(one, two, strict=True):
+        assert right == pytest.approx(left, rel=1e-4)
+    assert metrics[2] == pytest.approx(metrics[1], rel=1e-4)
+
+
+def _kill_a_worker(scratch: Path, killed: list[int]) -> None:
+    """Kill one of the two once there have been checkpoints."""
+    written: set[int] = set()
+    deadline = time.monotonic() + 120
+    while len(written) < 3 and time.monotonic() < deadline:
+        written |= {path.stat().st_mtime_ns for path in scratch.glob("pretrain-*/checkpoint.pt")}
+        time.sleep(0.002)
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            process.kill()
+            killed.append(process.pid)
+            return
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_leaves_no_trace(
+    world: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, killed = world / "killed", []
+    killer = threading.Thread(target=_kill_a_worker, args=(out / "scratch", killed))
+    killer.start()
+    _train(_config(), world, out)
+    killer.join()
+    assert killed
+    assert "pretrain: resuming at step" in caplog.text
+    assert _history(out) == _history(undisturbed)
+    left, right = (checkpoint.read(folder / "model.pth")[0] for folder in (undisturbed, out))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert not list((out / "scratch").iterdir())
+
+
+@pytest.mark.slow
+def test_what_cannot_go_on_is_said_once(world: Path, cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size: 8 cannot be shared evenly by 3 workers"):
+        _train(_config(workers=3), world, tmp_path)
+    rows = json.loads((world / "lists" / "pretrain.json").read_text())
+    rows[7]["image"] = "images/lost.png"  # which one of the two finds, while the other waits for it
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "pretrain.json").write_text(json.dumps(rows))
+    with pytest.raises(TrainingError, match=r"images/lost\.png"):
+        run.run(_config(), "pretrain", lists, world, world / "tokenizer", tmp_path, None, tmp_path / "scratch", "none")
+    assert not (tmp_path / "model.pth").exists()

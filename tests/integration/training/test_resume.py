@@ -1,0 +1,105 @@
+"""A run that is killed and started again ends with the weights of one that never stopped, to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from albef.weights import checkpoint
+from tests.worlds import colour_world, tiny_config, write_params
+
+
+def _command(world: Path, out: Path, scratch: Path, *task: str) -> list[str]:
+    return [
+        sys.executable, "-m", "albef.cli", *task, "--params", str(world / "params.yaml"),
+        "--lists", str(world / "lists"), "--images", str(world), "--tokenizer", str(world / "tokenizer"),
+        "--out", str(out), "--work-dir", str(scratch), "--tracking-uri", "none",
+    ]  # fmt: skip
+
+
+def _weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.read(out / "model.pth")[0])
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str], count: int) -> None:
+    """Until a file has been written ``count`` times."""
+    seen: set[int] = set()
+    deadline = time.monotonic() + 120
+    while len(seen) < count:
+        assert process.poll() is None, f"ended before it was to be killed: {process.communicate()}"
+        assert time.monotonic() < deadline, f"{path} not written {count} times"
+        for found in path.parent.parent.glob(f"*/{path.name}"):
+            seen.add(found.stat().st_mtime_ns)
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = colour_world(tmp_path_factory.mktemp("resume") / "world")
+    write_params(tiny_config(epochs=6), folder / "params.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path) -> Path:
+    out = world / "undisturbed"
+    subprocess.run(_command(world, out, world / "scratch-undisturbed", "pretrain"), check=True, timeout=180)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_equals_undisturbed(world: Path, undisturbed: Path, number: int) -> None:
+    out, scratch = world / f"killed-{number}", world / f"scratch-{number}"
+    process = subprocess.Popen(_command(world, out, scratch, "pretrain"), stderr=subprocess.PIPE, text=True)
+    _wait_for(scratch / "run" / "checkpoint.pt", process, 4)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 143), errors
+    assert not (out / "model.pth").exists()
+
+    again = subprocess.run(
+        _command(world, out, scratch, "pretrain"), check=True, timeout=180, capture_output=True, text=True
+    )
+    assert "resuming at step" in again.stderr
+    expected, actual = _weights(undisturbed), _weights(out)
+    assert expected.keys() == actual.keys()
+    assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
+    for name in ("history.csv", "metrics.json"):
+        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert os.listdir(scratch) == []  # a finished run leaves no checkpoint behind
+
+
+@pytest.mark.slow
+def test_finetune_starts_from_pretraining_and_learns(world: Path, undisturbed: Path) -> None:
+    out = world / "finetuned"
+    command = _command(world, out, world / "scratch-finetune", "finetune", "retrieval")
+    subprocess.run([*command, "--init", str(undisturbed)], check=True, timeout=180)
+    rows = (out / "history.csv").read_text().splitlines()
+    column = rows[0].split(",").index("loss")
+    assert float(rows[-1].split(",")[column]) < float(rows[1].split(",")[column])
+    _, meta = checkpoint.load(out / "model.pth")
+    assert meta.task == "retrieval"
+
+
+@pytest.mark.slow
+def test_another_parameter_does_not_resume(world: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    process = subprocess.Popen(
+        _command(world, tmp_path / "out", scratch, "pretrain"), stderr=subprocess.DEVNULL, text=True
+    )
+    _wait_for(scratch / "run" / "checkpoint.pt", process, 1)
+    process.kill()
+    process.wait()
+    changed = write_params(tiny_config(epochs=6, alpha=0.1), tmp_path / "params.yaml")
+    command = _command(world, tmp_path / "out", scratch, "pretrain")
+    command[command.index("--params") + 1] = str(changed)
+    again = subprocess.run(command, check=True, timeout=180, capture_output=True, text=True)
+    assert "resuming" not in again.stderr

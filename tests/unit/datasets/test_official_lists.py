@@ -1,0 +1,181 @@
+"""Every data set of the page on data passes `prepare` and the gate with the parameters given there, and is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from albef import cli
+from albef.data.files import image_root
+from albef.data.image_text import PairDataset
+from albef.data.schema import images_of, read_list
+from albef.tasks.classification_data import StatementDataset
+from albef.tasks.classification_eval import StatementSet
+from albef.tasks.grounding.evaluate import GroundingSet
+from albef.tasks.retrieval.evaluate import RetrievalSet
+from albef.tasks.vqa.data import QuestionDataset
+from albef.tasks.vqa.evaluate import QuestionSet, read_candidates
+from tests import ROOT
+from tests.worlds import tiny_config, write_params
+
+RAW = ROOT / "tests/fixtures/datasets"
+
+
+def documented() -> dict[str, dict[str, Any]]:
+    """``files`` and ``folders`` of each data set, from the table of the page."""
+    section = (ROOT / "docs/data.md").read_text().partition("## Published data sets")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| `(\{.+?\})` \| (?:`(\{.+?\})` )?\|", section, re.MULTILINE)
+    yaml = YAML(typ="safe")
+    return {
+        name: {"files": yaml.load(files), "folders": yaml.load(folders) if folders else None}
+        for name, files, folders in rows
+    }
+
+
+TABLE = documented()
+
+
+class Prepared:
+    """A data set after `albef prepare` and `albef validate`, both run by the command line."""
+
+    def __init__(self, folder: Path, lists: dict[str, Any]) -> None:
+        params = json.loads(write_params(tiny_config(), folder / "params.yaml").read_text())
+        lists = {"image_root": ".", "moved": {"/old/pictures": "."}, **lists}
+        params["prepare"] |= {"source": "lists", "lists": lists}
+        (folder / "params.yaml").write_text(json.dumps(params))
+        given, self.data = ["--params", str(folder / "params.yaml")], folder / "data"
+        self.lists = folder / "validated" / "lists"
+        assert cli.main(["prepare", *given, "--raw", str(RAW), "--out", str(self.data)]) == 0
+        assert cli.main(["validate", *given, "--data", str(self.data), "--out", str(folder / "validated")]) == 0
+        self.root = image_root(self.data)
+
+    def train(self, kind: Callable[..., Any], name: str) -> list[dict[str, Any]]:
+        """Samples of a training set."""
+        config = tiny_config()
+        dataset = kind.from_list(self.lists / f"{name}.json", self.root, config.model, config.pretrain)  # type: ignore[attr-defined]
+        return [dataset[0, row] for row in range(len(dataset))]
+
+    def split(self, name: str) -> tuple[Path, Path]:
+        """What the reader of an evaluation takes."""
+        return self.lists / f"{name}.json", self.root
+
+
+Prepare = Callable[..., Prepared]
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Prepare:
+    return lambda name, **changes: Prepared(tmp_path, TABLE[name] | changes)
+
+
+def test_the_table_has_them_all() -> None:
+    pretraining = {"COCO", "Visual Genome", "SBU", "CC3M", "CC12M"}
+    tasks = {"COCO retrieval", "Flickr30K", "VQAv2 and Visual Genome QA", "SNLI-VE", "NLVR2", "RefCOCO+"}
+    assert set(TABLE) == pretraining | tasks
+    named = {file for row in TABLE.values() for files in row["files"].values() for file in files}
+    assert named == {str(p.relative_to(RAW)) for p in RAW.rglob("*") if p.suffix in (".json", ".p")}
+
+
+def test_pretraining_lists_are_joined(prepare: Prepare) -> None:
+    rows = [TABLE[name]["files"]["pretrain"] for name in ("COCO", "Visual Genome", "SBU", "CC3M", "CC12M")]
+    files = [file for row in rows for file in row]
+    result = prepare("COCO", files={"pretrain": files})
+    samples = result.train(PairDataset, "pretrain")
+    assert len(samples) == 9
+    assert samples[0]["text"] in ("A bowl of broccoli beside bread.", "Lunch in coloured boxes.")
+    assert [s["image_id"] for s in samples[2:5]] == [2, 2, 3]
+    records = read_list(result.lists / "pretrain.json")
+    assert records[0]["image"] == "coco/train2014/COCO_train2014_000000000009.jpg"
+    assert records[-1]["image"] == "cc12m/0000000002.jpg"
+
+
+@pytest.mark.parametrize(("name", "captions"), [("COCO retrieval", 2), ("Flickr30K", 1)])
+def test_retrieval(prepare: Prepare, name: str, captions: int) -> None:
+    result = prepare(name)
+    assert [s["image_id"] for s in result.train(PairDataset, "retrieval_train")] == [0, 0, 1]
+    val, test = (RetrievalSet.read(*result.split(f"retrieval_{part}")) for part in ("val", "test"))
+    assert len(val.texts) == captions  # a caption alone is a list of one
+    assert test.image_of_text.tolist() == [0] * len(test.texts)
+    assert all(path.is_file() for path in val.images + test.images)
+
+
+def test_vqa(prepare: Prepare) -> None:
+    result = prepare("VQAv2 and Visual Genome QA")
+    answers = [s["answers"] for s in result.train(QuestionDataset, "vqa_train")]
+    assert answers == [{"broccoli": 0.7, "vegetable": 0.3}, {"1": 1.0}, {"bike": 0.5}, {"on desk": 0.5}]
+    val, test = (QuestionSet.read(*result.split(f"vqa_{part}")) for part in ("val", "test"))
+    assert val.people == [["2"] * 9 + ["1"]]
+    assert (test.people, test.ids) == ([[], []], [1000, "1001"])
+    assert all(path.is_file() for path in val.images + test.images)
+    assert read_candidates(result.lists / "answer_list.json")[:2] == ["yes", "no"]
+
+
+def test_vqa_may_validate_on_a_list_without_answers(prepare: Prepare) -> None:
+    name = "VQAv2 and Visual Genome QA"
+    files = TABLE[name]["files"] | {"vqa_val": ["vqa_test.json"], "vqa_test": ["vqa_val.json"]}
+    val = QuestionSet.read(*prepare(name, files=files).split("vqa_val"))
+    assert val.people == [[], []]
+
+
+def test_visual_entailment(prepare: Prepare) -> None:
+    result = prepare("SNLI-VE")
+    assert [s["label"] for s in result.train(StatementDataset, "ve_train")] == [2, 1, 0]
+    val, test = (StatementSet.read(*result.split(f"ve_{part}")) for part in ("val", "test"))
+    assert (val.labels.tolist(), test.labels.tolist()) == ([2, 0], [2, 1])
+    assert test.names == [("flickr30k/flickr30k-images/1009434119.jpg",)] * 2  # one a number, one a text
+    assert all(path.is_file() for paths in val.images + test.images for path in paths)
+
+
+def test_nlvr2(prepare: Prepare) -> None:
+    result = prepare("NLVR2")
+    samples = result.train(StatementDataset, "nlvr_train")
+    assert [(s["label"], len(s["images"])) for s in samples] == [(1, 2), (0, 2)]
+    assert not np.array_equal(*samples[0]["images"])
+    val, test = (StatementSet.read(*result.split(f"nlvr_{part}")) for part in ("val", "test"))
+    assert (val.labels.tolist(), test.labels.tolist()) == ([1, 0], [1, 0])
+    assert all(path.is_file() for paths in val.images + test.images for path in paths)
+
+
+def test_grounding(prepare: Prepare) -> None:
+    result = prepare("RefCOCO+")
+    samples = result.train(PairDataset, "grounding_train")
+    assert [s["image_id"] for s in samples] == [0, 1, 1]
+    boxes = result.lists / "grounding_boxes.json"
+    val, test = (
+        GroundingSet.read(path, boxes, root) for path, root in map(result.split, ("grounding_val", "grounding_test"))
+    )
+    assert val.texts == ["café table", "round thing"]
+    assert (val.parts, test.parts) == (["val", "val"], ["testA", "testB", "testB"])
+    published = {a["id"]: a["bbox"] for a in json.loads((RAW / "refcoco+/instances.json").read_text())["annotations"]}
+    assert val.boxes == [published[702]] * 2
+    assert test.boxes == [published[703], published[704], published[704]]
+    detected = json.loads((RAW / "refcoco+/dets.json").read_text())
+    assert test.proposals[0] == [box[:4] for box in detected["36"]]
+    assert all(path.is_file() for path in val.images + test.images)
+
+
+def test_all_together_from_one_root(tmp_path: Path) -> None:
+    rows = [row for name, row in TABLE.items() if name != "Flickr30K"]  # of the two for retrieval
+    files: dict[str, Any] = {}
+    for row in rows:
+        for name, given in row["files"].items():
+            files[name] = files.get(name, []) + given
+    folders = {name: folder for row in rows for name, folder in (row["folders"] or {}).items()}
+    result = Prepared(tmp_path, {"files": files, "folders": folders})
+    used = {
+        image
+        for path in result.lists.glob("*.json")
+        if path.stem not in ("answer_list", "grounding_boxes")
+        for record in read_list(path)
+        for image in images_of(record)
+    }
+    pictures = {str(p.relative_to(RAW)) for p in RAW.rglob("*") if p.suffix in (".jpg", ".png")}
+    assert used == pictures
+    assert json.loads((result.data / "manifest.json").read_text())["images"]["count"] == len(pictures)

@@ -1,0 +1,243 @@
+"""The prepare stage: the same seed writes the same bytes, official lists take the same road."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from albef.config import ConfigError, ListsConfig
+from albef.data.files import image_root
+from albef.data.images import open_image
+from albef.data.schema import LISTS, SchemaError, images_of, read_list
+from albef.datasets import prepare
+from albef.datasets.emoji.lexicon import LexiconError
+from tests.unit.conftest import SPRITES, small
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_same_seed_writes_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+    prepare.run(small(), SPRITES, tmp_path / "again")
+    assert content(tmp_path / "again") == content(prepared)
+    prepare.run(dataclasses.replace(small(), seed=8), SPRITES, tmp_path / "other")
+    other = content(tmp_path / "other")
+    assert other.keys() == content(prepared).keys()
+    assert sum(a != b for a, b in zip(other.values(), content(prepared).values(), strict=True)) > 0.9 * len(other)
+
+
+def test_writes_every_list_and_every_picture(prepared: Path) -> None:
+    used = set()
+    for name in LISTS:
+        records = read_list(prepared / f"{name}.json")
+        assert len(records) >= 20, name
+        used.update(i for r in records for i in images_of(r))
+    assert used == {str(p.relative_to(prepared)) for p in prepared.rglob("*.png")}
+    assert open_image(prepared / "images" / "test" / "000000.png").size == (64, 64)
+
+
+def test_lists_stay_within_their_split(prepared: Path) -> None:
+    for name in LISTS:
+        split = name.rpartition("_")[2]
+        images = {i.split("/")[1] for r in read_list(prepared / f"{name}.json") for i in images_of(r)}
+        assert images == {split}
+
+
+def test_the_manifest_counts_and_hashes(prepared: Path) -> None:
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    assert set(LISTS) <= set(manifest["lists"])
+    for name, entry in manifest["lists"].items():
+        data = (prepared / f"{name}.json").read_bytes()
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["rows"] == len(json.loads(data))
+    for split, entry in manifest["images"].items():
+        files = sorted((prepared / "images" / split).iterdir())
+        assert entry["count"] == len(files)
+        assert entry["sha256"] == hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    assert image_root(prepared) == prepared
+
+
+def test_scene_records_describe_the_pictures(prepared: Path) -> None:
+    scenes = json.loads((prepared / "scenes.json").read_text())
+    assert {s: len(r) for s, r in scenes.items()} == {"pretrain": 150, "train": 150, "val": 40, "test": 40}
+    for record in scenes["test"]:
+        assert (prepared / record["image"]).is_file()
+        assert record["objects"]
+        assert all(len(o["box"]) == 4 for o in record["objects"])
+
+
+def test_a_failure_leaves_no_half_written_folder(tmp_path: Path) -> None:
+    with pytest.raises(LexiconError):
+        prepare.run(small(), tmp_path / "nowhere", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def official(folder: Path, lists: dict[str, Any], **changes: Any) -> Any:
+    """Pictures and lists as downloads have them, and the configuration for them."""
+    (folder / "coco" / "train2014").mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(folder / "coco" / "train2014" / "1.jpg")
+    files: dict[str, list[str]] = {}
+    for name, records in lists.items():
+        (folder / f"{name}.json").write_text(json.dumps(records))
+        files.setdefault(name.split(".")[0], []).append(f"{name}.json")
+    values = {"image_root": "coco", "files": files} | changes
+    return dataclasses.replace(small(), source="lists", lists=ListsConfig(**values))
+
+
+def test_official_lists_are_joined_and_normalised(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "artifacts" / "data"
+    config = official(
+        raw,
+        {
+            "pretrain.coco": [{"image": "train2014/1.jpg", "caption": "a dog"}],
+            "pretrain.vg": [{"image": "/vg/2.jpg", "caption": ["a cat"]}],
+            "ve_train": [{"image": "3416050480", "sentence": "a dog", "label": "neutral"}, "malformed"],
+            "nlvr_train": [{"sentence": "x", "label": True, "images": ["a.png", "b.png"]}],
+            "answer_list": ["yes", "no", "yes"],
+            "grounding_boxes": {"refs": {"1": {"image": "a", "box": [0, 0, 1, 1]}}, "proposals": {}},
+        },
+    )
+    prepare.run(config, raw, out)
+    assert [r["image"] for r in read_list(out / "pretrain.json")] == ["train2014/1.jpg", "/vg/2.jpg"]
+    # Malformed records go on: the gate judges them.
+    assert json.loads((out / "ve_train.json").read_text())[1] == "malformed"
+    assert json.loads((out / "ve_train.json").read_text())[0]["image"] == "3416050480.jpg"
+    assert read_list(out / "nlvr_train.json")[0]["label"] == "True"
+    assert json.loads((out / "answer_list.json").read_text()) == ["yes", "no"]
+    assert json.loads((out / "grounding_boxes.json").read_text())["refs"]["1"]["box"] == [0, 0, 1, 1]
+    root = image_root(out)
+    assert json.loads((out / "manifest.json").read_text())["image_root"] == "../../raw/coco"
+    assert open_image(root / "train2014/1.jpg").size == (40, 40)
+    absolute = dataclasses.replace(config.lists, image_root=str(raw / "coco"))
+    prepare.run(dataclasses.replace(config, lists=absolute), raw, out)
+    assert image_root(out) == raw / "coco"
+
+
+def test_other_pictures_under_the_same_lists_change_the_manifest(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    config = official(raw, {"pretrain": [{"image": "train2014/1.jpg", "caption": "a dog"}]})
+    prepare.run(config, raw, out)
+    before = (out / "manifest.json").read_bytes()
+    prepare.run(config, raw, out)
+    assert (out / "manifest.json").read_bytes() == before
+    Image.new("RGB", (400, 400), "blue").save(raw / "coco" / "train2014" / "1.jpg")
+    prepare.run(config, raw, out)
+    assert (out / "manifest.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("lists", "changes", "error", "sentence"),
+    [
+        ({"retrieval_dev": []}, {}, SchemaError, r"prepare\.lists\.files\.retrieval_dev: not the name of a list"),
+        ({}, {"files": {"pretrain": []}}, SchemaError, r"prepare\.lists\.files\.pretrain: no file"),
+        ({}, {"files": {"pretrain": ["no.json"]}}, SchemaError, r"no\.json: cannot read"),
+        ({"pretrain": {"a": 1}}, {}, SchemaError, r"pretrain\.json: expected a JSON list"),
+        ({"grounding_boxes": [1]}, {}, SchemaError, r"grounding_boxes\.json, row 0, ref_id: expected"),
+        ({"grounding_boxes": 1}, {}, SchemaError, r"grounding_boxes\.json: expected boxes as refs and proposals"),
+        ({"grounding_boxes": {"refs": {}}}, {}, SchemaError, r"grounding_boxes\.json, proposals: expected"),
+        ({"grounding_boxes": {"9": [[1, 2]]}}, {}, SchemaError, r"grounding_boxes\.json, 9: expected a list of boxes"),
+        ({"pretrain": []}, {"folders": {"vg": "coco"}}, SchemaError, r"prepare\.lists\.folders\.vg: expected a list"),
+        ({"pretrain": []}, {"folders": {"pretrain": "vg"}}, SchemaError, r"folders\.pretrain: no folder .*coco/vg"),
+        ({"pretrain": []}, {"image_root": "cc3m"}, SchemaError, r"prepare\.lists\.image_root: no folder"),
+    ],
+)
+def test_names_what_is_wrong_with_official_lists(
+    tmp_path: Path, lists: dict[str, Any], changes: dict[str, Any], error: type[ValueError], sentence: str
+) -> None:
+    config = official(tmp_path / "raw", lists, **changes)
+    with pytest.raises(error, match=sentence):
+        prepare.run(config, tmp_path / "raw", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_source_lists_wants_lists(tmp_path: Path) -> None:
+    config = dataclasses.replace(small(), source="lists", lists=None)
+    with pytest.raises(ConfigError, match=r"prepare\.lists: missing key"):
+        prepare.run(config, tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"max_objects": 1}, r"prepare\.emoji\.max_objects: expected 2 to 4, got 1"),
+        ({"max_objects": 5}, r"prepare\.emoji\.max_objects: expected 2 to 4, got 5"),
+        ({"caption_noise": 1.5}, r"prepare\.emoji\.caption_noise: expected 0 to 1, got 1\.5"),
+        ({"image_size": 8}, r"prepare\.emoji\.image_size: expected at least 32, got 8"),
+        ({"val": 0}, r"prepare\.emoji\.val: expected at least 1, got 0"),
+    ],
+)
+def test_values_out_of_range_are_named(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        prepare.run(small(**changes), SPRITES, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("most", "side"), [(2, 32), (3, 96)])
+def test_other_worlds_have_every_list(tmp_path: Path, most: int, side: int) -> None:
+    prepare.run(small(max_objects=most, image_size=side), SPRITES, tmp_path / "out")
+    for name in LISTS:
+        assert read_list(tmp_path / "out" / f"{name}.json"), name
+    scenes = json.loads((tmp_path / "out" / "scenes.json").read_text())
+    assert max(len(r["objects"]) for s in scenes.values() for r in s) == most
+
+
+def test_paths_of_all_lists_start_from_one_root(tmp_path: Path) -> None:
+    config = official(
+        tmp_path / "raw",
+        {
+            "retrieval_train.a": [{"image": "1.jpg", "caption": "a dog", "image_id": 1}],
+            "retrieval_train.b": [{"image": "1.jpg", "caption": "a dog", "image_id": 2}, {"image": 3}],
+            "pretrain": [{"image": "/old/store/vg/2.jpg", "caption": "x"}, {"image": "/older/2.jpg", "caption": "x"}],
+            "nlvr_train": [{"images": ["a.png", 4], "sentence": "x", "label": "true"}],
+            "grounding_val": [{"image": "1.jpg", "text": "x", "ref_id": 1}],
+            "grounding_boxes": {"refs": {"1": {"image": "1.jpg"}, "2": 3}, "proposals": {"1.jpg": [[1, 1, 2, 2]]}},
+        },
+        folders={
+            "retrieval_train": "train2014",
+            "retrieval_train.b.json": ".",
+            "nlvr_train": str(tmp_path),
+            "grounding_val": "train2014",
+            "grounding_boxes": "train2014",
+        },
+        moved={"/old/store/": ".", "/old": "/new"},
+    )
+    prepare.run(config, tmp_path / "raw", tmp_path / "out")
+
+    def read(name: str) -> Any:
+        return json.loads((tmp_path / "out" / f"{name}.json").read_text())
+
+    assert [row["image"] for row in read("retrieval_train")] == ["train2014/1.jpg", "1.jpg", 3]
+    # A folder of that name only begins like the moved one.
+    assert [row["image"] for row in read("pretrain")] == ["vg/2.jpg", "/older/2.jpg"]
+    assert read("nlvr_train")[0] == {"images": [str(tmp_path / "a.png"), 4], "sentence": "x", "label": "True"}
+    assert read("grounding_boxes") == {
+        "refs": {"1": {"image": "train2014/1.jpg"}, "2": 3},
+        "proposals": {"train2014/1.jpg": [[1, 1, 2, 2]]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("ve_val", {"image": 3416050480}, {"image": "3416050480.jpg"}),
+        ("ve_val", {"image": "3416050480.png"}, {"image": "3416050480.png"}),
+        ("ve_val", {"image": True}, {"image": True}),
+        ("nlvr_val", {"label": False}, {"label": "False"}),
+        ("nlvr_val", {"label": "true"}, {"label": "True"}),
+        ("nlvr_val", {"label": 1}, {"label": 1}),
+        ("nlvr_val", {"label": "yes"}, {"label": "yes"}),
+        ("retrieval_val", {"caption": "a dog"}, {"caption": ["a dog"]}),
+        ("retrieval_train", {"caption": "a dog"}, {"caption": "a dog"}),
+        ("answer_list", ["yes"], ["yes"]),
+    ],
+)
+def test_official_variants_are_made_alike(tmp_path: Path, name: str, given: Any, wanted: Any) -> None:
+    config = official(tmp_path / "raw", {name: [given]})
+    prepare.run(config, tmp_path / "raw", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text()) == [wanted]

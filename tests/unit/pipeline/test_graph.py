@@ -1,0 +1,110 @@
+"""``dvc.yaml`` says the truth: each stage depends on the code it runs and the files it names, and on no more."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from albef import cli, tasks
+from albef.config import TasksConfig
+from tests.unit.pipeline.code import of_command
+from tests.unit.test_layers import ROOT
+
+OUTPUT_OPTIONS = {"out"}
+NOT_INPUTS = {"params", "work_dir"}
+
+
+@cache
+def stages() -> dict[str, Any]:
+    """Stages as DVC resolves them, by address."""
+    from dvc.repo import Repo
+
+    with Repo(str(ROOT)) as repo:
+        return {stage.addressing: stage for stage in repo.index.stages if not stage.is_data_source}
+
+
+def paths(items: Any) -> set[Path]:
+    """Paths of dependencies or outputs, from the root."""
+    return {Path(item.def_path) for item in items if not hasattr(item, "params")}
+
+
+def covers(paths: set[Path], path: Path) -> bool:
+    """Whether one of ``paths`` is ``path`` or a folder around it."""
+    return any(path.is_relative_to(each) for each in paths)
+
+
+def related(paths: set[Path], path: Path) -> bool:
+    """`covers`, or one of ``paths`` lies in the folder ``path``."""
+    return covers(paths, path) or any(each.is_relative_to(path) for each in paths)
+
+
+TASKS = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
+SEARCHES = tuple(f"tune@{task}" for task in ("retrieval", "vqa", "entailment"))
+NAMES = [
+    *("inspect", "prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
+    *SEARCHES,
+    *(f"{verb}@{task}" for verb in ("finetune", "evaluate", "export") for task in TASKS),
+    *("repository", "report"),
+]
+
+
+def test_the_stages_are_these() -> None:
+    assert set(stages()) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_depends_on_the_code_it_runs(name: str) -> None:
+    deps = paths(stages()[name].deps)
+    missing = sorted(str(path) for path in of_command(stages()[name].cmd) if not covers(deps, path))
+    assert not missing, f"add to the deps of {name} in dvc.yaml: {missing}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_depends_on_no_other_code(name: str) -> None:
+    used = of_command(stages()[name].cmd)
+    code = {path for path in paths(stages()[name].deps) if path.parts[0] in ("albef", "infra", "flows")}
+    idle = sorted(str(path) for path in code if not any(file.is_relative_to(path) for file in used))
+    assert not idle, f"{name} would run again for nothing when these change: {idle}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_depends_on_the_files_it_names(name: str) -> None:
+    stage = stages()[name]
+    arguments = vars(cli.parser().parse_args(shlex.split(stage.cmd)[1:]))
+    deps, outs = paths(stage.deps), paths(stage.outs)
+    deps |= {Path(item.def_path) for item in stage.deps if hasattr(item, "params")}
+    for option, value in arguments.items():
+        if option in OUTPUT_OPTIONS:
+            assert related(outs, value), f"{name}: --{option} {value} is no output"
+            assert all(out.is_relative_to(value) for out in outs), f"{name}: an output is not below {value}"
+        elif isinstance(value, Path) and option not in NOT_INPUTS:
+            assert related(deps, value), f"{name}: --{option} {value} is no dependency"
+
+
+def test_raw_data_is_never_written() -> None:
+    for name, stage in stages().items():
+        assert not covers({Path("data")}, next(iter(paths(stage.outs)))), name
+        assert all(path.parts[0] == "artifacts" for path in paths(stage.outs))
+
+
+def test_every_task_is_fine_tuned_and_evaluated() -> None:
+    wanted = {field.name for field in fields(TasksConfig)}
+    assert wanted == set(tasks.names()) - {"pretrain", "text_assignment"}
+    for verb in ("finetune", "evaluate"):
+        assert {name.partition("@")[2] for name in stages() if name.startswith(f"{verb}@")} == wanted
+
+
+def test_the_rule_sees_lazy_imports_and_copied_files() -> None:
+    # If these were not found, the tests above could not fail for them.
+    assert Path("albef/validation/suites.py") in of_command("albef validate --data a --out b")
+    assert Path("albef/tasks/retrieval/train.py") in of_command(stages()["finetune@retrieval"].cmd)
+    assert Path("albef/tasks/retrieval/train.py") not in of_command(stages()["pretrain"].cmd)
+    served = of_command(stages()["repository"].cmd)
+    assert Path("infra/triton/models/retrieval/model.py") in served
+    assert Path("albef/data/text.py") in served
+    assert Path("albef/report/figures.py") in of_command(stages()["report"].cmd)

@@ -1,0 +1,146 @@
+"""Parameter files: all that are shipped load, and a mistake in one is named."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from albef.config import Config, ConfigError, PrepareConfig, PretrainConfig, from_dict, load, to_dict
+from tests import ROOT
+
+SHIPPED = [ROOT / "params.yaml", *sorted(ROOT.glob("presets/*.yaml")), *sorted(ROOT.glob("tests/presets/*.yaml"))]
+
+
+def plain() -> dict[str, Any]:
+    """``params.yaml`` as nested mappings."""
+    data: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
+    return data
+
+
+def leaves(data: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths of all values that are no mapping."""
+    if not isinstance(data, dict):
+        return [path]
+    return [leaf for key, value in data.items() for leaf in leaves(value, (*path, key))]
+
+
+def parent(data: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The mapping that holds a leaf."""
+    for key in path[:-1]:
+        data = data[key]
+    return data
+
+
+def is_optional(path: tuple[str, ...]) -> bool:
+    """Whether null is a value of a leaf."""
+    hint: Any = Config
+    for key in path:
+        cls = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
+        hint = get_type_hints(cls)[key]
+    return type(None) in get_args(hint)
+
+
+LEAVES = leaves(plain())
+STRICT = [path for path in LEAVES if not is_optional(path)]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_shipped_file_loads(path: Path) -> None:
+    config = load(path)
+    assert from_dict(to_dict(config), Config) == config
+
+
+def test_every_value_arrives() -> None:
+    loaded = to_dict(load(ROOT / "params.yaml"))
+    for path in LEAVES:
+        assert parent(loaded, path)[path[-1]] == parent(plain(), path)[path[-1]]
+
+
+@given(st.sampled_from(LEAVES))
+def test_a_missing_key_is_named(path: tuple[str, ...]) -> None:
+    data = plain()
+    del parent(data, path)[path[-1]]
+    with pytest.raises(ConfigError, match=rf"params\.{'.'.join(path)}: missing key; expected "):
+        from_dict(data, Config)
+
+
+@given(st.sampled_from(LEAVES), st.text("abcxyz_", min_size=1))
+def test_an_unknown_key_is_named_with_the_known_ones(path: tuple[str, ...], name: str) -> None:
+    data = plain()
+    section = parent(data, path)
+    if name in section or (path[0], name) == ("prepare", "lists") or name == "source":
+        return
+    section[name] = 1
+    with pytest.raises(ConfigError, match=rf"{name}: unknown key; known are .*{path[-1]}"):
+        from_dict(data, Config)
+
+
+WRONG = st.one_of(st.text(min_size=20), st.lists(st.integers()), st.dictionaries(st.text(), st.integers()), st.none())
+
+
+@given(st.sampled_from(STRICT), WRONG)
+def test_a_value_of_another_kind_is_named(path: tuple[str, ...], value: Any) -> None:
+    data = plain()
+    parent(data, path)[path[-1]] = value
+    with pytest.raises(ConfigError, match=rf"params\.{'.'.join(path)}: expected "):
+        from_dict(data, Config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 2.0), ("epochs", True), ("compile", 1), ("alpha", "0.4"), ("alpha", False), ("augment", "flip")],
+)
+def test_kinds_are_not_guessed(field: str, value: Any) -> None:
+    data = plain()["pretrain"] | {field: value}
+    with pytest.raises(ConfigError, match=field):
+        from_dict(data, PretrainConfig)
+
+
+def test_a_whole_number_will_do_for_a_float() -> None:
+    config = from_dict(plain()["pretrain"] | {"alpha": 1}, PretrainConfig)
+    assert config.alpha == 1.0
+    assert isinstance(config.alpha, float)
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    # `1e-5` is a text to PyYAML; DVC and we read it with ruamel.
+    text = (ROOT / "params.yaml").read_text().replace("tolerance: 1.0e-4", "tolerance: 1e-4")
+    (tmp_path / "params.yaml").write_text(text)
+    assert load(tmp_path / "params.yaml").export.tolerance == 1e-4
+
+
+def test_optional_sections() -> None:
+    data = plain()["prepare"]
+    assert from_dict(data, PrepareConfig).lists is None
+    data = copy.deepcopy(data) | {"lists": {"image_root": "pictures", "files": {"pretrain": ["a.json", "b.json"]}}}
+    lists = from_dict(data, PrepareConfig).lists
+    assert lists is not None
+    assert lists.files == {"pretrain": ["a.json", "b.json"]}
+    data["lists"]["files"]["pretrain"] = ["a.json", 3]
+    with pytest.raises(ConfigError, match=r"lists\.files\.pretrain\[1\]: expected str, got 3"):
+        from_dict(data, PrepareConfig)
+
+
+def test_configurations_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load(ROOT / "params.yaml").export.opset = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot read"), ("a: [1", "not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping")],
+)
+def test_an_unreadable_file_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(path)
+    assert "mine.yaml" in str(caught.value)

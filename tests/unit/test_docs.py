@@ -1,0 +1,110 @@
+"""The documentation tells of things that exist: make targets, subcommands, files, parameters and addresses."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from albef import cli
+from albef.config import ListsConfig, PrepareConfig, from_dict
+from albef.data.schema import LISTS
+from tests import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of each command line in a page's shell blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+EVERY = [pytest.param(words, id=f"{page.name}: {' '.join(words)}") for page in PAGES for words in commands(page)]
+
+
+@pytest.mark.parametrize("words", EVERY)
+def test_a_command_exists(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    program, *arguments = words
+    if program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        for target in (word for word in arguments if "=" not in word):
+            assert target in targets
+    elif program == ".venv/bin/albef":
+        cli.parser().parse_args(arguments)
+    elif program.startswith(".venv/bin/"):
+        assert program.removeprefix(".venv/bin/") in ("dvc", "prefect", "pre-commit", "python", "uv")
+    else:
+        assert program in ("git", "export", "docker", "kubectl", "aws")
+        for word in arguments:  # files of ours that other programs are given
+            if word.startswith("infra/"):
+                assert (ROOT / word).exists(), word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).is_file(), target
+
+
+def test_quoted_paths_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`((?:albef|flows|infra|samples|tests)/[\w./-]+)`", page.read_text()):
+            if "TASK" not in name:
+                assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_quoted_parameters_exist() -> None:
+    sections = YAML(typ="safe").load(ROOT / "params.yaml")
+    for page in PAGES:
+        for key in re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_.]+)", page.read_text()):
+            if key.endswith((".pth", ".py", ".yaml")):
+                continue
+            section = sections
+            for part in key.rstrip(".").split("."):
+                known = part in section or key.startswith(("tokenizer.source", "prepare.lists"))
+                assert known, f"{page.name}: {key}"
+                section = section.get(part, {})
+
+
+def test_the_example_of_own_data_is_valid() -> None:
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    assert block
+    text = "\n".join(line[3:] for line in block.group(1).splitlines())
+    given = YAML(typ="safe").load(text)["prepare"]
+    lists = from_dict(given["lists"], ListsConfig)
+    assert set(lists.files) <= set(LISTS)
+    whole = YAML(typ="safe").load(ROOT / "params.yaml")["prepare"] | given
+    assert from_dict(whole, PrepareConfig).source == "lists"
+
+
+def test_every_list_is_documented() -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    for name in LISTS:
+        assert f"`{name}`" in text, name
+
+
+def test_deployments_are_documented() -> None:
+    deployments = YAML(typ="safe").load(ROOT / "infra/prefect.yaml")["deployments"]
+    text = (ROOT / "README.md").read_text()
+    for deployment in deployments:
+        path, _, function = deployment["entrypoint"].partition(":")
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        assert f"`{getattr(module, function).name}/{deployment['name']}`" in text
+
+
+def test_make_silences_every_dependency_the_command_line_does() -> None:
+    exported = dict(re.findall(r"^export (\w+) \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert exported == cli._QUIET
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split())  # type: ignore[union-attr]
+    assert phony - {"git", "runtime"} == set(re.findall(r"^([a-z]+):.*## ", text, re.MULTILINE))

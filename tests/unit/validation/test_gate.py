@@ -1,0 +1,229 @@
+"""The gate: what is broken is found, named, and stopped or set aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from albef.config import ValidateConfig
+from albef.data.schema import LISTS, SchemaError, read_list
+from albef.validation import gate
+from albef.validation.gate import ValidationError
+from tests.unit.validation.conftest import Make
+
+
+def report(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def finding(out: Path, name: str, records: str) -> dict[str, Any]:
+    return next(e for e in report(out)["expectations"] if (e["name"], e["list"]) == (name, records))
+
+
+def change(row: int, **values: Any) -> Callable[[list[Any]], None]:
+    def apply(records: list[Any]) -> None:
+        records[row] |= values
+
+    return apply
+
+
+def drop(row: int, key: str) -> Callable[[list[Any]], None]:
+    def apply(records: list[Any]) -> None:
+        del records[row][key]
+
+    return apply
+
+
+def test_sound_data_passes_unchanged(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
+    data, out = make(), tmp_path / "out"
+    gate.run(config, data, out)
+    for path in data.glob("*.json"):
+        assert json.loads((out / "lists" / path.name).read_text()) == json.loads(path.read_text())
+    assert report(out)["success"] is True
+    assert all(e["success"] for e in report(out)["expectations"])
+    assert json.loads((out / "quarantine.json").read_text()) == []
+    page = (out / "docs" / "index.html").read_text(encoding="utf-8")
+    assert "retrieval_test" in page
+    # A second run replaces the first one and says the same.
+    before = (out / "report.json").read_bytes()
+    gate.run(config, data, out)
+    assert (out / "report.json").read_bytes() == before
+
+
+BROKEN: list[tuple[str, str, int, Callable[[list[Any]], None]]] = [
+    ("schema", "pretrain", 3, drop(3, "caption")),
+    ("schema", "retrieval_val", 4, change(4, caption="a text")),
+    ("schema", "nlvr_train", 2, change(2, label=True)),
+    ("schema", "vqa_val", 1, change(1, answer=[])),
+    ("image_readable", "pretrain", 5, change(5, image="nowhere.png")),
+    ("image_readable", "retrieval_test", 5, change(5, image="../data/pretrain.json")),
+    ("image_readable", "nlvr_train", 6, change(6, images=["train6.png", "gone.png"])),
+    ("text_not_empty", "retrieval_train", 7, change(7, caption="...")),
+    ("text_not_long", "pretrain", 8, change(8, caption=["short", "long " * 61])),
+    ("ids_unique", "retrieval_test", 9, change(9, image="test0.png")),
+    ("ids_unique", "vqa_val", 9, change(9, question_id=0)),
+    ("ids_unique", "retrieval_train", 9, change(9, image_id=0)),
+    ("ids_unique", "grounding_test", 9, change(9, ref_id=1)),
+    ("boxes_known", "grounding_test", 0, change(0, ref_id=77)),
+    ("no_leakage", "pretrain", 0, change(0, image="test4.png")),
+    ("no_leakage", "retrieval_train", 1, change(1, image="val5.png")),
+]
+
+
+def test_finds_every_kind_of_defect(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
+    out, changes = tmp_path / "out", {}
+    for records in {b[1] for b in BROKEN}:
+        some = [b[3] for b in BROKEN if b[1] == records]
+        changes[records] = lambda rows, some=some: [None for apply in some if apply(rows)] and None
+    with pytest.raises(ValidationError):
+        gate.run(config, make(**changes), out)
+    expected: dict[tuple[str, str], set[int]] = {}
+    for name, records, row, _ in BROKEN:
+        expected.setdefault((name, records), set()).add(row)
+    found = {(e["name"], e["list"]): {x["row"] for x in e["examples"]} for e in report(out)["expectations"]}
+    assert {key: rows for key, rows in found.items() if rows} == expected
+    assert {(e["name"], e["list"]) for e in report(out)["expectations"] if not e["success"]} == set(expected)
+
+
+@pytest.mark.parametrize(("name", "records", "row", "apply"), BROKEN[::4])
+def test_refuses_by_name_and_row(
+    make: Make, config: ValidateConfig, tmp_path: Path, name: str, records: str, row: int, apply: Any
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ValidationError, match=rf"{records}\.json: expectation '{name}' failed, 1 bad rows.*row {row}:"):
+        gate.run(config, make(**{records: apply}), out)
+    assert report(out)["success"] is False
+    found = finding(out, name, records)
+    assert found["success"] is False
+    assert [e["row"] for e in found["examples"]] == [row]
+    # Report and docs say why; nothing goes on.
+    assert (out / "docs" / "index.html").is_file()
+    assert not (out / "lists").exists()
+
+
+@pytest.mark.parametrize(("name", "records", "row", "apply"), [b for b in BROKEN if b[1] != "nlvr_train"][1::4])
+def test_sets_bad_records_aside(
+    make: Make, quarantine: ValidateConfig, tmp_path: Path, name: str, records: str, row: int, apply: Any
+) -> None:
+    out = tmp_path / "out"
+    data = make(**{records: apply})
+    gate.run(quarantine, data, out)
+    kept = json.loads((out / "lists" / f"{records}.json").read_text())
+    given_rows = json.loads((data / f"{records}.json").read_text())
+    assert kept == given_rows[:row] + given_rows[row + 1 :]
+    (entry,) = json.loads((out / "quarantine.json").read_text())
+    assert (entry["file"], entry["row"], entry["record"]) == (f"{records}.json", row, given_rows[row])
+    assert entry["reason"].startswith(f"{name}: ")
+    assert finding(out, name, records)["success"] is False
+    for path in (out / "lists").glob("*.json"):
+        if path.stem in LISTS:
+            read_list(path)
+
+
+def test_refuses_when_too_much_is_bad(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
+    def spoil(records: list[Any]) -> None:
+        for row in range(3):
+            records[row]["image"] = "gone.png"
+
+    with pytest.raises(ValidationError, match=r"pretrain\.json: expectation 'image_readable' failed, 3 bad rows"):
+        gate.run(quarantine, make(pretrain=spoil), tmp_path / "out")
+
+
+def test_lists_as_a_whole_cannot_be_quarantined(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
+    def uniform(records: list[Any]) -> None:
+        for record in records[:9]:
+            record["label"] = "True"
+
+    with pytest.raises(ValidationError, match=r"nlvr_train\.json: expectation 'labels_balanced' failed, observed 0.9"):
+        gate.run(quarantine, make(nlvr_train=uniform), tmp_path / "out")
+
+
+def test_answers_outside_the_list_count_as_a_share(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
+    def unknown(records: list[Any]) -> None:
+        for record in records[1:]:
+            record["answer"] = ["maybe"] * 6 + ["yes"] * 4
+
+    data = make(vqa_val=unknown)
+    with pytest.raises(ValidationError, match=r"vqa_val\.json: expectation 'answers_known' failed, observed 0"):
+        gate.run(dataclasses.replace(quarantine, min_known_answers=0.5), data, tmp_path / "out")
+    gate.run(dataclasses.replace(quarantine, min_known_answers=0.01), data, tmp_path / "out")
+    assert len(json.loads((tmp_path / "out" / "lists" / "vqa_val.json").read_text())) > 1  # none was taken out
+
+
+def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
+    data = make(pretrain=lambda records: records.clear())
+    with pytest.raises(ValidationError, match=r"pretrain\.json: expectation 'not_empty' failed, observed 0"):
+        gate.run(quarantine, data, tmp_path / "out")
+    with pytest.raises(ValidationError, match="nowhere: no list"):
+        gate.run(quarantine, tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
+    data = make()
+    Image.new("RGB", (31, 40)).save(data / "pretrain2.png")
+    with pytest.raises(ValidationError, match=r"'image_not_small' failed, 1 bad rows, such as row 2: 31"):
+        gate.run(config, data, tmp_path / "out")
+    tight = dataclasses.replace(config, min_image_side=1, max_image_side=39)
+    with pytest.raises(ValidationError, match=r"'image_not_large' failed, 10 bad rows, such as row 0: 40"):
+        gate.run(tight, data, tmp_path / "out")
+
+
+def test_broken_pictures_are_named(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
+    data = make()
+    whole = (data / "pretrain1.png").read_bytes()
+    (data / "pretrain1.png").write_bytes(whole[:60])
+    gate.run(quarantine, data, tmp_path / "out")
+    (entry,) = json.loads((tmp_path / "out" / "quarantine.json").read_text())
+    assert "pretrain1.png: not a readable picture" in entry["reason"]
+
+
+def test_leakage_is_found_under_another_name_and_format(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
+    data = make()
+    # The same pixels in another file format and place.
+    Image.open(data / "val3.png").save(data / "pretrain7.png", "BMP")
+    with pytest.raises(ValidationError, match=r"'no_leakage'.*row 7: pretrain7.png is the picture of retrieval_val"):
+        gate.run(config, data, tmp_path / "out")
+
+
+def test_files_that_are_no_lists_are_named(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
+    data = make()
+    for name, text in (("answer_list", "{}"), ("grounding_boxes", "[]"), ("answer_list", "["), ("pretrain", "3")):
+        old = (data / f"{name}.json").read_text()
+        (data / f"{name}.json").write_text(text)
+        with pytest.raises(SchemaError, match=rf"{name}\.json: "):
+            gate.run(config, data, tmp_path / "out")
+        (data / f"{name}.json").write_text(old)
+    assert not (tmp_path / "out").exists()
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    junk=st.lists(
+        st.none()
+        | st.integers()
+        | st.text(max_size=5)
+        | st.dictionaries(st.sampled_from(["image", "caption"]), st.text()),
+        max_size=4,
+    )
+)
+def test_any_junk_among_the_records_is_set_aside(
+    make: Make, quarantine: ValidateConfig, tmp_path_factory: pytest.TempPathFactory, junk: list[Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("junk")
+    good = [{"image": f"{i}.png", "caption": "a thing"} for i in range(20)]
+    for i in range(20):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "pretrain.json").write_text(json.dumps(good[:10] + junk + good[10:]))
+    gate.run(quarantine, folder, folder / "out")
+    kept = json.loads((folder / "out" / "lists" / "pretrain.json").read_text())
+    assert kept == good
+    assert len(json.loads((folder / "out" / "quarantine.json").read_text())) == len(junk)
