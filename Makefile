@@ -1,6 +1,6 @@
-# make demo   everything from raw pictures to a served model, then one question to it
-# make test   linters, types and all tests
-# Both build .venv and the inference server's runtime when missing. Needed: Linux, Python 3.11 or newer, git, make.
+# make demo   run the whole pipeline from raw images to a served model, then query the model
+# make test   run linters, type checker and all tests
+# Both create .venv and the inference server's runtime if missing. Requirements: Linux, Python 3.11 to 3.13, git, make.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,10 +14,10 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONHOME
 unexport PYTHONPATH
-# Hundreds of processes would compile torch and its like each for itself.
+# Without cached bytecode, each of hundreds of processes would compile torch and other large packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# No dependency reports anything to anyone, unless the caller says otherwise.
+# Telemetry of all dependencies is off, unless the caller sets these variables.
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= 1
 export GX_ANALYTICS_ENABLED ?= false
@@ -27,25 +27,25 @@ export ORT_DISABLE_TELEMETRY ?= 1
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-# The first interpreter that runs and is supported: a name on PATH may be a shim that leads nowhere.
+# The first supported interpreter that runs: a name on PATH may be a broken shim.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 \
 	&& echo "$$python" && break; done)
 
-.PHONY: help setup runtime git demo test lint ui orchestrate deploy pictures clean distclean
+.PHONY: help setup runtime git demo test lint ui orchestrate deploy figures clean distclean
 
-help: ## this list
+help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) runtime ## .venv with everything, and the inference server's runtime
+setup: $(INSTALLED) runtime ## create .venv with all dependencies, and the inference server's runtime
 
 $(VENV)/bin/uv:
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "No Python 3.11, 3.12 or 3.13 on PATH; install one or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+		echo "No Python 3.11, 3.12 or 3.13 on PATH; install one, or run: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@if ! "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
 		echo "PYTHON=$(PYTHON) is not a working Python 3.11, 3.12 or 3.13" >&2; exit 1; fi
 	@if ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then \
-		echo "$(PYTHON) cannot make virtual environments (no venv or ensurepip); on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; fi
+		echo "$(PYTHON) cannot create virtual environments (no venv or ensurepip); on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; fi
 	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
@@ -57,38 +57,38 @@ runtime: | $(INSTALLED)
 	@PYTHON="$(VENV)/bin/python" UV="$(CURDIR)/$(VENV)/bin/uv" infra/triton/setup.sh >/dev/null
 
 git:
-	@command -v git >/dev/null || { echo "git is needed: DVC keeps its state beside a git repository" >&2; exit 1; }
+	@command -v git >/dev/null || { echo "git is not installed; DVC requires it" >&2; exit 1; }
 	@git rev-parse --is-inside-work-tree >/dev/null || { \
-		echo "This folder is no git clone, and DVC needs one: git clone the repository, or run 'git init' here" >&2; exit 1; }
+		echo "This folder is not a git repository, which DVC requires: clone the repository with git, or run 'git init' here" >&2; exit 1; }
 
-demo: git setup ## the whole pipeline, then a question to the served model
+demo: git setup ## run the whole pipeline, then query the served model
 	@infra/demo.sh
 
-# Processes that share the tests, most of which wait for a server or a subprocess.
+# Test processes. Most tests wait for a server or a subprocess.
 PYTEST_WORKERS ?= 2
 
-test: git setup lint ## linters, types and all tests
+test: git setup lint ## run linters, type checker and all tests
 	$(VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
-lint: $(INSTALLED) ## ruff and mypy
+lint: $(INSTALLED) ## run ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-ui: setup ## Prefect and MLflow in the browser, on this machine alone, until Ctrl-C
+ui: setup ## run Prefect and MLflow on loopback until Ctrl-C
 	@infra/ui.sh
 
-orchestrate: git setup ## Prefect server with all deployments and a worker, and MLflow, on this machine alone, until Ctrl-C
+orchestrate: git setup ## run Prefect with all deployments and a worker, and MLflow, on loopback until Ctrl-C
 	@infra/orchestrate.sh
 
-deploy: setup ## work pools and all deployments, on the running Prefect server
+deploy: setup ## create work pools and all deployments on the running Prefect server
 	@infra/deploy.sh
 
-pictures: $(INSTALLED) ## the README's pictures, from the report of a run worth showing
-	$(VENV)/bin/python infra/pictures.py
+figures: $(INSTALLED) ## update the README's figures from the report
+	$(VENV)/bin/python infra/figures.py
 
-clean: ## remove results and caches of tools; the environment, the DVC cache and the tracking database stay
+clean: ## remove results and tool caches; keep the environment, the DVC cache and the tracking database
 	rm -rf artifacts scratch build dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-distclean: clean ## clean, and remove the environment and the server's runtime
+distclean: clean ## clean, and remove the environment and the inference server's runtime
 	rm -rf $(VENV) .runtime albef.egg-info

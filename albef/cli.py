@@ -29,17 +29,15 @@ class _DeprecatedOption(argparse.Action):
     """Old spelling of an option, accepted with a warning and hidden from ``--help``.
 
     Args:
-        new: Current spelling of the option.
+        new: Current spelling, whose destination receives the value.
     """
 
     def __init__(self, option_strings: Sequence[str], dest: str, *, new: str, **kwargs: Any) -> None:
+        dest = new.removeprefix("--").replace("-", "_")
         super().__init__(option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
         self.new = new
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        """Store the value under the destination of the current option."""
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         _warn_deprecated(self.option_strings[0], self.new)
         setattr(namespace, self.dest, values)
 
@@ -99,9 +97,7 @@ def _tune(args: argparse.Namespace) -> None:
     folders = (args.lists, args.images, args.tokenizer, args.init, args.out, args.work_dir)
     outcome = search.run(configuration.load(args.params), args.task, *folders, args.tracking_uri)
     if outcome.trials:
-        setting = ", ".join(f"{key}={value:.4g}" for key, value in outcome.best.setting.items())
-        change = f"{outcome.baseline.best:.4f} before, {outcome.best.best:.4f} with {setting}"
-        print(f"{outcome.task}: {outcome.metric} {change}")
+        print(outcome.summary())
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -155,9 +151,9 @@ def _drift(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from albef import report
+    from albef.report import page
 
-    report.run(args.artifacts, args.images, args.out, args.tracking_uri, args.work_dir)
+    page.run(args.artifacts, args.images, args.out, args.tracking_uri, args.work_dir)
 
 
 def _sync(args: argparse.Namespace) -> None:
@@ -221,7 +217,7 @@ def _serve(args: argparse.Namespace) -> None:
         log_requests=args.log_requests,
         trace=args.trace,
         sample=args.sample_requests,
-        sample_share=args.sample_share,
+        sample_fraction=args.sample_fraction,
     )
 
 
@@ -241,12 +237,7 @@ def _rollback(args: argparse.Namespace) -> None:
 def _trace(args: argparse.Namespace) -> None:
     from albef.serving import trace
 
-    print(trace.show(args.file, args.request, args.last))
-
-
-def _folders(parser: argparse.ArgumentParser, *names: str) -> None:
-    for name in names:
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    print(trace.format_trace(args.file, args.request, args.last))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -263,7 +254,8 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, function: object, text: str, *folders: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, parents=[common])
         command.set_defaults(function=function)
-        _folders(command, *folders)
+        for folder in folders:
+            command.add_argument(f"--{folder}", type=Path, required=True)
         return command
 
     add("inspect", _inspect, "check the raw data against expectations; write data docs", "raw", "out")
@@ -278,17 +270,14 @@ def parser() -> argparse.ArgumentParser:
     finetune.add_argument("--tuned", type=Path, help="training parameters to override, as written by `albef tune`")
     tune = add("tune", _tune, "search the hyper-parameters of a task with Ray Tune", *inputs, "init", "out")
     tune.add_argument("task")
-    evaluate = add("evaluate", _evaluate, "compute metrics and plots of a task on its test split", *inputs, "model")
-    _folders(evaluate, "out")
+    evaluate = add("evaluate", _evaluate, "compute test metrics and plots of a task", *inputs, "model", "out")
     evaluate.add_argument("task")
     export = add("export", _export, "export ONNX graphs and check their parity", "tokenizer", "model", "out")
     export.add_argument("task")
     add("repository", _repository, "build the Triton model repository and its index", *inputs, "export", "out")
-    quantize = add("quantize", _quantize, "build an int8 model repository if metrics hold up", *inputs, "export")
-    _folders(quantize, "repository", "out")
-    quantize.add_argument(
-        "--max-loss", type=float, default=0.01, help="largest allowed drop of any test metric, 0 to 1"
-    )
+    folders = (*inputs, "export", "repository", "out")
+    quantize = add("quantize", _quantize, "build an int8 model repository if test metrics hold up", *folders)
+    quantize.add_argument("--max-loss", type=float, default=0.01, help="largest drop allowed for a test metric, 0 to 1")
     quantize.add_argument("--limit", type=int, help="number of rows per test list; default: all")
     quantize.add_argument("--json", type=Path, help="also write the metrics to this file")
     reference = add("reference", _reference, "write the drift reference of the training data or served requests", "out")
@@ -299,10 +288,8 @@ def parser() -> argparse.ArgumentParser:
         ("sample", "folder of `albef serve --sample-requests`: confidence only, or everything without --lists"),
     ):
         reference.add_argument(f"--{name}", type=Path, help=text)
-    drift = add("drift", _drift, "compare served requests with a reference; exit code 3 on drift", "sample")
-    _folders(drift, "reference", "out")
-    report = add("report", _report, "write an HTML page of metrics, curves and example images", "artifacts", "images")
-    _folders(report, "out")
+    add("drift", _drift, "compare served requests with a reference; exit code 3: drift", "sample", "reference", "out")
+    report = add("report", _report, "write an HTML page of metrics, curves, images", "artifacts", "images", "out")
     tracking = commands.add_parser("tracking", help="MLflow tracking")
     text = "send MLflow the metrics and files that earlier runs could not deliver"
     sync = tracking.add_subparsers(dest="action", required=True).add_parser("sync", help=text, description=text)
@@ -312,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (pretrain, finetune, tune, report, sync, deliver):
         content = "checkpoints" if command in (pretrain, finetune, tune) else "buffered tracking data"
         command.add_argument("--work-dir", type=Path, default=Path("scratch"), help=f"folder for {content}")
-        command.add_argument("--scratch", type=Path, dest="work_dir", action=_DeprecatedOption, new="--work-dir")
+        command.add_argument("--scratch", type=Path, action=_DeprecatedOption, new="--work-dir")
         command.add_argument("--tracking-uri", help="MLflow store; 'none' disables tracking")
     ablate = add("ablate", _ablate, "run the paper's ablation (table 1) on your own data", "raw", "out")
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition per seed")
@@ -341,9 +328,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     serve = add("serve", _serve, "serve a model repository with a local Triton on loopback")
-    serve.add_argument(
-        "--repository", required=True, help="a folder, or s3://http://HOST:PORT/BUCKET/FOLDER with AWS_* variables set"
-    )
+    serve.add_argument("--repository", required=True, help="folder, or s3://http://HOST:PORT/BUCKET/FOLDER (AWS_* set)")
     serve.add_argument("--http-port", type=int, default=8000)
     serve.add_argument("--grpc-port", type=int, default=8001)
     serve.add_argument("--metrics-port", type=int, default=8002)
@@ -352,9 +337,7 @@ def _serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     serve.add_argument("--trace", type=Path, help="file for request timestamps, read by `albef trace`")
     serve.add_argument("--sample-requests", type=Path, help="folder for statistics of requests, read by `albef drift`")
     serve.add_argument("--sample-fraction", type=float, default=0.1, help="fraction of requests to sample, in (0, 1]")
-    serve.add_argument(
-        "--sample-share", type=float, dest="sample_fraction", action=_DeprecatedOption, new="--sample-fraction"
-    )
+    serve.add_argument("--sample-share", type=float, action=_DeprecatedOption, new="--sample-fraction")
     serve.add_argument("--explicit", action="store_true", help="load models on request only, as `albef release` needs")
     release = add(
         "release", _release, "load a new version next to the served one, probe it, switch to it", "repository"
@@ -394,10 +377,7 @@ def _index_commands(command: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit code.
-
-    Invalid input is reported as one line on stderr, with exit code 2.
-    """
+    """Run a subcommand; invalid input is one line on stderr and exit code 2."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     args = parser().parse_args(argv)

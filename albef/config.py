@@ -1,43 +1,45 @@
 """Typed configuration: ``params.yaml`` as frozen dataclasses.
 
-No field that is a hyper-parameter has a default here: ``params.yaml`` is the one place for its value.
-An unknown, missing or mistyped key raises `ConfigError` naming the file, the key and what was expected.
+Hyper-parameters have no defaults here; ``params.yaml`` is the single place for their values. An unknown, missing or
+mistyped key raises `ConfigError` with the file, the key and the expected value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from albef.config_parsing import ConfigError as ConfigError
 from albef.config_parsing import from_dict as from_dict
-from albef.config_parsing import renamed, replaced
+from albef.config_parsing import renamed, replaced, resolved
 from albef.config_parsing import to_dict as to_dict
+from albef.tasks import registry
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiConfig:
-    """The built-in world (`albef.datasets.emoji`): scenes per list, seen through one seed."""
+    """Built-in synthetic data set (`albef.datasets.emoji`); sizes are in scenes."""
 
     image_size: int  # pixels per side
-    pretrain: int  # scenes, one image and one caption list each
-    train: int  # scenes of every downstream train list
+    pretrain: int  # scenes for pretraining, each with one image and its captions
+    train: int  # scenes of each downstream train list
     val: int
     test: int
-    max_objects: int
-    caption_noise: float  # share of pretraining captions replaced or mangled
+    max_objects: int  # per scene
+    caption_noise: float  # fraction of pretraining captions that are replaced or corrupted
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListsConfig:
-    """Official JSON lists on disk instead of the built-in world; ``files`` has them by name, such as ``pretrain``."""
+    """Data set of official JSON lists on disk."""
 
-    image_root: str
-    files: dict[str, list[str]]
-    folders: dict[str, str] | None = None  # list, or one of its files -> its part of image_root
-    moved: dict[str, str] | None = None  # how paths in the lists begin -> where these pictures are now
+    image_root: str  # folder of all images
+    files: dict[str, list[str]]  # list name, such as pretrain -> its files
+    folders: dict[str, str] | None = None  # list name or file -> subfolder of image_root
+    moved: dict[str, str] | None = None  # path prefix in the lists -> current folder of these images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,22 +52,22 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateConfig:
-    """The gate (`albef.validation`)."""
+    """Data validation (`albef.validation`)."""
 
-    on_bad_record: Literal["refuse", "quarantine"]
-    max_bad_share: float  # quarantine only up to this share of a list, refuse beyond
-    min_image_side: int
-    max_image_side: int
+    on_bad_record: Literal["refuse", "quarantine"]  # fail, or exclude bad records
+    max_bad_share: float  # quarantine: fail above this fraction of bad records in a list
+    min_image_side: int  # pixels
+    max_image_side: int  # pixels
     max_caption_words: int
-    max_label_share: float  # of the most frequent class in a classification list
-    min_known_answers: float  # share of VQA questions whose usual answer is in the answer list
+    max_label_share: float  # maximum fraction of the most frequent class in a classification list
+    min_known_answers: float  # minimum fraction of VQA questions whose most common answer is in the answer list
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     kind: Literal["wordpiece", "bert"]
-    vocab_size: int  # wordpiece: upper bound of the trained vocabulary
-    source: str | None = None  # bert: local folder or hub name
+    vocab_size: int  # wordpiece: maximum size of the trained vocabulary
+    source: str | None = None  # bert: local folder, or model name on the Hugging Face Hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,79 +75,79 @@ class VisionConfig:
     width: int
     depth: int
     heads: int
-    stem: Literal["patch", "conv"]
-    drop_path: float
+    stem: Literal["patch", "conv"]  # patch embedding: one projection, or three convolutions
+    drop_path: float  # stochastic depth rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
     width: int
-    layers: int
+    layers: int  # of the text encoder
     fusion_layers: int
     heads: int
-    ffn: int
+    ffn: int  # width of the feed-forward layers
     max_positions: int
     dropout: float
-    decoder_layers: int | None = None  # of VQA's answer decoder; null: as many as fuse, from which they start
+    decoder_layers: int | None = None  # of the VQA answer decoder; null: same as fusion_layers
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of ALBEF (paper section 3.1). The vocabulary size comes from the tokenizer."""
+    """Dimensions of ALBEF (paper section 3.1), except the vocabulary size."""
 
-    image_size: int
-    patch_size: int
+    image_size: int  # pixels per side
+    patch_size: int  # pixels per side
     vision: VisionConfig
     text: TextConfig
-    projection: int
+    projection: int  # width of ITC features
     queue_size: int
-    momentum: float
-    temperature: float
-    official_quirks: bool = renamed("faithful")  # keep the official quirks that change numbers
+    momentum: float  # decay of the momentum teacher
+    temperature: float  # initial ITC temperature
+    official_quirks: bool = renamed("faithful")  # reproduce quirks of the official code that change results
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Pretrained encoders to start from (paper section 3.1); null: random (`albef.weights.init_weights`)."""
+    """Pretrained encoders (paper section 3.1, `albef.weights.init_weights`); null: random."""
 
-    vision: str | None  # timm:NAME, or a local folder or file
-    text: str | None  # a BERT: local folder or file, or hub name
+    vision: str | None  # ViT: timm:NAME, or a local folder or file
+    text: str | None  # BERT: local folder or file, or model name on the Hugging Face Hub
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    kind: Literal["adamw", "muon"]  # muon: AdamW for all but the matrices (official: adamw)
+    kind: Literal["adamw", "muon"]  # muon: Muon for weight matrices, AdamW for the rest (official: adamw)
     lr: float
     min_lr: float
-    warmup_lr: float
+    warmup_lr: float  # at the start of the warm-up
     warmup_steps: int
     weight_decay: float
     beta2: float
-    clip: float  # gradient norm; 0 is off
-    temperature_lr_scale: float  # learning rate of the temperature as a share of lr (official: 1)
-    schedule: Literal["step", "epoch"]  # granularity of the cosine; the official code steps once an epoch
+    clip: float  # maximum gradient norm; 0: no clipping
+    temperature_lr_scale: float  # learning rate of the temperature relative to lr (official: 1)
+    schedule: Literal["step", "epoch"]  # update interval of the cosine schedule (official: epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistributedConfig:  # who trains, in every training stage (`albef.training.distributed`)
-    world_size: int = renamed("workers")  # processes that share each batch; 1: this one alone
+class DistributedConfig:  # workers of all training stages (`albef.training.distributed`)
+    world_size: int = renamed("workers")  # processes that each batch is split over; 1: train in this process
     cpus_per_worker: int
     gpus_per_worker: int
-    max_failures: int  # times that lost workers are replaced
+    max_failures: int  # how often lost workers are replaced before the stage fails
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run, whatever the task."""
+    """Training parameters common to all tasks."""
 
     seed: int
     epochs: int
     batch_size: int
     optim: OptimConfig
     alpha: float  # weight of the momentum-distillation targets
-    alpha_ramp_epochs: float  # epochs in which alpha rises linearly from 0 (official: 1, or 0 for none)
-    max_words: int  # texts are cut to this many words
-    max_tokens: int | None  # null: no further cut
+    alpha_ramp_epochs: float  # epochs over which alpha rises linearly from 0 (official: 1, or 0 for none)
+    max_words: int  # texts are truncated to this many words
+    max_tokens: int | None  # and to this many tokens; null: no limit
     augment: Literal["none", "light", "randaugment"]
     precision: Literal["fp32", "bf16"]
     compile: bool
@@ -159,58 +161,33 @@ class TrainConfig:
 class AlignTrainConfig(TrainConfig):
     """Fine-tuning with ITC."""
 
-    temperature: float | None  # of ITC at the start; null: that of the weights
+    temperature: float | None  # initial ITC temperature; null: as loaded with the weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionTrainConfig(TrainConfig):
-    """Training without ITC: nothing in a batch speaks against several texts of one picture."""
+    """Training without ITC, where texts of one image may share a batch."""
 
-    share_images: bool  # texts of one picture come in one batch and share its encoding (official: no)
+    share_images: bool  # put texts of one image in the same batch and encode the image once (official: false)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
-    """Pretraining; the switches are those of the paper's ablation (table 1), all true in ALBEF itself."""
+    """Pretraining, with the ablation switches of table 1 (ALBEF: all true)."""
 
-    mask_probability: float  # MLM
-    itc: bool  # the contrastive loss
-    hard_negatives: bool  # ITM's negatives drawn by ITC similarity, not evenly
-    distill_itc: bool  # momentum distillation at weight alpha in ITC
-    distill_mlm: bool  # the same in MLM
-
-
-@dataclass(frozen=True, kw_only=True)
-class RerankConfig:
-    """Two-stage retrieval: ITC shortlist of ``shortlist`` candidates, ITM re-rank of those."""
-
-    shortlist: int
-    score: Literal["itm", "itm+itc"]  # official: itm
-    batch_size: int
+    mask_probability: float  # fraction of tokens selected for MLM
+    itc: bool  # image-text contrastive loss
+    hard_negatives: bool  # sample ITM negatives by ITC similarity instead of uniformly
+    distill_itc: bool  # momentum distillation, with weight alpha, in ITC
+    distill_mlm: bool  # likewise in MLM
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
-    train: AlignTrainConfig
-    evaluate: RerankConfig
+class TaskConfig:
+    """A section below ``tasks``; the classes of the tasks extend it (`albef.tasks.spec.TaskSpec.config`)."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerConfig:
-    """VQA answers: ranked from a list of candidates, or generated."""
-
-    mode: Literal["rank", "generate"]
-    shortlist: int  # candidates kept by their first token, then scored whole (official: 128)
-    beams: int  # generate; 1 is greedy
-    max_tokens: int  # generate: longest answer
-    top: int  # answers given
-    batch_size: int  # questions
-
-
-@dataclass(frozen=True, kw_only=True)
-class VqaConfig:
-    train: FusionTrainConfig
-    evaluate: AnswerConfig
+    init: str = "pretrain"  # stage whose model fine-tuning starts from
+    code: str | None = None  # folder of the task's code, a dependency of its stages in dvc.yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,40 +198,18 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationConfig:
+class ClassificationConfig(TaskConfig):
+    """A task with one class per text, such as visual entailment and NLVR2."""
+
     train: FusionTrainConfig
     evaluate: BatchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeatMapConfig:
-    """Grounding by Grad-CAM (paper section 5)."""
-
-    mode: Literal["itm", "itc"]  # attention of the fusion encoder, or of the image encoder
-    block: int  # layer that is looked at, counted from 0 within its encoder (official: 2 for itm, 8 for itc)
-    batch_size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroundingConfig:
-    train: AlignTrainConfig
-    evaluate: HeatMapConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class TasksConfig:
-    retrieval: RetrievalConfig
-    vqa: VqaConfig
-    entailment: ClassificationConfig
-    nlvr2: ClassificationConfig
-    grounding: GroundingConfig
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    opset: int
-    tolerance: float  # largest absolute difference between ONNX Runtime and PyTorch
-    parity_samples: int
+    opset: int  # of ONNX
+    tolerance: float  # maximum absolute difference between ONNX Runtime and PyTorch
+    parity_samples: int  # inputs of the comparison
 
 
 IndexDtype = Literal["float32", "float16", "int8"]
@@ -262,63 +217,66 @@ IndexDtype = Literal["float32", "float16", "int8"]
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """The Triton model repository (`albef.export.repository`)."""
+    """Triton model repository (`albef.export.repository`)."""
 
     version: int
-    max_batch_size: int  # rows of a graph's batch
-    max_queries: int  # rows of an endpoint's batch
-    queue_delay_us: int
-    instances: int
+    max_batch_size: int  # rows per batch of a graph
+    max_queries: int  # rows per batch of an endpoint
+    queue_delay_us: int  # maximum wait for a batch to fill
+    instances: int  # of each graph
     threads: int  # per instance
-    shortlist: int  # ITC candidates that are re-ranked
-    max_k: int
+    shortlist: int  # ITC candidates that ITM re-ranks
+    max_k: int  # maximum number of results per query
     index_dtype: IndexDtype = renamed("gallery")  # precision of the stored embeddings
     max_image_bytes: int
     max_image_pixels: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseMetrics:  # of each endpoint, the one of its evaluation that decides
-    retrieval: Literal["r_mean", "ir_r1", "ir_r5", "ir_r10", "tr_r1", "tr_r5", "tr_r10"]
-    vqa: Literal["accuracy"]
-    entailment: Literal["accuracy"]
-    grounding: Literal["accuracy", "pointing"]
+class ReleaseConfig:  # release gate (`albef.registry`)
+    max_regression: float  # maximum decrease of a metric, compared with the served model
+    metrics: dict[str, str]  # metric of the evaluation that decides, by endpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseConfig:  # what a model may lose that takes over (`albef.registry`)
-    max_regression: float
-    metrics: ReleaseMetrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriftConfig:  # how far served requests may be from their reference (`albef.drift`)
-    reference_rows: int  # of each training list that are looked at
-    window: int  # newest served questions of an endpoint that are judged
-    min_rows: int  # fewer questions get no verdict
-    max_shift: float  # of a mean, in standard deviations of the reference
-    max_divergence: float  # Kullback-Leibler divergence from the reference, in nats
-    max_size_ratio: float  # of the median width, height and file size, either way
-    max_unknown: float  # share of unknown tokens, above that of the reference
+class DriftConfig:  # thresholds for drift of served requests from the training data (`albef.drift`)
+    reference_rows: int  # rows of each training list in the reference
+    window: int  # latest requests of an endpoint that are checked
+    min_rows: int  # minimum number of requests for a check
+    max_shift: float  # maximum shift of a mean, in standard deviations of the reference
+    max_divergence: float  # maximum Kullback-Leibler divergence from the reference, in nats
+    max_size_ratio: float  # maximum ratio of median width, height and file size, in either direction
+    max_unknown: float  # maximum increase of the fraction of unknown tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """A search for the hyper-parameters of a task (`albef.tuning`)."""
+    """Hyper-parameter search for a task (`albef.tuning`)."""
 
-    trials: int  # settings that are tried, the present one first
-    concurrent: int  # at a time, at most
+    trials: int  # including the current parameters, which are tried first; 0: no search
+    concurrent: int  # maximum number of trials at a time
     cpus_per_trial: float
     gpus_per_trial: float
-    grace_epochs: int  # before a trial can be stopped for being behind
+    grace_epochs: int  # minimum number of epochs before a trial can be stopped early
     seed: int
-    epochs: int | None  # of a trial; null: those of the task
-    rows: int | None  # of the training list; null: all
+    epochs: int | None  # per trial; null: as many as in training
+    rows: int | None  # rows of the training list; null: all
+
+
+@cache
+def _tasks_type() -> type:
+    """Return the dataclass of section ``tasks``: a field for every installed task that is fine-tuned."""
+    return make_dataclass(
+        "TasksConfig",
+        [(task.name, task.config | None, field(default=None)) for task in registry.fine_tuned()],
+        frozen=True,
+        kw_only=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The whole of ``params.yaml``."""
+    """Complete content of ``params.yaml``."""
 
     prepare: PrepareConfig
     validate: ValidateConfig
@@ -328,7 +286,7 @@ class Config:
     distributed: DistributedConfig
     pretrain: PretrainConfig
     text_assignment: TrainConfig
-    tasks: TasksConfig
+    tasks: Any = resolved(_tasks_type)  # one attribute per fine-tuning task; None if the file has no such section
     export: ExportConfig
     serve: ServeConfig
     release: ReleaseConfig
@@ -337,25 +295,40 @@ class Config:
 
 
 def section_of(config: Config, task: str) -> Any:
-    """The section of a task: below ``tasks``, or at the top for pretraining and text assignment.
+    """Return the section of a task: below ``tasks``, or at the top for pretraining and text assignment.
 
     Raises:
-        AttributeError: If there is none.
+        ConfigError: If the parameters have no section for the task.
     """
-    return getattr(config.tasks if hasattr(config.tasks, task) else config, task)
+    section = getattr(config.tasks, task, None) or getattr(config, task, None)
+    if section is None:
+        present = [name for name, value in vars(config.tasks).items() if value is not None]
+        raise ConfigError(f"params.tasks: no section {task!r}; there are {', '.join(present)}")
+    return section
+
+
+def train_config(config: Config, task: str) -> TrainConfig:
+    """Return the training parameters of a task.
+
+    Raises:
+        ConfigError: If the parameters have no section for the task.
+    """
+    section = section_of(config, task)
+    train: TrainConfig = section.train if registry.spec(task).fine_tuning else section
+    return train
 
 
 def read(path: Path) -> Any:
-    """Content of a YAML file.
+    """Return the content of a YAML file.
 
     Raises:
-        ConfigError: If it is missing or is not YAML.
+        ConfigError: If the file is missing or not valid YAML.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        # ruamel reads 1e-5 as a float, as DVC does; PyYAML reads a string.
+        # ruamel.yaml parses 1e-5 as a float, like DVC; PyYAML parses it as a string.
         return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the parameter file ({error.strerror})") from error
@@ -367,16 +340,19 @@ def load(path: str | Path = "params.yaml") -> Config:
     """Read the parameter file.
 
     Raises:
-        ConfigError: If the file is missing, is not YAML or has a wrong key.
+        ConfigError: If the file is missing, is not valid YAML or has a wrong key.
     """
     return from_dict(read(Path(path)), Config, str(path))
 
 
 def overlay(config: Config, values: Mapping[str, Any]) -> Config:
-    """The parameters with some others: nested mappings, of the keys that change alone.
+    """Return a copy of the parameters with some values replaced.
+
+    Args:
+        values: Nested mappings with the keys to replace.
 
     Raises:
-        ConfigError: If there is no such key, or a value is of another kind.
+        ConfigError: If a key is unknown or a value has the wrong type.
     """
     return replaced(config, values)
 

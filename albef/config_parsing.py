@@ -1,11 +1,11 @@
-"""Plain data as frozen dataclasses, checked key by key."""
+"""Conversion of plain data to frozen dataclasses, with type checks."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -14,16 +14,30 @@ _logger = logging.getLogger(__name__)
 
 
 class ConfigError(ValueError):
-    """A key of the parameter file is unknown, missing or has a wrong value."""
+    """Unknown, missing or wrong key in the parameter file."""
 
 
 def renamed(old: str) -> Any:
-    """Dataclass field whose key was once called ``old``; the old key is accepted for one release, with a warning."""
+    """Return a dataclass field that was formerly named ``old``.
+
+    The old key is accepted for one release, with a warning.
+    """
     return dataclasses.field(metadata={"renamed_from": old})
 
 
+def resolved(resolve: Callable[[], Any]) -> Any:
+    """Dataclass field whose type is known only at run time, from ``resolve``."""
+    return dataclasses.field(metadata={"resolve": resolve})
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass."""
+    hints = get_type_hints(cls)
+    return hints | {f.name: f.metadata["resolve"]() for f in dataclasses.fields(cls) if "resolve" in f.metadata}
+
+
 def _current_keys(data: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
-    """Return ``data`` with old key names replaced by those of today.
+    """Return ``data`` with renamed keys replaced by their current names.
 
     Raises:
         ConfigError: If a key is given under both names.
@@ -34,10 +48,8 @@ def _current_keys(data: Mapping[str, Any], cls: type, where: str) -> dict[str, A
         name = old_names.get(key, key)
         if name != key:
             if name in data:
-                raise ConfigError(f"{where}.{key}: renamed to {name!r}, which is given too; remove {key!r}")
-            _logger.warning(
-                "%s.%s: renamed to %r; the old name will not be accepted by the next release", where, key, name
-            )
+                raise ConfigError(f"{where}.{key}: renamed to {name!r}, which is also given; remove {key!r}")
+            _logger.warning("%s.%s: renamed to %r; the next release will not accept the old name", where, key, name)
         result[name] = value
     return result
 
@@ -77,7 +89,7 @@ def _section(data: Any, cls: type, where: str) -> Any:
     unknown = [str(k) for k in data if k not in fields]
     if unknown:
         raise ConfigError(f"{where}.{unknown[0]}: unknown key; known are {', '.join(fields)}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     values = {}
     for name, field in fields.items():
         if name in data:
@@ -92,7 +104,7 @@ def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
 
     Args:
         data: Nested mappings, as read from YAML or JSON.
-        where: Prefix of the key path in error messages.
+        where: Prefix of the key in error messages.
 
     Raises:
         ConfigError: If a key is unknown, missing or mistyped.
@@ -102,25 +114,30 @@ def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
 
 
 def replaced(section: T, values: Any, where: str = "params") -> T:
-    """A dataclass with other values: nested mappings, of the keys that change alone.
+    """Return a copy of a dataclass with some values replaced.
+
+    Args:
+        values: Nested mappings with the keys to replace.
+        where: Prefix of the key in error messages.
 
     Raises:
         ConfigError: If a key is unknown or mistyped.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping, got {values!r}")
-    fields, hints = [f.name for f in dataclasses.fields(section)], get_type_hints(type(section))  # type: ignore[arg-type]
+    fields, hints = [f.name for f in dataclasses.fields(section)], _hints(type(section))  # type: ignore[arg-type]
     values = _current_keys(values, type(section), where)
     changes = {}
     for key, value in values.items():
         path = f"{where}.{key}"
         if key not in fields:
             raise ConfigError(f"{path}: unknown key; known are {', '.join(fields)}")
-        deeper = isinstance(hints[key], type) and dataclasses.is_dataclass(hints[key])
-        changes[key] = replaced(getattr(section, key), value, path) if deeper else _convert(value, hints[key], path)
+        current = getattr(section, key)
+        nested = dataclasses.is_dataclass(current)
+        changes[key] = replaced(current, value, path) if nested else _convert(value, hints[key], path)
     return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain data of a configuration dataclass, for checkpoints and run logs."""
+    """Convert a configuration dataclass to plain data, for checkpoints and run logs."""
     return dataclasses.asdict(config)

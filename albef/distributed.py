@@ -1,6 +1,6 @@
-"""What workers that train together tell one another, over torch's process group; one alone has nobody to tell.
+"""Collectives over torch's default process group; no-ops in a single process.
 
-B = rows of a worker's batch, W = workers.
+B = rows of a rank's batch, W = world size.
 """
 
 from __future__ import annotations
@@ -13,57 +13,63 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """This worker's number, from 0."""
-    return dist.get_rank() if _together() else 0
+    """Return the rank of this process, 0 without a process group."""
+    return dist.get_rank() if _initialized() else 0
 
 
-def count() -> int:
-    """How many train together."""
-    return dist.get_world_size() if _together() else 1
+def world_size() -> int:
+    """Return the number of ranks, 1 without a process group."""
+    return dist.get_world_size() if _initialized() else 1
 
 
 def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The rows ``(W * B, ...)`` of all workers, by rank, of tensors ``(B, ...)`` of whatever types.
+    """Gather the rows of all ranks, in the order of ranks.
 
-    One exchange for all of them: their bytes side by side.
+    All tensors are packed as bytes into a single collective.
+
+    Args:
+        tensors: Tensors ``(B, ...)`` of any types.
+
+    Returns:
+        Tensors ``(W * B, ...)``.
     """
-    if count() == 1:
+    if world_size() == 1:
         return tensors
     rows = tensors[0].shape[0]
     parts = [tensor.contiguous().view(rows, -1).view(torch.uint8) for tensor in tensors]
-    own = torch.cat(parts, dim=1)
-    every = own.new_empty(count() * rows, own.shape[1])
-    dist.all_gather_into_tensor(every, own)
-    split = every.split([part.shape[1] for part in parts], dim=1)
+    local = torch.cat(parts, dim=1)
+    gathered = local.new_empty(world_size() * rows, local.shape[1])
+    dist.all_gather_into_tensor(gathered, local)
+    split = gathered.split([part.shape[1] for part in parts], dim=1)
     return tuple(
-        part.contiguous().view(tensor.dtype).view(count() * rows, *tensor.shape[1:])
+        part.contiguous().view(tensor.dtype).view(world_size() * rows, *tensor.shape[1:])
         for part, tensor in zip(split, tensors, strict=True)
     )
 
 
-def mean(values: Tensor) -> Tensor:
-    """Mean over the workers, entry by entry."""
-    if count() == 1:
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """Return the element-wise mean over the ranks."""
+    if world_size() == 1:
         return values
     values = values.clone()
     dist.all_reduce(values)
-    return values / count()
+    return values / world_size()
 
 
-def gather(thing: Any) -> list[Any]:
-    """Each worker's plain data, by rank."""
-    if count() == 1:
-        return [thing]
-    every: list[Any] = [None] * count()
-    dist.all_gather_object(every, thing)
-    return every
+def gather_objects(value: Any) -> list[Any]:
+    """Gather picklable objects of all ranks, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 
-def wait() -> None:
-    """Go on once all workers are here."""
-    if count() > 1:
+def barrier() -> None:
+    """Wait until all ranks reach this call."""
+    if world_size() > 1:
         dist.barrier()
 
 
-def _together() -> bool:
+def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -1,13 +1,13 @@
-"""Evaluation against a plain loop over pairs: the same scores, and how much sooner.
+"""Benchmark of evaluation against a plain loop over pairs, with equal scores.
 
     python benchmarks/evaluate.py [--threads 2] [--queries 40] [--json FILE]
 
-Models of the demo's size with random weights, random pixels and random words, captions and answers of realistic length.
-The plain loop does what the official evaluation does: it scores both directions of retrieval by themselves, repeats a
-query for each of its k candidates, projects an image's keys and values for each of them, pads captions to 30 tokens and
-computes every token in every layer; for VQA it encodes the image of every question, repeats the question for each of
-its k answers, and takes the scores of the whole vocabulary for every token of the padded answers. It runs on a sample
-of the queries; its time for all is that times their number.
+The models have the demo's size and random weights. Pixels and words are random; captions and answers have realistic
+lengths. The plain loop does the work of the official evaluation. For retrieval it scores each direction separately,
+repeats a query for each of its k candidates, projects an image's keys and values for each candidate, pads captions to
+30 tokens, and computes every token in every layer. For VQA it encodes the image of every question, repeats the question
+for each of its k answers, and computes vocabulary logits for every token of the padded answers. It runs on a sample of
+the queries; the measured time is scaled to all queries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albef import config as configuration
-from albef.config import RerankConfig
+from albef.tasks.retrieval.spec import RerankConfig
 from albef.inference.answer_search import AnswerTree, rank_answers
 from albef.inference.itm_rerank import text_bank
 from albef.models.albef import ALBEF
@@ -36,14 +36,18 @@ ROOT = Path(__file__).parents[1]
 VOCABULARY = 1024
 CLS, SEP, FIRST_WORD = 2, 3, 5
 CAPTION = 30
-"""Tokens that the official evaluation pads captions to."""
+"""Caption length in tokens to which the official evaluation pads."""
 TOLERANCE = 1e-3
-"""Largest difference of scores, which are sums of some tens of log-probabilities or single logits, in fp32."""
+"""Largest accepted difference of fp32 scores: sums of tens of log-probabilities, or single logits."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds for all queries, ours measured on all and the plain loop's on ``sample`` of them."""
+    """Seconds for all queries.
+
+    Args:
+        sample: Queries on which the plain loop was measured; our evaluation was measured on all of them.
+    """
 
     name: str
     queries: int
@@ -55,19 +59,19 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast."""
+        """Speedup over the plain loop."""
         return self.plain_s / self.ours_s
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """What a function returns and its wall-clock seconds."""
+    """Return the result of a function and its wall-clock seconds."""
     start = time.perf_counter()
     value = function()
     return value, time.perf_counter() - start
 
 
 def build(task: str) -> ALBEF:
-    """A model of the demo's size; weights twice as large as usual, so that scores differ."""
+    """Return a random model of the demo's size, with doubled weights so that scores differ."""
     model = ALBEF(configuration.load(ROOT / "params.yaml").model, VOCABULARY, task).eval()
     for parameter in model.student.parameters():
         if parameter.ndim > 1:
@@ -76,7 +80,10 @@ def build(task: str) -> ALBEF:
 
 
 def words(count: int, mean: float, spread: float, low: int, high: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask ``(count, longest)`` of random texts, [CLS] first; lengths are normal, cut to ``low .. high``."""
+    """Return ids and mask ``(count, longest)`` of random texts that start with [CLS].
+
+    Lengths are normally distributed and clamped to ``low .. high``.
+    """
     lengths = (torch.randn(count) * spread + mean).round().long().clamp(low, high)
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     ids = torch.randint(FIRST_WORD, VOCABULARY, mask.shape) * mask
@@ -85,7 +92,7 @@ def words(count: int, mean: float, spread: float, low: int, high: int) -> tuple[
 
 
 def retrieval(images: int, texts: int, k: int, sample: int) -> Result:
-    """Re-ranking of both directions, with the encoding of the texts; that of the images is the same for both."""
+    """Measure re-ranking in both directions, including text but not image encoding."""
     model = build("retrieval")
     pixels = torch.randn(images, 3, model.config.image_size, model.config.image_size)
     ids, mask = words(texts, 12.5, 3.0, 7, CAPTION)
@@ -107,27 +114,27 @@ def retrieval(images: int, texts: int, k: int, sample: int) -> Result:
         return model.itm_head(fused[:, 0])[:, 1]
 
     def plain() -> list[tuple[Tensor, Tensor, Tensor]]:
-        found = []
+        results = []
         for query in range(sample):
             best = similarity[query].topk(k).indices
-            found.append((torch.tensor(query).expand(k), best, pairs(torch.tensor(query).expand(k), best)))
+            results.append((torch.tensor(query).expand(k), best, pairs(torch.tensor(query).expand(k), best)))
         for query in range(sample):
             best = similarity[:, query].topk(k).indices
-            found.append((best, torch.tensor(query).expand(k), pairs(best, torch.tensor(query).expand(k))))
-        return found
+            results.append((best, torch.tensor(query).expand(k), pairs(best, torch.tensor(query).expand(k))))
+        return results
 
-    found, looping = timed(plain)
+    expected, looping = timed(plain)
     difference = max(
-        float((torch.from_numpy(scores[number >= sample])[rows, columns] - expected).abs().max())
-        for number, (rows, columns, expected) in enumerate(found)
+        float((torch.from_numpy(scores[number >= sample])[rows, columns] - values).abs().max())
+        for number, (rows, columns, values) in enumerate(expected)
     )
     total = images + texts
-    plain_s = plain_encoding + looping * total / len(found)
-    return Result("retrieval", total, total * k, len(found), encoding + ranking, plain_s, difference)
+    plain_s = plain_encoding + looping * total / len(expected)
+    return Result("retrieval", total, total * k, len(expected), encoding + ranking, plain_s, difference)
 
 
 def candidates(count: int) -> list[list[int]]:
-    """Distinct answers of one to three random tokens, [CLS] first and [SEP] last."""
+    """Return distinct answers of one to three random tokens between [CLS] and [SEP]."""
     answers: dict[tuple[int, ...], None] = {}
     while len(answers) < count:
         length = int(torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 1)) + 1
@@ -136,7 +143,7 @@ def candidates(count: int) -> list[list[int]]:
 
 
 def vqa(images: int, per_image: int, answers: int, k: int, sample: int) -> Result:
-    """Answers of all questions, from pixels to scores."""
+    """Measure answer ranking for all questions, from pixels to scores."""
     model = build("vqa")
     student, decoder = model.student, model.student.decoder
     pixels = torch.randn(images, 3, model.config.image_size, model.config.image_size)
@@ -145,56 +152,56 @@ def vqa(images: int, per_image: int, answers: int, k: int, sample: int) -> Resul
     rows = candidates(answers)
 
     def ours() -> Tensor:
-        tree, found = AnswerTree.build(rows), []
+        tree, scores = AnswerTree.build(rows), []
         for start in range(0, images, 64 // per_image):
-            part = pixels[start : start + 64 // per_image]
-            here = slice(start * per_image, (start + len(part)) * per_image)
-            length = int(mask[here].sum(dim=1).max())
-            i, m = ids[here, :length], mask[here, :length]
-            looks = torch.arange(len(part)).repeat_interleave(per_image)
-            keys_values = student.fusion.keys_values(student.vision(part))
-            question = student.fusion(student.text(i, m), m, keys_values, image_rows=looks)
-            found.append(rank_answers(decoder, question, m, tree, k, official_quirks=False))
-        return torch.cat(found)
+            batch = pixels[start : start + 64 // per_image]
+            questions = slice(start * per_image, (start + len(batch)) * per_image)
+            length = int(mask[questions].sum(dim=1).max())
+            i, m = ids[questions, :length], mask[questions, :length]
+            image_rows = torch.arange(len(batch)).repeat_interleave(per_image)
+            keys_values = student.fusion.keys_values(student.vision(batch))
+            fused = student.fusion(student.text(i, m), m, keys_values, image_rows=image_rows)
+            scores.append(rank_answers(decoder, fused, m, tree, k, official_quirks=False))
+        return torch.cat(scores)
 
     longest = max(map(len, rows))
     answer_ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     answer_mask = (answer_ids != 0).long()
 
     def plain() -> list[tuple[Tensor, Tensor]]:
-        found = []
+        results = []
         for start in range(0, sample, 16):
-            here = slice(start, min(start + 16, sample))
-            length = int(mask[here].sum(dim=1).max())
-            i, m = ids[here, :length], mask[here, :length]
-            question = student.fuse(pixels[torch.arange(here.start, here.stop) // per_image], i, m)
+            questions = slice(start, min(start + 16, sample))
+            length = int(mask[questions].sum(dim=1).max())
+            i, m = ids[questions, :length], mask[questions, :length]
+            fused = student.fuse(pixels[torch.arange(questions.start, questions.stop) // per_image], i, m)
             first = answer_ids[:1, :1].expand(len(i), 1)
-            states = decoder(first, torch.ones_like(first), decoder.keys_values(question), m)
-            likely = decoder.word_logits(states[:, 0]).softmax(dim=-1)[:, answer_ids[:, 1]]
-            best = likely.topk(k, dim=1).indices
-            chosen, seen = answer_ids[best.flatten()], answer_mask[best.flatten()]
-            tiled = decoder.keys_values(question.repeat_interleave(k, dim=0))
-            states = decoder(chosen, seen, tiled, m.repeat_interleave(k, dim=0))
+            states = decoder(first, torch.ones_like(first), decoder.keys_values(fused), m)
+            first_probabilities = decoder.word_logits(states[:, 0]).softmax(dim=-1)[:, answer_ids[:, 1]]
+            best = first_probabilities.topk(k, dim=1).indices
+            best_ids, best_mask = answer_ids[best.flatten()], answer_mask[best.flatten()]
+            keys_values = decoder.keys_values(fused.repeat_interleave(k, dim=0))
+            states = decoder(best_ids, best_mask, keys_values, m.repeat_interleave(k, dim=0))
             logits = decoder.word_logits(states)[:, :-1]
-            labels = chosen[:, 1:].masked_fill(seen[:, 1:] == 0, -100)
+            labels = best_ids[:, 1:].masked_fill(best_mask[:, 1:] == 0, -100)
             losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
-            found.append((best, -losses.sum(dim=1).view(len(i), k)))
-        return found
+            results.append((best, -losses.sum(dim=1).view(len(i), k)))
+        return results
 
     scores, ours_s = timed(ours)
-    found, looping = timed(plain)
-    best, expected = (torch.cat(part) for part in zip(*found, strict=True))
+    results, looping = timed(plain)
+    best, expected = (torch.cat(part) for part in zip(*results, strict=True))
     difference = float((scores[:sample].gather(1, best) - expected).abs().max())
     return Result("vqa", count, count * k, sample, ours_s, looping * count / sample, difference)
 
 
 def main() -> int:
-    """Run both; exit code 1 where scores differ."""
+    """Run the benchmarks; exit with code 1 if scores differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, help="of torch; by default its own choice")
-    parser.add_argument("--queries", type=int, default=48, help="the plain loop's, of each direction or of VQA")
-    parser.add_argument("--only", choices=("retrieval", "vqa"))
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--threads", type=int, help="torch threads (default: chosen by torch)")
+    parser.add_argument("--queries", type=int, default=48, help="queries for the plain loop, of VQA or per direction")
+    parser.add_argument("--only", choices=("retrieval", "vqa"), help="run one benchmark (default: both)")
+    parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -213,7 +220,7 @@ def main() -> int:
                     f"{name}: {result.queries} queries, {result.pairs} pairs, {torch.get_num_threads()} threads\n"
                     f"  ours        {result.ours_s:8.1f} s\n"
                     f"  plain loop  {result.plain_s:8.1f} s, scaled from {result.sample} queries\n"
-                    f"  {result.ratio:.1f} times as fast, largest difference of a score {result.max_difference:.1e}",
+                    f"  {result.ratio:.1f} times as fast, largest score difference {result.max_difference:.1e}",
                     flush=True,
                 )
     if args.json:

@@ -1,4 +1,4 @@
-"""Load on the served endpoints beside the same work in this process; see benchmarks/README.md.
+"""Load benchmarks of the served endpoints against the same work in this process; see benchmarks/README.md.
 
     python -m benchmarks.serving endpoints --repository artifacts/repository [--concurrency 1 4 16 64] [--json FILE]
     python -m benchmarks.serving graphs --repository artifacts/repository
@@ -6,7 +6,7 @@
     python -m benchmarks.serving cache --repository artifacts/repository
     python -m benchmarks.serving precision --repository artifacts/repository --artifacts artifacts
 
-Both sides of a comparison take turns in one run.
+The two sides of a comparison alternate within one run.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from benchmarks.load.loop import Load, line, table
 from benchmarks.load.questions import KINDS, SIZE
 
 
-def _beside(found: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """The results, each printed when it is there, and 1 where a request failed."""
+def _print_comparisons(comparisons: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Print each result as it arrives; return all results, and 1 if a request failed."""
     results = []
-    for result in found:
+    for result in comparisons:
         if not results:
             print(table(endpoints.HEADER, []))
         results.append(result)
@@ -37,18 +37,18 @@ def _beside(found: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]
 
 
 def _load(args: argparse.Namespace) -> Load:
-    return Load(args.concurrency, args.rounds, args.seconds, args.pictures, args.size)
+    return Load(args.concurrency, args.rounds, args.seconds, args.images, args.size)
 
 
 def _endpoints(args: argparse.Namespace) -> tuple[Any, int]:
-    results, code = _beside(endpoints.measure(args.repository, _kinds(args), _load(args)))
+    results, code = _print_comparisons(endpoints.measure(args.repository, _kinds(args), _load(args)))
     if args.profile:
         print("", *map(endpoints.profile, results), sep="\n\n")
     return results, code
 
 
 def _graphs(args: argparse.Namespace) -> tuple[Any, int]:
-    return _beside(graphs.measure(args.repository, runtime.ensure(), _kinds(args), _load(args)))
+    return _print_comparisons(graphs.measure(args.repository, runtime.ensure(), _kinds(args), _load(args)))
 
 
 def _soak(args: argparse.Namespace) -> tuple[Any, int]:
@@ -58,7 +58,7 @@ def _soak(args: argparse.Namespace) -> tuple[Any, int]:
         args.concurrency[0],
         60 * args.minutes,
         args.every,
-        args.pictures,
+        args.images,
         args.size,
         args.cache_mib * 2**20,
     )
@@ -68,9 +68,9 @@ def _soak(args: argparse.Namespace) -> tuple[Any, int]:
 
 def _cache(args: argparse.Namespace) -> tuple[Any, int]:
     results = [
-        cache.measure(args.repository, name, args.pictures, args.again, args.size)
+        cache.measure(args.repository, name, args.images, args.again, args.size)
         for name in _kinds(args)
-        if name != "retrieval-text"  # has no picture
+        if name != "retrieval-text"  # has no image
     ]
     print(table(cache.HEADER, map(cache.row, results)))
     return results, 0
@@ -95,12 +95,14 @@ def _precision(args: argparse.Namespace) -> tuple[Any, int]:
 
 
 def _kinds(args: argparse.Namespace) -> list[str]:
-    have = endpoints.served(args.repository)
-    if not have:
+    available = endpoints.available_kinds(args.repository)
+    if not available:
         raise SystemExit(f"{args.repository}: no endpoint here, expected a folder written by `albef repository`")
-    if unknown := set(args.only or have) - set(have):
-        raise SystemExit(f"--only: no {', '.join(sorted(unknown))} in {args.repository}, expected {', '.join(have)}")
-    return [name for name in have if name in (args.only or have)]
+    if unknown := set(args.only or available) - set(available):
+        raise SystemExit(
+            f"--only: {args.repository} has no {', '.join(sorted(unknown))}, expected {', '.join(available)}"
+        )
+    return [name for name in available if name in (args.only or available)]
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -109,52 +111,66 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line parser."""
     root = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = root.add_subparsers(dest="command", required=True)
 
-    def add(name: str, function: object, about: str, concurrency: list[int], pictures: int) -> argparse.ArgumentParser:
+    def add(name: str, function: object, about: str, concurrency: list[int], images: int) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(function=function)
-        command.add_argument("--repository", type=Path, required=True, help="as `albef repository` writes it")
-        command.add_argument("--only", nargs="+", help="kinds of requests; by default all that it answers")
-        command.add_argument("--concurrency", type=int, nargs="+", default=concurrency)
-        command.add_argument("--pictures", type=int, default=pictures, help="different ones")
-        command.add_argument("--size", type=_size, default=SIZE, metavar="WxH", help="of the pictures")
-        command.add_argument("--json", type=Path, help="write the figures here too")
+        command.add_argument("--repository", type=Path, required=True, help="model repository")
+        command.add_argument("--only", nargs="+", help="kinds of requests (default: all of the repository)")
+        command.add_argument("--concurrency", type=int, nargs="+", default=concurrency, help="concurrent requests")
+        command.add_argument("--images", type=int, default=images, help="number of distinct images")
+        command.add_argument("--size", type=_size, default=SIZE, metavar="WxH", help="size of the images")
+        command.add_argument("--json", type=Path, help="file for the results")
         return command
 
-    load = add("endpoints", _endpoints, "closed-loop load, server and in process in turn", [1, 4, 16, 64], 128)
-    load.add_argument("--rounds", type=int, default=5, help="turns of each side")
-    load.add_argument("--seconds", type=float, default=4, help="of a turn; every caller asks once at the least")
-    load.add_argument("--profile", action="store_true", help="print where the time goes, graph by graph")
-    alone = add("graphs", _graphs, "perf_analyzer on each ONNX graph, in process in turn", [1, 4, 16, 64], 8)
-    alone.add_argument("--rounds", type=int, default=3, help="turns of each side")
-    alone.add_argument("--seconds", type=float, default=3, help="of a turn, about")
-    long = add("soak", _soak, "all kinds mixed for long; fails if a request does", [16], 1024)
-    long.add_argument("--minutes", type=float, default=10)
-    long.add_argument("--every", type=float, default=5, help="seconds between two looks at the memory")
-    long.add_argument("--cache-mib", type=int, default=4, help="of the response cache: small, so that it throws away")
-    again = add("cache", _cache, "pictures asked about again, with the response cache and without", [1], 24)
-    again.add_argument("--again", type=int, default=3, help="further questions about each picture")
-    small = add("precision", _precision, "graphs in int8 and half precision: speed, and what the tasks lose", [1], 1)
+    load = add(
+        "endpoints", _endpoints, "compare endpoints on the server with endpoints in process", [1, 4, 16, 64], 128
+    )
+    load.add_argument("--rounds", type=int, default=5, help="rounds per side")
+    load.add_argument(
+        "--seconds", type=float, default=4, help="duration of a round; each caller sends at least one request"
+    )
+    load.add_argument("--profile", action="store_true", help="print the time spent in each graph")
+    alone = add(
+        "graphs",
+        _graphs,
+        "compare each ONNX graph on the server (perf_analyzer) with the graph in process",
+        [1, 4, 16, 64],
+        8,
+    )
+    alone.add_argument("--rounds", type=int, default=3, help="rounds per side")
+    alone.add_argument("--seconds", type=float, default=3, help="approximate duration of a round")
+    long = add("soak", _soak, "send all kinds of requests for a long time; fail if a request fails", [16], 1024)
+    long.add_argument("--minutes", type=float, default=10, help="duration")
+    long.add_argument("--every", type=float, default=5, help="seconds between memory measurements")
+    long.add_argument("--cache-mib", type=int, default=4, help="size of the response cache; small, to force evictions")
+    again = add(
+        "cache", _cache, "measure repeated questions about an image, with and without the response cache", [1], 24
+    )
+    again.add_argument("--again", type=int, default=3, help="further questions about each image")
+    small = add("precision", _precision, "measure speed and task metrics of int8 and fp16 graphs", [1], 1)
     small.add_argument("--variants", nargs="+", choices=variants.VARIANTS, default=list(variants.VARIANTS))
-    small.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    small.add_argument("--rounds", type=int, default=30, help="runs of each side")
-    small.add_argument("--artifacts", type=Path, help="of the pipeline, for its test lists; without them speed alone")
-    small.add_argument("--params", type=Path, default=Path("params.yaml"), help="those of the artifacts")
-    small.add_argument("--limit", type=int, help="rows of a test list")
+    small.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="rows per call")
+    small.add_argument("--rounds", type=int, default=30, help="runs per side")
+    small.add_argument(
+        "--artifacts", type=Path, help="artifacts of the pipeline, for its test lists (default: speed only)"
+    )
+    small.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters of the artifacts")
+    small.add_argument("--limit", type=int, help="rows per test list (default: all)")
     return root
 
 
 def main() -> int:
-    """Run one; exit code 1 where a request failed."""
+    """Run a benchmark; exit with code 1 if a request failed."""
     args = parser().parse_args()
-    described = machine.describe(runtime.ensure())
-    print(machine.heading(described) + "\n", flush=True)
+    description = machine.describe(runtime.ensure())
+    print(machine.heading(description) + "\n", flush=True)
     result, code = args.function(args)
     if args.json:
-        text = json.dumps({"machine": described, "results": result}, indent=1)
+        text = json.dumps({"machine": description, "results": result}, indent=1)
         args.json.write_text(text + "\n", encoding="utf-8")
     return int(code)
 

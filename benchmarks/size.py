@@ -1,9 +1,9 @@
-"""A model repository of the paper's size with random weights: ViT-B/16, twelve layers of text, BERT's vocabulary.
+"""Create a model repository of the paper's size with random weights.
 
     python -m benchmarks.size --out build/vitb [--pixels 256] [--images 200] [--shortlist 32]
 
-Made with the project's own exporter, from the preset `paper-4m`; what is there already is kept. Speed does not depend
-on what the weights are, answers do: they mean nothing here.
+The model has a ViT-B/16, twelve text layers and BERT's vocabulary. The script uses the project's exporter and the
+preset `paper-4m`, and keeps existing files. Speed does not depend on the weights; answers do, and are meaningless here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from albef.export import onnx, repository
 from albef.models.albef import ALBEF
 from albef.serving import protocol
 from albef.weights import checkpoint
-from benchmarks.load.questions import COLOURS, COUNTS, THINGS, picture, question, sentence
+from benchmarks.load.questions import COLORS, COUNTS, THINGS, make_image, question, sentence
 
 ANSWERS = 3128
-"""As many as the official list of answers to VQA has."""
+"""Length of the official VQA answer list."""
 CAPTIONS = 5
-"""Of a picture, as in COCO and Flickr30K."""
+"""Captions per image, as in COCO and Flickr30K."""
 
 
 def parameters(folder: Path, preset: str, pixels: int, shortlist: int) -> Config:
-    """The preset's, with a model for pictures of ``pixels`` a side."""
+    """Return the preset with the image size set to ``pixels``."""
     folder.mkdir(parents=True, exist_ok=True)
     presets.write(preset, folder / "params.yaml", force=True)
     config = configuration.load(folder / "params.yaml")
@@ -50,18 +50,18 @@ def parameters(folder: Path, preset: str, pixels: int, shortlist: int) -> Config
 
 
 def world(folder: Path, images: int, vocabulary: int) -> None:
-    """Pictures, the lists that a repository needs, and a tokenizer of exactly ``vocabulary`` tokens."""
+    """Write images, the lists of a repository, and a tokenizer of exactly ``vocabulary`` tokens."""
     lists = folder / "lists"
     for path in (folder / "images", lists):
         path.mkdir(parents=True, exist_ok=True)
     for number in range(images):
-        (folder / "images" / f"{number}.jpg").write_bytes(picture(10**6 + number))
+        (folder / "images" / f"{number}.jpg").write_bytes(make_image(10**6 + number))
     rows = [
         {"image": f"images/{number}.jpg", "caption": [sentence(number * CAPTIONS + i) for i in range(CAPTIONS)]}
         for number in range(images)
     ]
-    phrases = (" ".join(words) for words in itertools.product(COUNTS, COLOURS, THINGS))
-    answers = [*COLOURS, *COUNTS, *THINGS, *("yes", "no"), *(f"{c} {t}" for c in COLOURS for t in THINGS), *phrases]
+    phrases = (" ".join(words) for words in itertools.product(COUNTS, COLORS, THINGS))
+    answers = [*COLORS, *COUNTS, *THINGS, *("yes", "no"), *(f"{c} {t}" for c in COLORS for t in THINGS), *phrases]
     for name, records in (("retrieval_test", rows), ("answer_list", answers[:ANSWERS])):
         (lists / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
     texts = [text for row in rows for text in row["caption"]] + [question(number) for number in range(images)]
@@ -80,7 +80,7 @@ def build(
     shortlist: int,
     tasks: Sequence[str] = tuple(protocol.ENDPOINTS),
 ) -> Path:
-    """The repository below ``folder``, made unless it is there."""
+    """Create the repository below ``folder`` unless it exists, and return its path."""
     target = folder / "repository"
     if target.is_dir():
         return target
@@ -99,13 +99,13 @@ def build(
 
 
 def main() -> int:
-    """Make it."""
+    """Create the repository and print its path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--preset", choices=sorted(presets.names()), default="paper-4m")
-    parser.add_argument("--pixels", type=int, default=256, help="a side of the pictures; the paper's 384 or 256")
-    parser.add_argument("--images", type=int, default=200, help="of the gallery, each with five captions")
-    parser.add_argument("--shortlist", type=int, default=32, help="candidates that retrieval re-ranks")
+    parser.add_argument("--pixels", type=int, default=256, help="image size; 256 or 384 in the paper")
+    parser.add_argument("--images", type=int, default=200, help="images in the search index, with five captions each")
+    parser.add_argument("--shortlist", type=int, default=32, help="candidates to re-rank in retrieval")
     parser.add_argument("--tasks", nargs="+", choices=sorted(protocol.ENDPOINTS), default=list(protocol.ENDPOINTS))
     args = parser.parse_args()
     print(build(args.out, args.preset, args.pixels, args.images, args.shortlist, args.tasks))

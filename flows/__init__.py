@@ -1,1 +1,1 @@
-"""Prefect flows: views of the DVC pipeline."""
+"""Prefect flows that run the DVC pipeline."""

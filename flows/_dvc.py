@@ -1,7 +1,8 @@
-"""A Prefect view of the DVC pipeline: DVC owns the graph, the cache and the lock file, Prefect runs and shows it.
+"""Prefect tasks that run the stages of the DVC pipeline.
 
-Every stage of ``dvc.yaml`` becomes a task that runs ``dvc repro --single-item STAGE`` after its upstream stages.
-Nothing about the graph is written down a second time, and Prefect's own cache stays off.
+DVC defines the graph, the cache and the lock file. Every stage of ``dvc.yaml`` becomes a task that runs
+``dvc repro --single-item STAGE`` after its upstream stages. The graph is not duplicated here, and Prefect's own cache
+is disabled.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 
 ROOT = Path(__file__).resolve().parents[1]
-BAD_INPUT = 2  # exit code of an `albef` stage that refuses its data or parameters
-GRACE_SECONDS = 20.0  # a training stage saves its state when told to stop
-_EXITED = re.compile(r"exited with (-?\d+)")
-_NO_PARAMETER = "Invalid `--set-param` value"
+BAD_INPUT = 2  # exit code of an `albef` stage with invalid data or parameters
+GRACE_SECONDS = 20.0  # time for a training stage to save its state after SIGTERM
+_EXIT_CODE = re.compile(r"exited with (-?\d+)")
+_INVALID_PARAMETER = "Invalid `--set-param` value"
 _QUIET = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -37,65 +38,68 @@ class StageError(RuntimeError):
 
     Args:
         stage: Its name in ``dvc.yaml``.
-        code: Exit code of the stage's command, or None where DVC itself failed.
-        tail: The last lines it printed.
+        code: Exit code of the stage's command; None if DVC itself failed.
+        tail: Last lines of the output.
     """
 
     def __init__(self, stage: str, code: int | None, tail: str) -> None:
-        why = "dvc failed" if code is None else f"its command ended with {code}"
-        super().__init__(f"stage {stage}: {why}:\n{tail}")
+        reason = "dvc failed" if code is None else f"its command exited with {code}"
+        super().__init__(f"stage {stage}: {reason}:\n{tail}")
         self.code = code
 
 
 def _environment() -> dict[str, str]:
-    """The stages' commands are those of the environment that runs this flow, whatever PATH a worker has."""
+    """Return the environment of a stage, with the commands of this Python environment first in ``PATH``."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    # An experiment runs in a folder that is gone afterwards, and its MLflow runs are to stay.
+    # An experiment runs in a temporary folder, but its MLflow runs must persist.
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{ROOT / 'mlflow.db'}"}
-    flow = {"ALBEF_FLOW_RUN": flow_run.name} if flow_run.name else {}  # a tag of its MLflow runs
+    flow = {"ALBEF_FLOW_RUN": flow_run.name} if flow_run.name else {}  # becomes a tag of the MLflow runs
     return {**_QUIET, **store, **os.environ, **flow, "PATH": path}
 
 
 def dvc(*args: str) -> str:
-    """Output of a DVC command.
+    """Run a DVC command and return its output.
 
     Raises:
-        RuntimeError: If it fails, with what it said.
+        RuntimeError: If the command fails, with its error output.
     """
     command = [sys.executable, "-m", "dvc", *args]
-    done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"dvc {' '.join(args)} failed:\n{done.stderr.strip()}")
-    return done.stdout
+    result = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"dvc {' '.join(args)} failed:\n{result.stderr.strip()}")
+    return result.stdout
 
 
 def stages(*targets: str) -> dict[str, set[str]]:
-    """Stages that ``targets`` need (all without one), each after its upstream stages, with those stages.
+    """Return the stages that ``targets`` need, in topological order, with their upstream stages.
+
+    Args:
+        targets: Stages of ``dvc.yaml``; all if empty.
 
     Raises:
-        RuntimeError: If there is no such stage; the message names those there are.
+        RuntimeError: If a stage does not exist; the message lists the existing ones.
     """
-    graph = _edges(dvc("dag", "--dot"))
+    graph = _parse_graph(dvc("dag", "--dot"))
     if unknown := [target for target in targets if target not in graph]:
-        raise RuntimeError(f"{unknown[0]}: no stage of dvc.yaml, expected one of {', '.join(sorted(graph))}")
-    wanted, queue = set(), list(targets or graph)
+        raise RuntimeError(f"{unknown[0]}: not a stage of dvc.yaml, expected one of {', '.join(sorted(graph))}")
+    needed, queue = set(), list(targets or graph)
     while queue:
         stage = queue.pop()
-        if stage not in wanted:
-            wanted.add(stage)
+        if stage not in needed:
+            needed.add(stage)
             queue.extend(graph[stage])
-    return {stage: graph[stage] for stage in TopologicalSorter(graph).static_order() if stage in wanted}
+    return {stage: graph[stage] for stage in TopologicalSorter(graph).static_order() if stage in needed}
 
 
-def _edges(dot: str) -> dict[str, set[str]]:
+def _parse_graph(dot: str) -> dict[str, set[str]]:
     graph: dict[str, set[str]] = {name: set() for name in re.findall(r'^"([^"]+)";', dot, re.MULTILINE)}
     for upstream, stage in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
         graph[stage].add(upstream)
     return graph
 
 
-class _Running:
-    """The process groups of running stages. Cancelling a flow would leave them alive."""
+class _ProcessGroups:
+    """Process groups of running stages, which Prefect does not stop when a flow is cancelled."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -105,7 +109,7 @@ class _Running:
     def start(self, command: list[str], stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
         with self._lock:
             if self.stopping:
-                raise RuntimeError("the flow is being stopped")
+                raise RuntimeError(f"cannot start `{' '.join(command)}`: the flow is being stopped")
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -121,7 +125,7 @@ class _Running:
         return process
 
     def stop(self, process: subprocess.Popen[str]) -> None:
-        """End a process and all it started: politely, then not. Does nothing where all have ended."""
+        """Stop a process group with SIGTERM, then SIGKILL; a no-op if it has ended."""
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
             deadline = time.monotonic() + GRACE_SECONDS
@@ -144,12 +148,12 @@ class _Running:
             thread.join()
 
 
-_running = _Running()
+_processes = _ProcessGroups()
 
 
-def _worth_another_try(task: Any, run: Any, state: Any) -> bool:
-    """Bad data or parameters stay bad; a killed process, a lock or a network may not."""
-    if _running.stopping:
+def _should_retry(task: Any, run: Any, state: Any) -> bool:
+    """Return whether a retry may help: not after invalid data or parameters, nor while the flow stops."""
+    if _processes.stopping:
         return False
     try:
         state.result()
@@ -160,10 +164,10 @@ def _worth_another_try(task: Any, run: Any, state: Any) -> bool:
     return False
 
 
-def _follow(name: str, *arguments: str) -> None:
-    """Run a DVC command as a process group of its own; its output goes to the task's log line by line."""
+def _run_logged(name: str, *arguments: str) -> None:
+    """Run a DVC command in its own process group, and log its output line by line."""
     logger = get_run_logger()
-    process = _running.start([sys.executable, "-m", "dvc", *arguments])
+    process = _processes.start([sys.executable, "-m", "dvc", *arguments])
     lines: list[str] = []
     try:
         assert process.stdout is not None
@@ -173,78 +177,84 @@ def _follow(name: str, *arguments: str) -> None:
                 logger.info("%s", lines[-1])
         failed = process.wait()
     finally:
-        _running.stop(process)
+        _processes.stop(process)
     if failed:
         tail = "\n".join(lines)
-        codes = _EXITED.findall(tail) or ([str(BAD_INPUT)] if _NO_PARAMETER in tail else [])
+        codes = _EXIT_CODE.findall(tail) or ([str(BAD_INPUT)] if _INVALID_PARAMETER in tail else [])
         raise StageError(name, int(codes[-1]) if codes else None, tail)
 
 
 def albef(name: str, *args: str) -> str:
-    """Output of an `albef` command; ``name`` is what the error calls it.
+    """Run an `albef` command and return its output.
+
+    Args:
+        name: Name of the command in the error.
 
     Raises:
-        StageError: If it fails, with what it said.
+        StageError: If the command fails, with its output.
     """
-    process = _running.start([sys.executable, "-m", "albef.cli", *args], stderr=subprocess.PIPE)
+    process = _processes.start([sys.executable, "-m", "albef.cli", *args], stderr=subprocess.PIPE)
     try:
-        said, complaints = process.communicate()
+        output, errors = process.communicate()
     finally:
-        _running.stop(process)
+        _processes.stop(process)
     if process.returncode:
-        raise StageError(name, process.returncode, (said + complaints).strip()[-4000:])
-    return said
+        raise StageError(name, process.returncode, (output + errors).strip()[-4000:])
+    return output
 
 
-_PATIENT: dict[str, Any] = {
+_RETRY_OPTIONS: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "retries": 2,
     "retry_delay_seconds": [10, 60],
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _worth_another_try,
+    "retry_condition_fn": _should_retry,
 }
 
 
-@task(task_run_name="{stage}", **_PATIENT)
+@task(task_run_name="{stage}", **_RETRY_OPTIONS)
 def repro(stage: str, pull: bool = False) -> None:
-    """Bring one stage up to date, with ``pull`` from the DVC remote where that has it.
+    """Reproduce one stage, or with ``pull`` download its outputs if the DVC remote has them.
 
     Raises:
-        StageError: If it fails.
+        StageError: If the stage fails.
     """
-    _follow(stage, "--wait-for-lock", "repro", "--single-item", *(["--pull"] if pull else []), stage)
+    _run_logged(stage, "--wait-for-lock", "repro", "--single-item", *(["--pull"] if pull else []), stage)
 
 
-@task(task_run_name="{name}", **_PATIENT)
+@task(task_run_name="{name}", **_RETRY_OPTIONS)
 def experiment(name: str, overrides: Sequence[str], targets: Sequence[str], pull: bool = False) -> None:
-    """Bring stages up to date with other parameters, in a copy of the workspace, as the DVC experiment ``name``.
+    """Reproduce stages with other parameters as the DVC experiment ``name``, in a copy of the workspace.
 
     Raises:
-        StageError: If a stage fails, or there is no such parameter.
+        StageError: If a stage fails, or a parameter does not exist.
     """
-    given = [part for override in overrides for part in ("--set-param", override)]
-    how = ["--temp", *(["--pull"] if pull else [])]
-    _follow(name, "exp", "run", *how, "--name", name, *given, *targets)
+    params = [part for override in overrides for part in ("--set-param", override)]
+    options = ["--temp", *(["--pull"] if pull else [])]
+    _run_logged(name, "exp", "run", *options, "--name", name, *params, *targets)
 
 
 def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
-    """Bring ``targets`` and everything they need up to date, or the whole pipeline; to be called inside a flow.
+    """Reproduce stages and everything they need; must be called inside a flow.
 
-    The tags of the flow run pass to its tasks, so that a concurrency limit on ``gpu`` holds them back.
+    Tasks inherit the tags of the flow run, so that a concurrency limit on ``gpu`` applies to them.
 
     Args:
-        targets: Stages of ``dvc.yaml``.
-        push: Afterwards upload results and run cache to the DVC remote.
-        pull: Take from the DVC remote what it has, so that nothing is computed twice.
+        targets: Stages of ``dvc.yaml``; all if empty.
+        push: Upload results and run cache to the DVC remote afterwards.
+        pull: Download existing results from the DVC remote instead of computing them.
+
+    Returns:
+        Names of the stages, in topological order.
 
     Raises:
-        StageError: If a stage fails; stages that do not depend on it still ran.
-        RuntimeError: If there is no DVC remote to push to or pull from, or no such stage; nothing ran then.
+        StageError: If a stage fails; stages that do not depend on it have still run.
+        RuntimeError: If the DVC remote is missing or a stage does not exist; nothing has run then.
     """
     graph = stages(*targets)
-    _remote(push or pull)
+    _check_remote(push or pull)
     tasks: dict[str, PrefectFuture[None]] = {}
-    with _stopped_with_the_flow():
+    with _stop_processes_on_error():
         for stage, upstream in graph.items():
             tags = [stage.partition("@")[0], *(flow_run.tags or [])]
             wait_for = [tasks[name] for name in upstream]
@@ -259,25 +269,25 @@ def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
 
 
 def run_experiment(overrides: Sequence[str], *targets: str, push: bool = False, pull: bool = False) -> str:
-    """Bring ``targets`` up to date with other parameters, beside the workspace; to be called inside a flow.
+    """Reproduce stages with other parameters in a copy of the workspace; must be called inside a flow.
 
     Args:
-        overrides: As ``dvc exp run --set-param`` takes them: ``pretrain.epochs=2``.
-        targets: Stages of ``dvc.yaml``; all without one.
-        push: Afterwards upload the experiment's results and run cache to the DVC remote.
-        pull: Take from the DVC remote what it has.
+        overrides: Parameters as for ``dvc exp run --set-param``: ``pretrain.epochs=2``.
+        targets: Stages of ``dvc.yaml``; all if empty.
+        push: Upload the experiment's results and run cache to the DVC remote afterwards.
+        pull: Download existing results from the DVC remote instead of computing them.
 
     Returns:
-        Name of the DVC experiment: that of the flow run.
+        Name of the DVC experiment, derived from the name of the flow run.
 
     Raises:
-        StageError: If a stage fails, or there is no such parameter; the workspace is as it was.
-        RuntimeError: If there is no DVC remote to push to or pull from, or no such stage; nothing ran then.
+        StageError: If a stage fails, or a parameter does not exist; the workspace is unchanged.
+        RuntimeError: If the DVC remote is missing or a stage does not exist; nothing has run then.
     """
     stages(*targets)
-    _remote(push or pull)
+    _check_remote(push or pull)
     name = re.sub(r"[^A-Za-z0-9-]+", "-", flow_run.name or "experiment")
-    with _stopped_with_the_flow():
+    with _stop_processes_on_error():
         task_run = experiment.with_options(tags=flow_run.tags or [])
         task_run.submit(name, list(overrides), list(targets), pull).result()
     if push:
@@ -285,19 +295,19 @@ def run_experiment(overrides: Sequence[str], *targets: str, push: bool = False, 
     return name
 
 
-def _remote(wanted: bool) -> None:
-    if wanted and not dvc("remote", "list").strip():
+def _check_remote(needed: bool) -> None:
+    if needed and not dvc("remote", "list").strip():
         raise RuntimeError(
-            "no DVC remote is configured to push to or pull from; add one: dvc remote add --default NAME URL"
+            "no DVC remote is configured for push or pull; add one with `dvc remote add --default NAME URL`"
         )
 
 
 @contextmanager
-def _stopped_with_the_flow() -> Iterator[None]:
-    """Within the block, whatever ends the flow ends the commands it runs."""
-    _running.stopping = False
+def _stop_processes_on_error() -> Iterator[None]:
+    """Stop all running commands if the block is left by an exception, such as a cancelled flow."""
+    _processes.stopping = False
     try:
         yield
     except BaseException:
-        _running.stop_all()
+        _processes.stop_all()
         raise

@@ -1,4 +1,4 @@
-"""What Prefect shows of a run of the pipeline: metrics, plots, data docs and report, as artifacts."""
+"""Prefect artifacts of a pipeline run: metrics, plots, data docs and report."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PAGES = {
     "data-docs": ("validate", "artifacts/validated/docs/index.html"),
     "report": ("report", "artifacts/report/index.html"),
 }
-"""By artifact, the stage that writes the page, and the page."""
+"""Stage and path of each page, by artifact key."""
 PLOTS = "artifacts/plots"
 
 
-def bring(targets: Sequence[str], overrides: Sequence[str] | None, pull: bool, push: bool) -> None:
-    """Bring stages up to date and show what came of it; with ``overrides`` as an experiment."""
+def reproduce(targets: Sequence[str], overrides: Sequence[str] | None, pull: bool, push: bool) -> None:
+    """Reproduce stages and publish the results; with ``overrides`` as a DVC experiment."""
     if overrides:
         publish_experiment(_dvc.run_experiment(overrides, *targets, push=push, pull=pull))
     else:
@@ -29,15 +29,15 @@ def bring(targets: Sequence[str], overrides: Sequence[str] | None, pull: bool, p
 
 
 def publish(names: list[str]) -> None:
-    """Show metrics, plots and pages of the stages ``names``."""
-    shown = json.loads(_dvc.dvc("metrics", "show", "--json"))
-    files = shown.get("", {}).get("data", {})
-    wanted = {name.replace("@", "/") for name in names}
+    """Publish metrics, plots and pages of stages."""
+    metrics = json.loads(_dvc.dvc("metrics", "show", "--json"))
+    files = metrics.get("", {}).get("data", {})
+    folders = {name.replace("@", "/") for name in names}
     rows = [
-        {"stage": stage, "metric": metric, "value": round(value, 4)}
+        {"stage": folder, "metric": metric, "value": round(value, 4)}
         for path, content in files.items()
-        for stage in wanted
-        if f"/{stage}/" in path
+        for folder in folders
+        if f"/{folder}/" in path
         for metric, value in content.get("data", {}).items()
         if isinstance(value, int | float)
     ]
@@ -50,7 +50,7 @@ def publish(names: list[str]) -> None:
 
 
 def _plots() -> Path | None:
-    """The page of DVC's plots, where there are any."""
+    """Render DVC's plots and return the page; None if there are no plots."""
     try:
         _dvc.dvc("plots", "show", "--out", PLOTS)
     except RuntimeError:  # no stage with plots has run yet
@@ -64,16 +64,16 @@ def _link(key: str, page: Path | None, description: str) -> None:
 
 
 def publish_experiment(name: str) -> None:
-    """Show what an experiment changed: parameters, and metrics beside those of the last commit."""
+    """Publish the parameters and metrics that an experiment changed since the last commit."""
     rows: list[dict[str, Any]] = []
     for kind in ("params", "metrics"):
-        everything = ["--all"] if kind == "metrics" else []
-        found = json.loads(_dvc.dvc(kind, "diff", "--json", *everything, "HEAD", name) or "{}")
-        for path, changes in found.items():
+        options = ["--all"] if kind == "metrics" else []
+        diff = json.loads(_dvc.dvc(kind, "diff", "--json", *options, "HEAD", name) or "{}")
+        for path, changes in diff.items():
             rows += [
                 {"of": kind, "file": path, "name": key, "before": change.get("old"), "after": change.get("new")}
                 for key, change in changes.items()
             ]
     create_table_artifact(
-        key="experiment", table=rows, description=f"dvc exp apply {name} brings it into the workspace"
+        key="experiment", table=rows, description=f"Run `dvc exp apply {name}` to apply it to the workspace"
     )

@@ -1,4 +1,4 @@
-"""Flow ``drift``: what was asked lately, against what the models were trained on."""
+"""Flow ``drift``: comparison of served requests with the training data."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ _DRIFTED = 3  # exit code of `albef drift`
 
 
 class DriftError(RuntimeError):
-    """Requests are no longer what the models were trained on."""
+    """Served requests differ from the data that the models were trained on."""
 
 
 @flow(name="drift")
 def drift(
     sample: str = "scratch/requests", reference: str = "artifacts/reference.json", out: str = "scratch/drift"
 ) -> str:
-    """Compare served requests with a reference; paths start from the checkout.
+    """Compare served requests with a reference; paths are relative to the checkout.
 
     Args:
         sample: Folder of ``albef serve --sample-requests``.
-        reference: File of ``albef reference``, such as the stage of that name writes.
+        reference: File written by ``albef reference``, as in the stage ``reference``.
         out: Folder for the result and its data docs.
 
     Returns:
-        The verdict: as the reference, or none, where too little was asked.
+        The verdict: ``as the reference``, or ``no verdict`` if there are too few requests.
 
     Raises:
-        DriftError: If they differ; data docs and table tell how.
-        StageError: If an input is missing or broken.
+        DriftError: If they differ; the published table and data docs show the details.
+        StageError: If an input is missing or invalid.
     """
-    drifted, said = None, ""
+    drifted, output = None, ""
     try:
-        said = _dvc.albef("drift", "drift", "--sample", sample, "--reference", reference, "--out", out)
+        output = _dvc.albef("drift", "drift", "--sample", sample, "--reference", reference, "--out", out)
     except _dvc.StageError as error:
         if error.code != _DRIFTED:
             raise
@@ -47,24 +47,24 @@ def drift(
     _publish(result, _dvc.ROOT / out)
     if drifted is not None:
         raise DriftError(str(drifted))
-    for line in said.splitlines():
+    for line in output.splitlines():
         get_run_logger().info(line)
     return str(result["verdict"])
 
 
 def _publish(result: dict[str, Any], folder: Path) -> None:
     rows = [
-        {key: each[key] for key in ("endpoint", "name", "success", "observed", "expected")}
-        for each in sorted(result["expectations"], key=lambda each: each["success"])
+        {key: row[key] for key in ("endpoint", "name", "success", "observed", "expected")}
+        for row in sorted(result["expectations"], key=lambda row: row["success"])
     ]
     undecided = [
-        {"endpoint": name, "name": "-", "success": None, "observed": found["rows"], "expected": found["reason"]}
-        for name, found in result["endpoints"].items()
-        if found["reason"]
+        {"endpoint": name, "name": "-", "success": None, "observed": endpoint["rows"], "expected": endpoint["reason"]}
+        for name, endpoint in result["endpoints"].items()
+        if endpoint["reason"]
     ]
     create_table_artifact(
         key="drift",
-        table=rows + undecided or [{"endpoint": "-", "name": "no question in the sample"}],
+        table=rows + undecided or [{"endpoint": "-", "name": "the sample contains no request"}],
         description=f"Served requests: {result['verdict']}",
     )
     page = folder / "docs" / "index.html"

@@ -1,4 +1,4 @@
-"""Flow ``finetune``: a task, from what it needs to its figures on the test split."""
+"""Flow ``finetune``: fine-tuning and evaluation of a task, with all upstream stages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def finetune(task: str, overrides: list[str] | None = None, pull: bool = False, 
     """Fine-tune and evaluate a task.
 
     Args:
-        task: One of those of ``dvc.yaml``: retrieval, vqa, entailment, nlvr2, grounding.
-        overrides: Other parameters, such as ``tasks.vqa.train.alpha=0.2``.
-            What comes of them is a DVC experiment; the workspace stays as it is.
-        pull: Take from the DVC remote what it has.
-        push: Afterwards upload results to the DVC remote, for other machines to pull.
+        task: Task of ``dvc.yaml``: retrieval, vqa, entailment, nlvr2 or grounding.
+        overrides: Parameters to change, such as ``tasks.vqa.train.alpha=0.2``.
+            The result is a DVC experiment; the workspace is unchanged.
+        pull: Download existing results from the DVC remote instead of computing them.
+        push: Upload results to the DVC remote afterwards.
     """
-    _show.bring([f"evaluate@{task}"], overrides, pull, push)
+    _show.reproduce([f"evaluate@{task}"], overrides, pull, push)

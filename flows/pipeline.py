@@ -1,4 +1,4 @@
-"""Flow ``pipeline``: every stage, or one and all that it needs."""
+"""Flow ``pipeline``: all stages, or one with its upstream stages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flows import _show
 def pipeline(
     target: str | None = None, overrides: list[str] | None = None, pull: bool = False, push: bool = False
 ) -> None:
-    """Bring the pipeline up to date.
+    """Reproduce the pipeline.
 
     Args:
-        target: A stage of ``dvc.yaml`` such as ``evaluate@retrieval``; everything without one.
-        overrides: Other parameters, such as ``pretrain.epochs=2``.
-            What comes of them is a DVC experiment; the workspace stays as it is.
-        pull: Take from the DVC remote what it has.
-        push: Afterwards upload results to the DVC remote, for other machines to pull.
+        target: Stage of ``dvc.yaml``, such as ``evaluate@retrieval``; all stages by default.
+        overrides: Parameters to change, such as ``pretrain.epochs=2``.
+            The result is a DVC experiment; the workspace is unchanged.
+        pull: Download existing results from the DVC remote instead of computing them.
+        push: Upload results to the DVC remote afterwards.
     """
-    _show.bring([target] if target else [], overrides, pull, push)
+    _show.reproduce([target] if target else [], overrides, pull, push)

@@ -1,4 +1,4 @@
-"""Flow ``pretrain``: the stage of that name and all that it needs."""
+"""Flow ``pretrain``: the stage ``pretrain`` with its upstream stages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def pretrain(overrides: list[str] | None = None, pull: bool = False, push: bool 
     """Prepare and validate the data, train the tokenizer and pretrain the model.
 
     Args:
-        overrides: Other parameters, such as ``pretrain.epochs=2``.
-            What comes of them is a DVC experiment; the workspace stays as it is.
-        pull: Take from the DVC remote what it has.
-        push: Afterwards upload results to the DVC remote, for other machines to pull.
+        overrides: Parameters to change, such as ``pretrain.epochs=2``.
+            The result is a DVC experiment; the workspace is unchanged.
+        pull: Download existing results from the DVC remote instead of computing them.
+        push: Upload results to the DVC remote afterwards.
     """
-    _show.bring(["pretrain"], overrides, pull, push)
+    _show.reproduce(["pretrain"], overrides, pull, push)

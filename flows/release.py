@@ -1,4 +1,4 @@
-"""Flow ``release``: what the pipeline made takes over from what is served, if it is no worse."""
+"""Flow ``release``: serve the pipeline's new models if they are no worse than the current ones."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EVALUATED = ("retrieval", "vqa", "entailment", "grounding")
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 def step(name: str, arguments: list[str]) -> str:
-    """Output of an `albef` command; shows why, if it refuses.
+    """Run an `albef` command and return its output; a failure is published as an artifact.
 
     Raises:
-        StageError: If it does.
+        StageError: If the command fails.
     """
     try:
         return _dvc.albef(name, *arguments)
@@ -29,7 +29,7 @@ def step(name: str, arguments: list[str]) -> str:
 
 
 def _table(key: str, output: str, description: str) -> None:
-    """Show the rows that a command of ``albef registry`` printed."""
+    """Publish the rows printed by a command of ``albef registry``."""
     flat = [{key: value for key, value in row.items() if not isinstance(value, dict)} for row in json.loads(output)]
     create_table_artifact(key=key, table=flat, description=description)
 
@@ -42,43 +42,43 @@ def release(
     probes: str | None = None,
     refresh: bool = True,
 ) -> int:
-    """Register, compare with the champion, load, probe, take over; every step is shown as an artifact.
+    """Register, compare with the champion, load, probe and promote; each step publishes an artifact.
 
-    The server must run with ``albef serve --explicit`` on ``served``. A refused or failed release leaves the champion's
-    alias and the served version as they were.
+    The server must run ``albef serve --explicit`` on ``served``. A refused or failed release changes neither the
+    champion's alias nor the served version.
 
     Args:
-        served: The model repository that the server has.
-        url: Its gRPC address.
-        new: The model repository to release.
-        probes: JSON list of questions that the new version has to answer.
-        refresh: First bring the pipeline's evaluations and ``artifacts/repository`` up to date.
+        served: Model repository of the server.
+        url: gRPC address of the server.
+        new: Model repository to release.
+        probes: JSON list of requests that the new version must answer.
+        refresh: Reproduce the pipeline's evaluations and ``artifacts/repository`` first.
 
     Returns:
-        The version that answers now.
+        The version that is now served.
 
     Raises:
         StageError: If the release is refused or fails.
     """
     if refresh:
         _show.publish(_dvc.run("repository", *(f"evaluate@{name}" for name in EVALUATED)))
-    known = ["--lists", "artifacts/validated/lists"]
-    made = ["--repository", new, "--evaluate", "artifacts/evaluate"]
-    registered = step("register", ["registry", "register", *made, *known])
-    _table("challengers", registered, "Registered in MLflow, alias challenger")
+    lists = ["--lists", "artifacts/validated/lists"]
+    models = ["--repository", new, "--evaluate", "artifacts/evaluate"]
+    registered = step("register", ["registry", "register", *models, *lists])
+    _table("challengers", registered, "Registered in MLflow with the alias challenger")
 
-    verdicts = step("compare", ["registry", "compare", "--url", url, "--images", "artifacts/data", *known])
-    _table("verdicts", verdicts, "Challengers beside champions on the test split")
+    verdicts = step("compare", ["registry", "compare", "--url", url, "--images", "artifacts/data", *lists])
+    _table("verdicts", verdicts, "Challengers compared with champions on the test split")
 
-    place = ["--repository", served, "--url", url]
-    said = step("load", ["release", *place, "--new", new, *(["--probes", probes] if probes else [])])
-    version = int(said.split()[1])  # "version N answers"
-    create_markdown_artifact(f"Version {version} answers at {url}, and has answered its probes.", key="served")
+    server = ["--repository", served, "--url", url]
+    output = step("load", ["release", *server, "--new", new, *(["--probes", probes] if probes else [])])
+    version = int(output.split()[1])  # "version N answers"
+    create_markdown_artifact(f"Version {version} is served at {url} and has passed its probes.", key="served")
 
     try:
         promoted = step("promote", ["registry", "promote", "--triton-version", str(version)])
     except BaseException:
-        step("rollback", ["rollback", *place])
+        step("rollback", ["rollback", *server])
         raise
-    _table("champions", promoted, f"Served as version {version}, alias champion")
+    _table("champions", promoted, f"Served as version {version}, with the alias champion")
     return version

@@ -1,4 +1,4 @@
-"""Flow ``tune``: the hyper-parameters of a task, searched."""
+"""Flow ``tune``: hyper-parameter search of a task, with all upstream stages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def tune(task: str, overrides: list[str] | None = None, pull: bool = False, push
     """Search the hyper-parameters of a task.
 
     Args:
-        task: One that ``dvc.yaml`` has a search for: retrieval, vqa, entailment.
-        overrides: Other parameters, such as ``tune.trials=16``.
-            What comes of them is a DVC experiment; the workspace stays as it is.
-        pull: Take from the DVC remote what it has.
-        push: Afterwards upload results to the DVC remote, for other machines to pull.
+        task: Task with a search in ``dvc.yaml``: retrieval, vqa or entailment.
+        overrides: Parameters to change, such as ``tune.trials=16``.
+            The result is a DVC experiment; the workspace is unchanged.
+        pull: Download existing results from the DVC remote instead of computing them.
+        push: Upload results to the DVC remote afterwards.
     """
-    _show.bring([f"tune@{task}"], overrides, pull, push)
+    _show.reproduce([f"tune@{task}"], overrides, pull, push)

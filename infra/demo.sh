@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pipeline, then questions to the served models. The first is up to you: QUESTION="a cat above a green book".
+# Runs the pipeline, serves the models and sends example requests. QUESTION="a cat above a green book" sets the first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -7,14 +7,14 @@ question="${QUESTION:-a dog left of a red apple}"
 times="$(mktemp)" served="$(mktemp)" server=""
 
 finish() {
-  for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done # trainings save what they have
+  for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done # training saves a checkpoint
   if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
   rm -f "$times" "$served"
 }
 trap finish EXIT
 
-# Progress bars go to stderr and stay as they are; stdout passes by here, with a clock beside it.
-clock() { # name of the lane
+# Copies stdout and records when each stage starts; progress bars go to stderr and are not affected.
+clock() { # LANE
   local line
   while IFS= read -r line; do
     printf '%s\n' "$line"
@@ -25,17 +25,17 @@ clock() { # name of the lane
   printf '%s %s end\n' "$1" "$SECONDS" >>"$times"
 }
 
-# Tasks do not wait for one another: two at a time, each on half of the cores, are done sooner than one after the other.
-# Single items, for DVC locks what a stage reads and writes, and would lock the stages before it as well.
-lane() { # its stages, in order
+# Tasks are independent: running two at a time, each on half of the cores, is faster than running them in sequence.
+# --single-item, because DVC would otherwise lock the preceding stages too.
+lane() { # STAGE...
   OMP_NUM_THREADS="$threads" PYTHONUNBUFFERED=1 dvc --wait-for-lock repro --single-item "$@" | clock "${!#}"
 }
 
-set -m # each lane a process group, so that an interrupt ends all of it
+set -m # one process group per lane, so that an interrupt ends all its processes
 cores="$(nproc)"
 threads="${OMP_NUM_THREADS:-$(((cores + 1) / 2))}"
 PYTHONUNBUFFERED=1 dvc repro pretrain | clock first
-for task in nlvr2 entailment vqa retrieval grounding; do # the longest first
+for task in nlvr2 entailment vqa retrieval grounding; do # longest first
   stages=("finetune@$task" "evaluate@$task" "export@$task")
   case "$task" in
   nlvr2) stages=(text_assignment "${stages[@]}") ;;
@@ -59,23 +59,23 @@ done
 address="$(sed -n 's/^serving .*gRPC \([^, ]*\),.*/\1/p' "$served")"
 echo "Question, over gRPC: \"$question\""
 albef ask retrieval "$question" --url "$address"
-picture=artifacts/data/images/test/000000.png
+image=artifacts/data/images/test/000000.png
 echo
-echo "Of $picture: \"what is right of the banana\""
-albef ask vqa --image "$picture" "what is right of the banana" -k 3 --url "$address"
+echo "About $image: \"what is right of the banana\""
+albef ask vqa --image "$image" "what is right of the banana" -k 3 --url "$address"
 echo "\"a green book is left of a banana\""
-albef ask entailment --image "$picture" "a green book is left of a banana" --url "$address"
+albef ask entailment --image "$image" "a green book is left of a banana" --url "$address"
 echo "\"the green book on the right\""
-albef ask grounding --image "$picture" "the green book on the right" --url "$address"
+albef ask grounding --image "$image" "the green book on the right" --url "$address"
 
 echo
 if grep -qv ' end$' "$times"; then
-  echo "Time by stage (two tasks at a time):"
+  echo "Time per stage (two tasks at a time):"
   sort -s -k1,1 "$times" | awk '
     lane == $1 { printf "%d  %-22s %5d s\n", start, stage, $2 - start } { lane = $1; start = $2; stage = $3 }
   ' | sort -n | cut -d " " -f 2-
 fi
 echo "Report:     file://$PWD/artifacts/report/index.html"
 echo "Data docs:  file://$PWD/artifacts/validated/docs/index.html"
-echo "Ask more:   .venv/bin/albef serve --repository artifacts/repository"
+echo "Try more:   .venv/bin/albef serve --repository artifacts/repository"
 echo "            .venv/bin/albef ask retrieval \"two tigers on green stripes\""

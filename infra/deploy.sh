@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates the work pools and deploys the flows to the Prefect server at PREFECT_API_URL. Safe to run again.
+# Creates the work pools and deploys the flows to the Prefect server at PREFECT_API_URL. Idempotent.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -16,15 +16,15 @@ then
   exit 1
 fi
 prefect --no-prompt work-pool create local --type process --overwrite
-# One run at a time on a GPU machine. On a machine without one nothing serves this pool, and its runs wait.
+# One run at a time on a GPU machine. Runs wait until a worker of this pool is started.
 prefect --no-prompt work-pool create gpu --type process --overwrite
 prefect --no-prompt work-pool set-concurrency-limit gpu 1
-# Its worker comes from the package prefect-kubernetes and runs in the cluster; this is what its jobs look like.
+# The worker of this pool (package prefect-kubernetes) runs in the cluster and creates jobs from this template.
 prefect --no-prompt work-pool create kubernetes --type kubernetes --overwrite \
   --base-job-template infra/k8s/prefect/job-template.json
 prefect --no-prompt deploy --prefect-file infra/prefect.yaml --all
 cat <<TEXT
-Deployed. Start a worker in this folder, and in another terminal a run:
+Deployed. Start a worker in this folder, and a run in another terminal:
   PREFECT_API_URL=$PREFECT_API_URL .venv/bin/prefect worker start --pool local
   PREFECT_API_URL=$PREFECT_API_URL .venv/bin/prefect deployment run pretrain/local
 TEXT

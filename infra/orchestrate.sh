@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A Prefect server with all deployments and a worker in this folder, and MLflow, on loopback alone, until Ctrl-C.
+# Runs a Prefect server with all deployments, a worker in this folder, and MLflow on loopback until Ctrl-C.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 prefect_port="${PREFECT_PORT:-4200}"
 export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api"
 log="$(mktemp)" worker=""
-export ALBEF_ORCHESTRATE="$$" # by which the worker's runs are known, should it die
-set -m # each a process group, so that Ctrl-C reaches this script alone, and server and worker live as long as runs
+export ALBEF_ORCHESTRATE="$$" # identifies the worker's runs even if the worker dies
+set -m # one process group per child, so that Ctrl-C reaches only this script and runs can end before server and worker
 finish() {
   trap '' INT TERM
   trap - EXIT
@@ -29,6 +29,6 @@ done
 prefect worker start --pool local --name "$(hostname)" &
 worker=$!
 echo
-echo "Deployed, and a worker takes their runs. Prefect: http://127.0.0.1:$prefect_port"
+echo "Deployed; the worker is running. Prefect: http://127.0.0.1:$prefect_port"
 echo "  PREFECT_API_URL=$PREFECT_API_URL .venv/bin/prefect deployment run pipeline/local"
-wait -n || { echo "The server or the worker has ended" >&2; exit 1; }
+wait -n || { echo "The server or the worker has stopped unexpectedly" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""The page of an ablation: a table of means and spreads beside the paper's numbers, and a plot of both."""
+"""Results of an ablation as a table and a plot, next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Results = dict[str, dict[str, list[float]]]
 
 
 def cell(values: list[float]) -> str:
-    """Mean and standard deviation over seeds."""
+    """Format mean and standard deviation over seeds."""
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def table(results: Results) -> str:
-    """The table in Markdown: ours, then the paper's in brackets."""
+    """Return the table in Markdown, with the paper's numbers in parentheses."""
     columns = [c for c in COLUMNS if c in next(iter(results.values()))]
     lines = [
         "| Objectives | " + " | ".join(COLUMNS[c] for c in columns) + " |",
@@ -31,22 +31,24 @@ def table(results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Gain over the first row, ours with its spread and the paper's, one panel a column."""
+    """Plot the gain over the first row, measured and published, one panel per column."""
     from matplotlib.figure import Figure
 
     columns = [c for c in COLUMNS if c in next(iter(results.values()))]
     figure = Figure(figsize=(3.4 * len(columns), 3.6), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
-    places = range(len(VARIANTS))
+    positions = range(len(VARIANTS))
     for axes, column in zip(panels, columns, strict=True):
         index = list(COLUMNS).index(column)
-        own = [results[v.name][column] for v in VARIANTS]
-        base, paper = mean(own[0]), VARIANTS[0].paper[index]
-        spread = [stdev(values) if len(values) > 1 else 0.0 for values in own]
-        axes.errorbar(places, [mean(v) - base for v in own], yerr=spread, marker="o", capsize=3, label="here")
-        axes.plot(places, [v.paper[index] - paper for v in VARIANTS], marker="s", linestyle="--", label="paper, 4M")
-        axes.axhline(0, color="grey", linewidth=0.8)
-        axes.set(title=COLUMNS[column].replace(", ", "\n", 1), xticks=places, xticklabels=[str(i + 1) for i in places])
+        measured = [results[v.name][column] for v in VARIANTS]
+        base, paper = mean(measured[0]), VARIANTS[0].paper[index]
+        spread = [stdev(values) if len(values) > 1 else 0.0 for values in measured]
+        gains = [mean(values) - base for values in measured]
+        axes.errorbar(positions, gains, yerr=spread, marker="o", capsize=3, label="measured")
+        axes.plot(positions, [v.paper[index] - paper for v in VARIANTS], marker="s", linestyle="--", label="paper, 4M")
+        axes.axhline(0, color="gray", linewidth=0.8)
+        labels = [str(i + 1) for i in positions]
+        axes.set(title=COLUMNS[column].replace(", ", "\n", 1), xticks=positions, xticklabels=labels)
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="points over row 1", xlabel="row of the table")
     panels[0].legend()
@@ -56,6 +58,6 @@ def plot(results: Results, path: Path) -> None:
 def write(results: Results, out: Path) -> None:
     """Write ``table.md`` and ``ablation.png``."""
     seeds = len(next(iter(next(iter(results.values())).values())))
-    text = f"Per cent on the test splits: mean ± standard deviation over {seeds} seeds (the paper's number).\n\n"
+    text = f"Percent on the test splits: mean ± standard deviation over {seeds} seeds (number of the paper).\n\n"
     write_text(out / "table.md", text + table(results) + "\n")
     plot(results, out / "ablation.png")

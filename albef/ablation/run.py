@@ -1,4 +1,4 @@
-"""Runs the ablation: every row over several seeds, from raw data to a page. What is finished is never run again."""
+"""Resumable run of the ablation: every row for several seeds, from raw data to the page."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def run(config: Config, raw: Path, out: Path, seeds: Sequence[int], tasks: Seque
     """Pretrain, fine-tune and evaluate every row for every seed; write ``results.json`` and the page.
 
     Args:
-        config: The parameters that all rows share; those of the data included.
-        raw: Raw data of `albef prepare`.
-        out: Folder of everything. A second call goes on where the first one stopped, with the same parameters alone.
-        seeds: One repetition each; ``prepare`` keeps its own seed, so that all learn from the same data.
-        tasks: Which of `TASKS` to measure.
+        config: Parameters shared by all rows, including those of the data.
+        raw: Raw data for `albef prepare`.
+        out: Output folder. A repeated call with the same parameters skips everything that is already complete.
+        seeds: One repetition per seed. ``prepare`` keeps its own seed, so that all repetitions use the same data.
+        tasks: Subset of `TASKS` to measure.
 
     Raises:
-        ConfigError: If ``out`` holds results of other parameters, or a task is none of the table's.
+        ConfigError: If ``out`` holds results of other parameters, or a task is not a column of the table.
     """
     if unknown := sorted(set(tasks) - set(TASKS)):
-        raise ConfigError(f"ablation: no column for task {unknown[0]!r}; known are {', '.join(TASKS)}")
+        raise ConfigError(f"ablation: no column for task {unknown[0]!r}, expected one of {', '.join(TASKS)}")
     out.mkdir(parents=True, exist_ok=True)
-    _same_parameters(config, out / "params.json")
+    _check_parameters(config, out / "params.json")
     if not (out / "data" / "manifest.json").is_file():
         prepare.run(config.prepare, raw, out / "data")
     if not (out / "tokenizer" / tokenizer.FILE).is_file():
@@ -50,17 +50,19 @@ def run(config: Config, raw: Path, out: Path, seeds: Sequence[int], tasks: Seque
     with tqdm(total=total, desc="ablation", unit="model", disable=None) as bar:
         for seed in seeds:
             for variant in VARIANTS:
-                _row(variant.apply(config, seed), variant, seed, out, tasks, bar)
+                _run_row(variant.apply(config, seed), variant, seed, out, tasks, bar)
             shutil.rmtree(out / "models" / str(seed), ignore_errors=True)
     results = collect(out, seeds, tasks)
     write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
     page.write(results, out)
 
 
-def _same_parameters(config: Config, path: Path) -> None:
+def _check_parameters(config: Config, path: Path) -> None:
     text = json.dumps(asdict(config), indent=1, sort_keys=True) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{path}: results of other parameters; choose another folder or remove this one")
+        raise ConfigError(
+            f"{path}: the folder holds results of other parameters; choose another folder or delete this one"
+        )
     write_text(path, text)
 
 
@@ -68,14 +70,14 @@ def _result(out: Path, seed: int, variant: Variant, task: str) -> Path:
     return out / "runs" / str(seed) / variant.name.replace(" ", "") / task / "metrics.json"
 
 
-def _row(config: Config, variant: Variant, seed: int, out: Path, tasks: Iterable[str], bar: tqdm[None]) -> None:
-    """Measure one row; models that other rows of the seed start from are kept until the seed is done."""
+def _run_row(config: Config, variant: Variant, seed: int, out: Path, tasks: Iterable[str], bar: tqdm[None]) -> None:
+    """Measure one row, keeping pretrained models for other rows of the same seed."""
     models = out / "models" / str(seed)
     inputs = (out / "data", out / "data", out / "tokenizer")
 
     def train(task: str, folder: Path, init: Path | None = None) -> Path:
         if not (folder / "model.pth").is_file():
-            training.run(config, task, *inputs, folder, init=init, scratch=out / "scratch", tracking_uri="none")
+            training.run(config, task, *inputs, folder, init=init, work_dir=out / "scratch", tracking_uri="none")
         return folder
 
     for task in tasks:
@@ -91,7 +93,7 @@ def _row(config: Config, variant: Variant, seed: int, out: Path, tasks: Iterable
 
 
 def collect(out: Path, seeds: Sequence[int], tasks: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Measures in per cent by row and column, one value a seed."""
+    """Return metrics in percent by row and column, one value per seed."""
     table: dict[str, dict[str, list[float]]] = {}
     for variant in VARIANTS:
         row = table.setdefault(variant.name, {})
@@ -106,4 +108,4 @@ def collect(out: Path, seeds: Sequence[int], tasks: Sequence[str]) -> dict[str, 
 def _columns(task: str, metrics: dict[str, float]) -> dict[str, float]:
     if task != "retrieval":
         return {task: metrics["accuracy"]}
-    return {way: sum(metrics[f"{way}_r{k}"] for k in (1, 5, 10)) / 3 for way in ("tr", "ir")}
+    return {side: sum(metrics[f"{side}_r{k}"] for k in (1, 5, 10)) / 3 for side in ("tr", "ir")}

@@ -1,4 +1,4 @@
-"""The rows of the paper's table 1, as changes of the parameters."""
+"""Rows of the paper's table 1 as parameter changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = {
     "nlvr2": "NLVR2",
     "vqa": "VQA",
 }
-"""Measures by short name, in the paper's order. The paper's are Flickr30K, SNLI-VE test, NLVR2 test-P, VQA test-dev."""
+"""Metrics by short name, in the paper's order: Flickr30K (both), SNLI-VE test, NLVR2 test-P, VQA test-dev."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Variant:
     """A row of the table.
 
     Args:
-        name: As in the paper.
-        itc, hard_negatives, distill_itc, distill_mlm: Switches of pretraining, see `albef.config.PretrainConfig`.
-        distill_downstream: Momentum distillation in fine-tuning.
-        paper: The paper's numbers with 4M images, by `COLUMNS`.
+        name: Name in the paper.
+        itc, hard_negatives, distill_itc, distill_mlm: Pretraining options; see `albef.config.PretrainConfig`.
+        distill_downstream: Whether fine-tuning uses momentum distillation.
+        paper: Numbers of the paper with 4M images, in the order of `COLUMNS`.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Variant:
 
     @property
     def pretraining(self) -> str:
-        """Name of the pretraining, which variants that differ only downstream share."""
+        """Name of the pretraining run, shared by variants that differ only in fine-tuning."""
         names = ("itc", "hard_negatives", "distill_itc", "distill_mlm")
         return "+".join(["mlm", "itm", *(name for name in names if getattr(self, name))])
 
     def apply(self, config: Config, seed: int) -> Config:
-        """The parameters of this row; ``seed`` moves every seed of training."""
+        """Return the parameters of this row, with all training seeds shifted by ``seed``."""
         pretrain = replace(
             config.pretrain,
             seed=config.pretrain.seed + 1000 * seed,

@@ -1,1 +1,1 @@
-"""Records, images, text and the built-in world: everything before the model."""
+"""Record schemas, image decoding, augmentation, tokenization and data loading."""

@@ -1,4 +1,7 @@
-"""Training sets over validated lists. A sample is a function of (seed, epoch, row) alone."""
+"""Training sets over validated lists.
+
+A sample is a function of (seed, epoch, row).
+"""
 
 from __future__ import annotations
 
@@ -23,24 +26,24 @@ if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
 PRETRAIN_CROP = 0.2
-"""Smallest area share of the random crop in pretraining and text assignment."""
+"""Smallest area fraction of the random crop in pretraining and text assignment."""
 FINETUNE_CROP = 0.5
-"""The same in fine-tuning."""
+"""Smallest area fraction of the random crop in fine-tuning."""
 NO_CROP = 1.0
-"""Whole pictures, squeezed to a square: official grounding, whose texts speak of places."""
+"""The whole image resized to a square, as in official grounding, where expressions refer to positions."""
 
 Sample = dict[str, Any]
 
 
 class TrainSet(Dataset[Sample], ABC):
-    """Records of a list as samples and batches.
+    """Samples and batches from the records of a list.
 
     Args:
-        records: Of the task's list.
+        records: Records of the task's list.
         image_root: Folder that relative image paths start from.
         size: Pixels per side.
         train: Seed, augmentation and text length.
-        crop_scale: Smallest area share of the random crop.
+        crop_scale: Smallest area fraction of the random crop.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class TrainSet(Dataset[Sample], ABC):
         self.size = size
         self.train = train
         self.crop_scale = crop_scale
-        self.members: dict[int, list[int]] = {}
+        self.group_rows: dict[int, list[int]] = {}
         self.groups = self._groups() if isinstance(train, FusionTrainConfig) and train.share_images else None
 
     @classmethod
@@ -70,29 +73,37 @@ class TrainSet(Dataset[Sample], ABC):
         return len(self.records)
 
     def _groups(self) -> NDArray[np.int64]:
-        """Of each row, the first row of its group: the same pictures, or row after row with one in common."""
-        first: dict[tuple[str, ...], int] = {}
+        """Return the group of each row, identified by the group's first row.
+
+        Rows with the same images form a group, as do consecutive rows that all have an image in common.
+        """
+        first_rows: dict[tuple[str, ...], int] = {}
         groups: list[int] = []
         common: set[str] = set()
         for row, record in enumerate(self.records):
-            pictures = tuple(images_of(record))
-            if pictures not in first:
-                first[pictures] = groups[-1] if common.intersection(pictures) else row
-            groups.append(first[pictures])
-            common = common.intersection(pictures) or set(pictures)
-            self.members.setdefault(groups[-1], []).append(row)
+            images = tuple(images_of(record))
+            if images not in first_rows:
+                first_rows[images] = groups[-1] if common.intersection(images) else row
+            groups.append(first_rows[images])
+            common = common.intersection(images) or set(images)
+            self.group_rows.setdefault(groups[-1], []).append(row)
         return np.array(groups)
 
     @abstractmethod
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
-        """One sample but for its pictures, its text as ``text``; every draw comes from ``rng``."""
+        """Return a sample without its images.
+
+        The result holds its text as ``text``. All randomness comes from ``rng``.
+        """
 
     @abstractmethod
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Tensors of a batch; called in the worker that made the samples."""
+        """Collate samples into batch tensors; runs in the process that loaded them."""
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Sample of ``(epoch, row)``: what `sample` tells and ``images``, each (3, size, size).
+        """Return the sample of ``(epoch, row)``.
+
+        It is the result of `sample` with ``images``, each (3, size, size).
 
         Raises:
             ImageError: If an image cannot be read; the message names the file.
@@ -100,24 +111,27 @@ class TrainSet(Dataset[Sample], ABC):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample]:
-        """Samples of a batch. With shared images, rows of a group hold the same arrays."""
-        made: dict[tuple[int, int, str], NDArray[np.float32]] = {}
+        """Return the samples of a batch.
+
+        With shared images, rows of a group hold the same arrays.
+        """
+        shared: dict[tuple[int, int, str], NDArray[np.float32]] = {}
         samples = []
         for epoch, row in keys:
             sample, rng = self._text_sample(epoch, row)
-            images = images_of(self.records[row])
+            paths = images_of(self.records[row])
             if self.groups is None:
-                pictures = [self.pixels(image, sample["text"], rng) for image in images]
+                images = [self.pixels(path, sample["text"], rng) for path in paths]
             else:
-                wanted = [(epoch, int(self.groups[row]), image) for image in images]
-                made |= {key: self._shared_pixels(*key) for key in dict.fromkeys(wanted) if key not in made}
-                pictures = [made[key] for key in wanted]
-            samples.append({**sample, "images": pictures})
+                image_keys = [(epoch, int(self.groups[row]), path) for path in paths]
+                shared |= {key: self._shared_pixels(*key) for key in dict.fromkeys(image_keys) if key not in shared}
+                images = [shared[key] for key in image_keys]
+            samples.append({**sample, "images": images})
         return samples
 
     def _shared_pixels(self, epoch: int, group: int, image: str) -> NDArray[np.float32]:
-        # One augmentation for all texts of the group, so one text that names a side speaks for all.
-        text = " ".join(self._text_sample(epoch, row)[0]["text"] for row in self.members[group])
+        # All texts of the group share one augmentation, so a single text that names a side forbids mirroring.
+        text = " ".join(self._text_sample(epoch, row)[0]["text"] for row in self.group_rows[group])
         rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.encode())])
         return self.pixels(image, text, rng)
 
@@ -126,26 +140,29 @@ class TrainSet(Dataset[Sample], ABC):
         return self.sample(self.records[row], row, rng), rng
 
     def stack(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Pictures of a batch: ``image (B, 3, H, H)``; of two a sentence, ``(2B, 3, H, H)``, first ones first.
+        """Stack the images of a batch.
 
-        With shared images each stands once, ``image (I, 3, H, H)``, and ``image_rows (B, 1 or 2)`` tells whose it is.
+        Returns:
+            ``image (B, 3, H, H)``; for records of two images ``(2B, 3, H, H)``, all first images before all second
+            ones. With shared images, ``image (I, 3, H, H)`` holds each distinct image once and
+            ``image_rows (B, 1 or 2)`` the indices of each sample's images.
         """
-        pictures = [[s["images"][place] for s in samples] for place in range(len(samples[0]["images"]))]
-        flat = [picture for column in pictures for picture in column]
+        columns = [[s["images"][index] for s in samples] for index in range(len(samples[0]["images"]))]
+        flat = [image for column in columns for image in column]
         if self.groups is None:
             return {"image": torch.from_numpy(np.stack(flat))}
-        once = {id(picture): picture for picture in flat}
-        index = {key: row for row, key in enumerate(once)}
-        rows = torch.tensor([[index[id(picture)] for picture in column] for column in pictures]).T
-        return {"image": torch.from_numpy(np.stack(list(once.values()))), "image_rows": rows}
+        distinct = {id(image): image for image in flat}
+        index_of = {key: index for index, key in enumerate(distinct)}
+        rows = torch.tensor([[index_of[id(image)] for image in column] for column in columns]).T
+        return {"image": torch.from_numpy(np.stack(list(distinct.values()))), "image_rows": rows}
 
     def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Augmented pixels ``(3, size, size)`` of a picture that ``text`` speaks of."""
-        picture = open_image(self.image_root / image)
-        picture = transforms.augment(picture, text, self.size, self.train.augment, self.crop_scale, rng)
-        return to_pixels(picture, self.size)
+        """Return augmented pixels ``(3, size, size)`` of the image that ``text`` describes."""
+        decoded = open_image(self.image_root / image)
+        augmented = transforms.augment(decoded, text, self.size, self.train.augment, self.crop_scale, rng)
+        return to_pixels(augmented, self.size)
 
-    def words(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` ``(B, L)``."""
+    def tokenize(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return ``input_ids`` and ``attention_mask``, each ``(B, L)``."""
         ids, mask = encoder.encode_batch(list(texts), max_tokens=self.train.max_tokens, max_words=self.train.max_words)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}

@@ -1,4 +1,4 @@
-"""JSON lists and folders, written whole or not at all."""
+"""Atomic writes of JSON lists, text files and folders."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 
-def rows(records: Iterable[Any]) -> str:
-    """A JSON list with one record a line: small, and still readable in a diff."""
+def format_rows(records: Iterable[Any]) -> str:
+    """Format records as a JSON list with one record per line."""
     return "[\n" + ",\n".join(map(_dump, records)) + "\n]\n"
 
 
 def _dump(record: Any) -> str:
     text = json.dumps(record, ensure_ascii=False)
-    # Half a surrogate pair, which JSON can escape, is no text that can be written as it is.
-    return text if _writable(text) else json.dumps(record)
+    # JSON can escape a lone surrogate, which UTF-8 cannot encode; such records stay escaped.
+    return text if _encodable(text) else json.dumps(record)
 
 
-def _writable(text: str) -> bool:
+def _encodable(text: str) -> bool:
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
@@ -33,30 +33,31 @@ def _writable(text: str) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def write_list(path: Path, records: Any) -> dict[str, Any]:
     """Write a list (or another JSON value) atomically.
 
     Returns:
-        Its ``rows`` and the ``sha256`` of the file.
+        Its number of ``rows`` and the ``sha256`` of the file.
     """
-    text = rows(records) if isinstance(records, list) else json.dumps(records, ensure_ascii=False) + "\n"
+    text = format_rows(records) if isinstance(records, list) else json.dumps(records, ensure_ascii=False) + "\n"
     write_text(path, text)
     return {"rows": len(records), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def image_root(data: Path) -> Path:
-    """The folder that image paths of the lists start from: ``data`` itself, unless its manifest names another one.
+    """Return the folder that image paths in the lists start from.
 
     Args:
-        data: What `albef prepare` wrote; a folder without a manifest is its own root.
+        data: Output of `albef prepare`, whose ``manifest.json`` names the image root. A folder without a manifest is
+            its own image root.
 
     Raises:
-        ValueError: If the manifest is broken.
+        ValueError: If the manifest is malformed.
     """
     path = data / "manifest.json"
     if not path.is_file():
@@ -70,19 +71,19 @@ def image_root(data: Path) -> Path:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder built aside that takes the place of ``path`` once the block ends without an exception."""
+    """Yield a temporary folder that replaces ``path`` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        yield aside
+        yield temporary
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             os.replace(path, old)
-            os.replace(aside, path)
+            os.replace(temporary, path)
             shutil.rmtree(old)
         else:
-            os.replace(aside, path)
+            os.replace(temporary, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class PairDataset(TrainSet):
-    """Images with captions: ``caption`` (a text, or several to draw from) or, in grounding, ``text``.
+    """Images with captions.
 
-    ``image_id`` may be any hashable and is re-indexed from 0; without one the image's path stands for it.
+    The caption is ``caption`` (a string, or several to draw from) or, in grounding, ``text``.
+    ``image_id`` may be any hashable value and is re-indexed from 0; records without one are identified by image path.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]], *args: Any, **kwargs: Any) -> None:
@@ -27,16 +28,20 @@ class PairDataset(TrainSet):
         self.image_ids = [index.setdefault(r.get("image_id", r["image"]), len(index)) for r in records]
 
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
-        """A caption as ``text``, and ``image_id``."""
+        """Return a caption as ``text``, and ``image_id``."""
         caption = record["caption"] if "caption" in record else record["text"]
         if not isinstance(caption, str):
             caption = caption[int(rng.integers(len(caption)))]
         return {"text": caption, "image_id": self.image_ids[row]}
 
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """``image (B, 3, H, H)``, ``input_ids`` and ``attention_mask (B, L)``, ``image_id (B,)``."""
+        """Collate samples into a batch.
+
+        Returns:
+            ``image (B, 3, H, H)``, ``input_ids`` and ``attention_mask (B, L)``, ``image_id (B,)``.
+        """
         return {
             **self.stack(samples),
-            **self.words(encoder, [s["text"] for s in samples]),
+            **self.tokenize(encoder, [s["text"] for s in samples]),
             "image_id": torch.tensor([s["image_id"] for s in samples]),
         }

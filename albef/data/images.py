@@ -1,4 +1,7 @@
-"""Pictures from bytes, safely, and as the model wants them. NumPy and Pillow only: serving uses this very file."""
+"""Safe image decoding and preprocessing.
+
+The module needs NumPy and Pillow only: serving uses it without torch.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# The statistics of CLIP, as in the official code.
+# CLIP statistics, as in the official code.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Pillow's own limit; servers pass a lower one.
+# The limit of Pillow; servers pass a lower one.
 MAX_PIXELS = 89_478_485
 
-# Formats with a memory-safe decoder in Pillow. EPS would start Ghostscript, PDF is no picture.
+# Formats with a memory-safe decoder in Pillow. EPS would start Ghostscript, PDF is not an image format.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 _MEAN = np.array(MEAN, dtype=np.float32)
@@ -24,29 +27,29 @@ _STD = np.array(STD, dtype=np.float32)
 
 
 class ImageError(ValueError):
-    """Bytes that are no picture, or one that must not be decoded."""
+    """Bytes that are not an image, or one too large to decode."""
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") -> Image.Image:
-    """Decode the bytes of one picture to RGB.
+    """Decode the bytes of one image to RGB.
 
-    The first frame of an animation counts, transparency shows white, 16-bit grey is scaled to 8 bits and the
-    orientation a camera noted is applied.
+    Animations are reduced to their first frame, transparency is composited on white, 16-bit gray is scaled to 8 bits
+    and the EXIF orientation is applied.
 
     Args:
         max_pixels: Largest width * height; checked in the header, before any pixel is decoded.
-        name: What to call the picture in error messages, usually its path.
+        name: Name of the image in error messages, usually its path.
 
     Raises:
         ImageError: If the bytes are truncated, are in no known format or hold too many pixels.
     """
     if not data:
-        raise ImageError(f"{name}: empty, expected the bytes of a picture ({', '.join(_FORMATS)})")
+        raise ImageError(f"{name}: empty, expected the bytes of an image ({', '.join(_FORMATS)})")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in all")
+                raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in total")
             image.load()
             return _rgb(_upright(image), name)
     except ImageError:
@@ -54,26 +57,29 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: far too many pixels, expected at most {max_pixels}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not a readable picture, expected one of {', '.join(_FORMATS)}") from error
-    except Exception as error:  # decoders of foreign bytes fail in every way there is
-        raise ImageError(f"{name}: not a readable picture ({type(error).__name__}: {error})") from error
+        raise ImageError(f"{name}: not a readable image, expected one of {', '.join(_FORMATS)}") from error
+    except Exception as error:  # decoders raise arbitrary exceptions on malformed data
+        raise ImageError(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
 
 
 def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read and decode a file; see `decode`.
 
     Raises:
-        ImageError: If the file is missing or is no picture; the message names it.
+        ImageError: If the file is missing or is not an image; the message names it.
     """
     try:
         data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a null byte
-        raise ImageError(f"{path!s}: cannot read the picture ({error})") from error
+    except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a null byte
+        raise ImageError(f"{path!s}: cannot read the image ({error})") from error
     return decode(data, max_pixels=max_pixels, name=str(path))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the camera noted; pictures with broken notes are common, and stay as they are."""
+    """Apply the EXIF orientation.
+
+    Images with invalid EXIF data are common and returned unchanged.
+    """
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
@@ -86,11 +92,11 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{name}: 32-bit pixel values, expected 8 or 16 bits a channel")
-        # convert() would clip 16 bits to white.
+            raise ImageError(f"{name}: 32-bit pixel values, expected 8 or 16 bits per channel")
+        # convert() would clip 16-bit values to white.
         return Image.fromarray((values.astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixel values, expected 8 or 16 bits a channel")
+        raise ImageError(f"{name}: floating-point pixel values, expected 8 or 16 bits per channel")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -100,10 +106,10 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, size: int) -> NDArray[np.float32]:
-    """Resize to a square (bicubic, as the official evaluation does) and normalise.
+    """Resize to a square (bicubic, as in the official evaluation) and normalize.
 
     Args:
-        image: An RGB picture.
+        image: An image, converted to RGB if needed.
         size: Pixels per side.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Batches: which rows, in which order, as which tensors."""
+"""Batch sampler and data loader of training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from albef.data.tokenizer import Encoder
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Shuffled batches of ``(epoch, row)`` keys; the order depends on seed and epoch alone.
+    """Shuffled batches of ``(epoch, row)`` keys.
+
+    The order depends only on seed and epoch.
 
     Args:
         size: Rows of the data set.
-        batch_size: Rows of a batch; an incomplete last batch is dropped.
-        start: Batches to skip: the position a resumed run goes on from.
-        groups: A number for each row; rows of the same number then follow one another.
-        share: Number of a worker, and how many share each batch: it gets its part of the rows.
+        batch_size: Rows of a batch over all ranks; an incomplete last batch is dropped.
+        start: Batches to skip, the position of a resumed run.
+        groups: Group of each row; rows of a group follow one another.
+        shard: Rank and world size; each rank gets an equal contiguous part of every batch.
 
     Raises:
-        ValueError: If the data set has less than one batch, or a batch cannot be shared evenly.
+        ValueError: If the data set is smaller than one batch, or ``batch_size`` is not divisible by the world size.
     """
 
     def __init__(
@@ -39,14 +41,14 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         epoch: int = 0,
         start: int = 0,
         groups: NDArray[np.int64] | None = None,
-        share: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         if size < batch_size:
             raise ValueError(f"batch_size: {batch_size} is more than the {size} rows of the training list")
-        if batch_size % share[1]:
-            raise ValueError(f"batch_size: {batch_size} cannot be shared evenly by {share[1]} workers")
+        if batch_size % shard[1]:
+            raise ValueError(f"batch_size: {batch_size} is not divisible by the world size {shard[1]}")
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.epoch, self.start, self.groups, self.share = epoch, start, groups, share
+        self.epoch, self.start, self.groups, self.shard = epoch, start, groups, shard
 
     def __len__(self) -> int:
         return self.size // self.batch_size - self.start
@@ -55,11 +57,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.size)
         if self.groups is not None:
-            place = rng.permutation(int(self.groups.max()) + 1)
-            order = order[np.argsort(place[self.groups[order]], kind="stable")]
+            group_order = rng.permutation(int(self.groups.max()) + 1)
+            order = order[np.argsort(group_order[self.groups[order]], kind="stable")]
         for batch in range(self.start, self.size // self.batch_size):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            rows = np.split(rows, self.share[1])[self.share[0]]
+            rows = np.split(rows, self.shard[1])[self.shard[0]]
             yield [(self.epoch, int(row)) for row in rows]
 
 
@@ -69,16 +71,20 @@ def train_loader(
     train: TrainConfig,
     epoch: int,
     start: int = 0,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
 ) -> DataLoader[dict[str, Tensor]]:
-    """Batches of one epoch, from batch ``start`` on, or a share of each; who reads it also stacks and tokenizes."""
+    """Return the loader of one epoch, from batch ``start`` on.
+
+    Loading processes also stack and tokenize. See `EpochSampler` for ``shard``.
+    """
     return DataLoader(
         cast(Dataset[Any], dataset),
-        batch_sampler=EpochSampler(len(dataset), train.batch_size, train.seed, epoch, start, dataset.groups, share),
+        batch_sampler=EpochSampler(len(dataset), train.batch_size, train.seed, epoch, start, dataset.groups, shard),
         collate_fn=partial(dataset.collate, encoder),
         num_workers=train.num_workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if train.num_workers else None,
-        # Its own: each iterator draws a seed, and a resumed run starts one more of them than an undisturbed one.
+        # A generator separate from the global one: each iterator draws a seed from it, and a resumed run starts one
+        # iterator more than an uninterrupted run.
         generator=torch.Generator().manual_seed(train.seed),
     )

@@ -1,7 +1,8 @@
-"""Records of the official ALBEF lists, and the one way to read them.
+"""Schemas of the official ALBEF lists and their reader.
 
-Tolerances are those of the official loaders: a caption is a text or a list of texts, ids are integers or texts, keys
-that no loader reads are kept. What they take silently for something else (a JSON boolean as an NLVR2 label) is refused.
+Schemas are as tolerant as the official loaders: a caption is a string or a list of strings, ids are integers or
+strings, unused keys are kept. Values that these loaders silently misread (a JSON boolean as an NLVR2 label) are
+rejected.
 """
 
 from __future__ import annotations
@@ -13,28 +14,31 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 VE_LABELS = ("contradiction", "neutral", "entailment")  # official class indices 0, 1, 2
-NLVR_LABELS = ("False", "True")  # texts, not JSON booleans
+NLVR_LABELS = ("False", "True")  # strings, not JSON booleans
 
-# JSON can escape half a surrogate pair; no tokenizer and no file name takes it.
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+# JSON can escape a lone surrogate, which neither tokenizers nor file names accept.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Record = dict[str, Any]
 Check = Callable[[Any], bool]
 
 
 class SchemaError(ValueError):
-    """A list or one of its records is not in the official format."""
+    """A list or record that is not in the official format."""
 
 
 class PretrainRecord(TypedDict):
-    """An image with a text, or several to draw from."""
+    """An image with one caption, or several to draw from."""
 
     image: str
     caption: str | list[str]
 
 
 class RetrievalTrainRecord(TypedDict):
-    """One row a caption; rows of one ``image_id`` are positives of each other."""
+    """An image with one of its captions.
+
+    Rows of one ``image_id`` are positives of each other.
+    """
 
     image: str
     caption: str
@@ -42,14 +46,17 @@ class RetrievalTrainRecord(TypedDict):
 
 
 class RetrievalRecord(TypedDict):
-    """Val and test: one row an image."""
+    """Validation and test record with all captions of an image."""
 
     image: str
     caption: list[str]
 
 
 class VqaRecord(TypedDict):
-    """``answer``: ten texts of as many people (``vqa``) or one text (``vg``); absent in official test lists."""
+    """A question about an image.
+
+    ``answer`` holds ten annotators' answers (``vqa``) or one string (``vg``); official test lists lack it.
+    """
 
     question: str
     image: str
@@ -59,7 +66,7 @@ class VqaRecord(TypedDict):
 
 
 class EntailmentRecord(TypedDict):
-    """A picture as premise, a sentence as hypothesis, one of `VE_LABELS`."""
+    """An image as premise, a sentence as hypothesis, one of `VE_LABELS`."""
 
     image: str
     sentence: str
@@ -67,7 +74,7 @@ class EntailmentRecord(TypedDict):
 
 
 class NlvrRecord(TypedDict):
-    """A statement about two pictures, one of `NLVR_LABELS`."""
+    """A statement about two images, one of `NLVR_LABELS`."""
 
     sentence: str
     label: str
@@ -75,14 +82,14 @@ class NlvrRecord(TypedDict):
 
 
 class GroundingTrainRecord(TypedDict):
-    """A referring expression; training sees no box."""
+    """A referring expression; training uses no boxes."""
 
     image: str
     text: str
 
 
 class GroundingRecord(TypedDict):
-    """Val and test; ``ref_id`` finds the true box in ``grounding_boxes.json``."""
+    """Validation and test expression; ``ref_id`` refers to the true box in ``grounding_boxes.json``."""
 
     image: str
     text: str
@@ -90,7 +97,7 @@ class GroundingRecord(TypedDict):
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and not _HALF_CHARACTER.search(value)
+    return isinstance(value, str) and bool(value.strip()) and not _LONE_SURROGATE.search(value)
 
 
 def _texts(value: Any) -> bool:
@@ -102,23 +109,29 @@ def _identifier(value: Any) -> bool:
 
 
 class Field:
-    """One key of a record: how to check it and what to say was expected."""
+    """Check of one key of a record.
+
+    Args:
+        check: Returns whether a value is valid.
+        expected: Description of valid values for error messages.
+        required: Whether the key may not be missing.
+    """
 
     def __init__(self, check: Check, expected: str, required: bool = True) -> None:
         self.check, self.expected, self.required = check, expected, required
 
 
-_TEXT = Field(_text, "a text that is not empty")
-_IMAGE = Field(_text, "the path of a picture")
-_ID = Field(_identifier, "an integer or a text")
-_OPTIONAL_ID = Field(_identifier, "an integer or a text", required=False)
-_CAPTIONS = Field(lambda v: _text(v) or _texts(v), "a text or a list of texts, none empty")
-_ANSWER = Field(lambda v: _text(v) or _texts(v), "a text or a list of texts, none empty")
+_TEXT = Field(_text, "a non-empty string")
+_IMAGE = Field(_text, "the path of an image")
+_ID = Field(_identifier, "an integer or a string")
+_OPTIONAL_ID = Field(_identifier, "an integer or a string", required=False)
+_CAPTIONS = Field(lambda v: _text(v) or _texts(v), "a string or a list of strings, none empty")
+_ANSWER = Field(lambda v: _text(v) or _texts(v), "a string or a list of strings, none empty")
 
 SCHEMAS: dict[str, dict[str, Field]] = {
     "pretrain": {"image": _IMAGE, "caption": _CAPTIONS},
     "retrieval_train": {"image": _IMAGE, "caption": _TEXT, "image_id": _ID},
-    "retrieval": {"image": _IMAGE, "caption": Field(_texts, "a list of texts, none empty")},
+    "retrieval": {"image": _IMAGE, "caption": Field(_texts, "a list of strings, none empty")},
     "vqa_train": {
         "question": _TEXT,
         "image": _IMAGE,
@@ -140,14 +153,14 @@ SCHEMAS: dict[str, dict[str, Field]] = {
     },
     "nlvr": {
         "sentence": _TEXT,
-        "label": Field(lambda v: v in NLVR_LABELS, "the text 'True' or 'False' (not a JSON boolean)"),
+        "label": Field(lambda v: v in NLVR_LABELS, "the string 'True' or 'False' (not a JSON boolean)"),
         "images": Field(lambda v: _texts(v) and len(v) == 2, "a list of two paths"),
     },
     "grounding_train": {"image": _IMAGE, "text": _TEXT, "ref_id": _OPTIONAL_ID},
     "grounding": {"image": _IMAGE, "text": _TEXT, "ref_id": _ID},
 }
 
-# Names of lists, as the stages know them, with their kind.
+# Kind of each list, by the list name that all stages use.
 LISTS: dict[str, str] = {
     "pretrain": "pretrain",
     **{
@@ -157,23 +170,27 @@ LISTS: dict[str, str] = {
     },
 }
 
-# Not lists of records: the answer candidates of VQA, and boxes for grounding (see `albef.datasets.emoji.lists.make`).
+# Files that are not lists of records: the answer candidates of VQA and the boxes of grounding (see
+# `albef.datasets.emoji.lists.make`).
 EXTRAS = ("answer_list", "grounding_boxes")
 
 
 def kind_of(name: str) -> str:
-    """The kind of a list by its name.
+    """Return the kind of the list ``name``.
 
     Raises:
         SchemaError: If no list has this name.
     """
     if name not in LISTS:
-        raise SchemaError(f"{name}: not the name of a list; known are {', '.join(LISTS)}")
+        raise SchemaError(f"{name}: not the name of a list; known names are {', '.join(LISTS)}")
     return LISTS[name]
 
 
 def problems(record: Any, kind: str) -> list[str]:
-    """What is wrong with a record, each as "field: expected ..., got ..."; empty if it is sound."""
+    """Return the problems of a record.
+
+    Each has the form "field: expected ..., got ...".
+    """
     if not isinstance(record, dict):
         return [f"record: expected a JSON object, got {_short(record)}"]
     found = []
@@ -187,10 +204,10 @@ def problems(record: Any, kind: str) -> list[str]:
 
 
 def load_rows(path: Path) -> list[Any]:
-    """The JSON list at ``path``, its records unchecked.
+    """Read the JSON list at ``path`` without checking its records.
 
     Raises:
-        SchemaError: If the file is missing, is not JSON or is no list.
+        SchemaError: If the file is missing or does not hold a JSON list.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -207,7 +224,7 @@ def read_list(path: Path, kind: str | None = None) -> list[Record]:
     """Read and check an official list.
 
     Args:
-        kind: A key of `SCHEMAS`; None takes it from the name of the file, see `LISTS`.
+        kind: A key of `SCHEMAS`; None derives it from the file name, see `LISTS`.
 
     Raises:
         SchemaError: If the file cannot be read or a record is malformed; the message names file, row and field.
@@ -222,13 +239,13 @@ def read_list(path: Path, kind: str | None = None) -> list[Record]:
 
 
 def images_of(record: Record) -> Sequence[str]:
-    """The paths of a record's pictures, as written."""
+    """Return the image paths of a record, as written."""
     images: Sequence[str] = record["images"] if "images" in record else (record["image"],)
     return images
 
 
 def label_of(record: Record) -> int:
-    """Official class index of a checked record of entailment or NLVR2."""
+    """Return the official class index of a checked entailment or NLVR2 record."""
     return (NLVR_LABELS if "images" in record else VE_LABELS).index(record["label"])
 
 

@@ -1,4 +1,4 @@
-"""How ALBEF cleans captions and questions before the tokenizer (official code, ``dataset/utils.py``). No torch."""
+"""ALBEF's text cleaning before tokenization (official ``dataset/utils.py``); torch-free."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def clean(text: str) -> str:
 
 
 def pre_caption(text: str, max_words: int) -> str:
-    """Clean a caption or question and cut it to ``max_words`` words."""
+    """Clean a caption or question and truncate it to ``max_words`` words."""
     return " ".join(clean(text).split(" ")[:max_words])

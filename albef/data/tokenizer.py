@@ -1,4 +1,7 @@
-"""The tokenizer: WordPiece trained on the training lists, or a BERT vocabulary. Ids are read from it, never assumed."""
+"""WordPiece tokenizer: trained on the training lists, or with a BERT vocabulary.
+
+Ids of special tokens are read from the vocabulary, never assumed.
+"""
 
 from __future__ import annotations
 
@@ -26,38 +29,40 @@ _TEXT_KEYS = ("caption", "question", "answer", "sentence", "text")
 
 
 class TokenizerError(ValueError):
-    """A tokenizer file or source that cannot serve ALBEF."""
+    """A tokenizer file or source that ALBEF cannot use."""
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train WordPiece. The result depends on the multiset of ``texts`` alone, not on their order.
+    """Train a WordPiece tokenizer.
+
+    The result does not depend on the order of ``texts``.
 
     Args:
         vocab_size: Upper bound of the vocabulary, special tokens included.
 
     Raises:
-        TokenizerError: If there is no text or the bound does not hold every character.
+        TokenizerError: If there is no text, or ``vocab_size`` is too small for the alphabet.
     """
     tokenizer = _bare(models.WordPiece(unk_token=UNK))
     counts = Counter(text for text in map(clean, texts) if text)
     if not counts:
         raise TokenizerError("tokenizer: no text in the training lists, expected at least one caption")
-    letters = Counter[str]()
+    characters = Counter[str]()
     for text, count in counts.items():
-        for letter in text.replace(" ", ""):
-            letters[letter] += count
-    # Rare signs of a web crawl stay unknown: they would fill the vocabulary.
-    alphabet = sorted(sorted(letters, key=lambda c: (-letters[c], c))[: max(vocab_size // 4, 1)])
-    # The trainer numbers "##x" pieces in the order of a hash map and breaks ties by number. Pieces named beforehand
-    # have fixed numbers, so that equal texts give equal files.
-    tails = [f"##{letter}" for letter in alphabet]
+        for character in text.replace(" ", ""):
+            characters[character] += count
+    # Rare characters of a web crawl stay unknown, as they would fill the vocabulary.
+    alphabet = sorted(sorted(characters, key=lambda c: (-characters[c], c))[: max(vocab_size // 4, 1)])
+    # The trainer numbers "##x" pieces in hash-map order and breaks ties by number. Passing them as special tokens fixes
+    # their numbers, so equal texts give equal files.
+    suffixes = [f"##{character}" for character in alphabet]
     if len(SPECIAL) + 2 * len(alphabet) > vocab_size:
         raise TokenizerError(
             f"tokenizer.vocab_size: {vocab_size} is too small, expected at least {len(SPECIAL) + 2 * len(alphabet)}"
         )
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=[*SPECIAL, *tails],
+        special_tokens=[*SPECIAL, *suffixes],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         show_progress=False,
@@ -69,7 +74,10 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def from_bert(source: str) -> Tokenizer:
-    """The vocabulary of a BERT-like model, from a local folder or by hub name.
+    """Load the vocabulary of a BERT-like model.
+
+    Args:
+        source: Local folder or name on the hub.
 
     Raises:
         TokenizerError: If it cannot be loaded or lacks a special token.
@@ -78,7 +86,7 @@ def from_bert(source: str) -> Tokenizer:
 
     try:
         backend = AutoTokenizer.from_pretrained(source).backend_tokenizer
-    except Exception as error:  # missing folder, no network, no fast tokenizer: each with an error of its own
+    except Exception as error:  # missing folder, no network and no fast tokenizer raise different types
         raise TokenizerError(f"tokenizer.source: cannot load a fast tokenizer from {source!r} ({error})") from error
     return _finish(Tokenizer.from_str(backend.to_str()))
 
@@ -87,7 +95,7 @@ def load(path: str | Path) -> Tokenizer:
     """Read a tokenizer file, or ``tokenizer.json`` of a folder.
 
     Raises:
-        TokenizerError: If the file is missing, is no tokenizer or lacks a special token.
+        TokenizerError: If the file is missing, is not a tokenizer or lacks a special token.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
@@ -110,7 +118,10 @@ def _bare(model: models.WordPiece) -> Tokenizer:
 
 
 def _finish(tokenizer: Tokenizer) -> Tokenizer:
-    """ALBEF's encoding: [CLS] before the tokens and no [SEP] behind; never cut or padded by itself."""
+    """Configure ALBEF's encoding.
+
+    Texts start with [CLS] and have no [SEP]; they are neither truncated nor padded.
+    """
     _require_special(tokenizer, "tokenizer")
     tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -135,10 +146,10 @@ def _id(tokenizer: Tokenizer, token: str) -> int:
 
 
 class Encoder:
-    """Cleans and encodes batches of texts.
+    """Text encoder that cleans and tokenizes batches.
 
     Args:
-        tokenizer: As `load` returns it.
+        tokenizer: Result of `load`.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -148,7 +159,7 @@ class Encoder:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Encoder:
-        """See `load` for the errors."""
+        """Read a tokenizer file; see `load` for the errors."""
         return cls(load(path))
 
     def encode_batch(
@@ -159,12 +170,12 @@ class Encoder:
         max_words: int | None = None,
         end: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids and mask of a batch, padded to its longest text.
+        """Return token ids and mask of a batch, padded to equal length.
 
         Args:
-            max_tokens: Longest row, [CLS] and the end token included.
-            max_words: Clean the texts as ALBEF does and keep this many words; None takes them as they are.
-            end: Close every text with [SEP], as answers are for the decoder.
+            max_tokens: Maximum length, [CLS] and the end token included.
+            max_words: Clean the texts and keep this many words; None leaves them unchanged.
+            end: Append [SEP] to every text, as for the decoder's answers.
 
         Returns:
             Ids and mask, each of shape (B, L).
@@ -173,8 +184,8 @@ class Encoder:
             texts = [pre_caption(t, max_words) for t in texts]
         encoded = [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
         if max_tokens is not None:
-            room = max_tokens - end
-            encoded = [row[:room] for row in encoded]
+            limit = max_tokens - end
+            encoded = [row[:limit] for row in encoded]
         if end:
             encoded = [[*row, self.sep] for row in encoded]
         length = max((len(row) for row in encoded), default=0)
@@ -187,19 +198,19 @@ class Encoder:
 
 
 def texts_of(record: Any) -> list[str]:
-    """Every text of a record, whatever its list."""
-    found: list[str] = []
+    """Return every text of a record of any list."""
+    texts: list[str] = []
     for key in _TEXT_KEYS:
         value = record.get(key)
-        found.extend([value] if isinstance(value, str) else value or [])
-    return found
+        texts.extend([value] if isinstance(value, str) else value or [])
+    return texts
 
 
 def run(config: TokenizerConfig, lists: Path, out: Path) -> None:
-    """The `tokenizer` stage: write ``tokenizer.json``.
+    """Run the `tokenizer` stage and write ``tokenizer.json``.
 
     Args:
-        lists: Folder of the validated lists; only pretraining and train lists are read, never val or test.
+        lists: Folder of the validated lists, of which only pretraining and train lists are read.
 
     Raises:
         TokenizerError: If there is nothing to train on or the source does not load.
@@ -219,7 +230,7 @@ def run(config: TokenizerConfig, lists: Path, out: Path) -> None:
             for text in texts_of(record)
         )
         tokenizer = train(texts, config.vocab_size)
-    with new_folder(out) as aside:
-        tokenizer.save(str(aside / FILE))
+    with new_folder(out) as folder:
+        tokenizer.save(str(folder / FILE))
         summary = {"kind": config.kind, "vocab_size": tokenizer.get_vocab_size(), "special": list(SPECIAL)}
-        (aside / "summary.json").write_text(json.dumps(summary, indent=2) + os.linesep, encoding="utf-8")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + os.linesep, encoding="utf-8")

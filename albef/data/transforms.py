@@ -1,6 +1,7 @@
-"""Training-time image augmentation. Evaluation and serving use `albef.data.images.to_pixels` alone.
+"""Training-time image augmentation.
 
-Every draw comes from the generator of its sample, so that a resumed run sees the same pictures.
+Evaluation and serving use only `albef.data.images.to_pixels`. All randomness comes from the sample's generator, so a
+resumed run sees the same images.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ _FILL = (128, 128, 128)
 
 
 def names_side(caption: str) -> bool:
-    """Whether a caption speaks of left or right."""
+    """Return whether a caption mentions left or right."""
     return _SIDES.search(caption) is not None
 
 
 def random_resized_crop(image: Image.Image, size: int, low: float, rng: np.random.Generator) -> Image.Image:
-    """Crop a random area share in [low, 1] of aspect ratio in [3/4, 4/3], resized to a square (bicubic); 1: no crop."""
+    """Crop a random area and resize it to a square (bicubic).
+
+    The area fraction is in [low, 1], the aspect ratio in [3/4, 4/3]; ``low`` 1 disables cropping.
+    """
     width, height = image.size
     for _ in range(10 if low < 1 else 0):
         area = width * height * rng.uniform(low, 1.0)
@@ -37,7 +41,10 @@ def random_resized_crop(image: Image.Image, size: int, low: float, rng: np.rando
 
 
 def _operations() -> list[Callable[[Image.Image, float], Image.Image]]:
-    """The ten operations of the official RandAugment at magnitude 7 of 10; the sign is +1 or -1."""
+    """Return the ten operations of the official RandAugment.
+
+    The magnitude is 7 of 10. Each operation takes an image and the sign (+1 or -1) of its magnitude.
+    """
     from timm.data import auto_augment as ops
 
     enhance, shear, shift, angle = 0.7 * 1.8 + 0.1, 0.7 * 0.3, 0.7 * 10, 0.7 * 30
@@ -70,19 +77,19 @@ def augment(
     """Augment an RGB image.
 
     Args:
-        caption: Its text: one that names a side forbids mirroring.
+        caption: Text of the image; one that mentions left or right prevents mirroring.
         size: Pixels per side of the result.
-        kind: ``none``; ``light`` (small shifts and brightness, for pictures whose layout matters); ``randaugment``
+        kind: ``none``; ``light`` (small shifts and brightness, for images whose layout matters); ``randaugment``
             (official: random resized crop, mirroring, RandAugment).
-        crop_scale: Smallest area share of the crop (official: 0.2 in pretraining, 0.5 in fine-tuning); 1: no crop.
+        crop_scale: Smallest area fraction of the crop (official: 0.2 in pretraining, 0.5 in fine-tuning); 1: no crop.
     """
     if kind == "none":
         return image
     if kind == "light":
         image = image.resize((size, size), Image.Resampling.BICUBIC) if image.size != (size, size) else image
-        reach = max(size // 16, 1)
-        dx, dy = (int(v) for v in rng.integers(-reach, reach + 1, size=2))
-        # Edge pixels continue the background where the picture moved away.
+        max_shift = max(size // 16, 1)
+        dx, dy = (int(v) for v in rng.integers(-max_shift, max_shift + 1, size=2))
+        # Edge pixels are repeated to fill the area that the shift uncovers.
         pixels = np.asarray(image)
         rows = np.clip(np.arange(size) + dy, 0, size - 1)
         columns = np.clip(np.arange(size) + dx, 0, size - 1)

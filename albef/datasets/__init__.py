@@ -1,1 +1,1 @@
-"""Sources of raw data: the built-in emoji world, official JSON lists, RefCOCO."""
+"""Raw data sources: built-in emoji data set, official JSON lists, RefCOCO+."""

@@ -1,4 +1,4 @@
-"""The `prepare` stage: raw data in, official lists and pictures out."""
+"""The `prepare` stage: converts raw data to official lists and images."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
     """Write the data set.
 
     Args:
-        raw: The raw data: the folder of sprites for the built-in world, or of official lists and their pictures.
-        out: Folder to write; an old one is replaced once the new one is whole.
+        raw: Raw data: the folder of sprites for the emoji data set, or of official lists and their images.
+        out: Folder to write; an existing one is replaced once the new one is complete.
 
     Raises:
-        LexiconError: If the sprites are broken or too few.
-        SchemaError: If an official list is missing or no JSON list.
+        LexiconError: If a sprite is unreadable or there are too few.
+        SchemaError: If an official list is missing or not a JSON list.
         ConfigError: If a value is out of range, or the source is ``lists`` and none are configured.
     """
     if config.source == "lists" and config.lists is None:
         raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
-    with new_folder(out) as aside:
+    with new_folder(out) as folder:
         if config.lists is not None and config.source == "lists":
-            official_lists.convert(config.lists, raw, aside, out)
+            official_lists.convert(config.lists, raw, folder, out)
         else:
-            _emoji(config, raw, aside)
+            _emoji(config, raw, folder)
 
 
 def _check(config: EmojiConfig) -> None:
-    low = {"image_size": 32, "pretrain": 1, "train": 1, "val": 1, "test": 1, "max_objects": 2, "caption_noise": 0}
-    high = {"max_objects": 4, "caption_noise": 1}  # layouts are drawn for up to four things
-    for key, least in low.items():
-        value, most = getattr(config, key), high.get(key)
-        if value < least or (most is not None and value > most):
-            wanted = f"at least {least}" if most is None else f"{least} to {most}"
-            raise ConfigError(f"prepare.emoji.{key}: expected {wanted}, got {value}")
+    minimum = {"image_size": 32, "pretrain": 1, "train": 1, "val": 1, "test": 1, "max_objects": 2, "caption_noise": 0}
+    maximum = {"max_objects": 4, "caption_noise": 1}  # scene layouts have up to four objects
+    for key, low in minimum.items():
+        value, high = getattr(config, key), maximum.get(key)
+        if value < low or (high is not None and value > high):
+            expected = f"at least {low}" if high is None else f"{low} to {high}"
+            raise ConfigError(f"prepare.emoji.{key}: expected {expected}, got {value}")
 
 
 def _emoji(config: PrepareConfig, raw: Path, out: Path) -> None:

@@ -1,7 +1,8 @@
-"""RefCOCO+ as it is published, turned into boxes by record: references, COCO annotations and a detector's boxes.
+"""Reader of the published RefCOCO+ files: references, COCO annotations and detected boxes.
 
-The references (``refs(unc).p``) are a pickle from elsewhere: a program rather than data, so it is read by a machine
-that has no way to call anything. Official use of the three files: ``Grounding.py`` and ``grounding_eval``.
+The references (``refs(unc).p``) are an untrusted pickle, which could execute code. A restricted unpickler reads them,
+without any instruction that imports or calls. The official code uses the three files in ``Grounding.py`` and
+``grounding_eval``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from albef.data.schema import Record, SchemaError
 
 _PICKLES = (".p", ".pkl", ".pickle")
 _REF_KEYS = ("ref_id", "ann_id", "image_id", "split")
-_WANTED = "refs(unc).p, instances.json and dets.json together"
+_OFFICIAL_FILES = "refs(unc).p, instances.json and dets.json together"
 
 
-# Of a pickle's instructions those that build texts, numbers, lists and dicts, and note them for later. Missing are all
-# that import, call or set attributes.
+# Pickle instructions that build and memoize strings, numbers, lists and dicts. All that import, call or set attributes
+# are left out.
 _PLAIN = b"".join(
     (
         *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP),
@@ -39,29 +40,34 @@ _PLAIN = b"".join(
 )
 
 
-def _refusal(code: int) -> Callable[[Any], NoReturn]:
-    def refuse(_: Any) -> NoReturn:
-        raise pickle.UnpicklingError(f"it holds more than data, instruction {chr(code)!r}")
+def _rejection(code: int) -> Callable[[Any], NoReturn]:
+    def reject(_: Any) -> NoReturn:
+        raise pickle.UnpicklingError(f"instruction {chr(code)!r} is not allowed in plain data")
 
-    return refuse
+    return reject
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """Carries out `_PLAIN` alone. The one in Python, as that in C has no table of instructions to take them from."""
+    """Unpickler restricted to the instructions of `_PLAIN`.
+
+    It derives from the Python implementation, as the C one has no dispatch table to restrict.
+    """
 
     dispatch: ClassVar[dict[int, Any]] = {
-        code: action if code in _PLAIN else _refusal(code) for code, action in pickle._Unpickler.dispatch.items()
+        code: action if code in _PLAIN else _rejection(code) for code, action in pickle._Unpickler.dispatch.items()
     }
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"importing {module}.{name} is not allowed")
 
 
 def read_pickle(path: Path) -> Any:
-    """Plain data of a pickle, also of Python 2. Nothing in it is executed.
+    """Read a pickle of plain data without executing any code.
+
+    Pickles of Python 2 are supported.
 
     Raises:
-        SchemaError: If the file cannot be read, is no pickle, or asks for anything but plain data.
+        SchemaError: If the file cannot be read, is not a pickle, or holds anything but plain data.
     """
     try:
         data = path.read_bytes()
@@ -69,33 +75,33 @@ def read_pickle(path: Path) -> Any:
         raise SchemaError(f"{path}: cannot read the references ({error.strerror})") from error
     try:
         return _PlainUnpickler(io.BytesIO(data), encoding="utf-8", errors="replace").load()
-    except Exception as error:  # foreign bytes fail in every way there is
+    except Exception as error:  # malformed pickles raise arbitrary exceptions
         raise SchemaError(
-            f"{path}: expected a pickle of dicts, lists, texts and numbers alone ({type(error).__name__}: {error})"
+            f"{path}: expected a pickle of only dicts, lists, strings and numbers ({type(error).__name__}: {error})"
         ) from error
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the files that boxes come from, and what is needed of it."""
+    """One source file of boxes, with its parsed content."""
 
     path: Path
     kind: Literal["boxes", "references", "instances", "detections"]
-    """The first is our own format, whole in itself; the others are the official three."""
+    """``boxes`` is this project's format and self-contained; the others are the three official files."""
     content: Any
 
 
 def read(path: Path) -> Part:
-    """Read one file; what it is shows in its content.
+    """Read one file and infer its kind from the content.
 
     Raises:
-        SchemaError: If it cannot be read or is none of the four.
+        SchemaError: If the file cannot be read or is of none of the four kinds.
     """
     data = read_pickle(path) if path.suffix in _PICKLES else _json(path)
     if isinstance(data, list):
         return Part(path, "references", _references(path, data))
     if not isinstance(data, dict):
-        raise SchemaError(f"{path}: expected boxes as refs and proposals, or {_WANTED}")
+        raise SchemaError(f"{path}: expected boxes as refs and proposals, or {_OFFICIAL_FILES}")
     if "refs" in data or "proposals" in data:
         for key in ("refs", "proposals"):
             if not isinstance(data.get(key), dict):
@@ -104,32 +110,34 @@ def read(path: Path) -> Part:
     if "annotations" in data:
         tables = _column(path, data, "images", "file_name"), _column(path, data, "annotations", "bbox")
         return Part(path, "instances", tables)
-    return Part(path, "detections", {key: _detections(path, key, found) for key, found in data.items()})
+    return Part(path, "detections", {key: _detections(path, key, boxes) for key, boxes in data.items()})
 
 
 def convert(parts: Sequence[Part], records: Iterable[Record]) -> dict[str, Any]:
-    """Boxes of the records, from the three official files in any order.
+    """Return the boxes of records from the three official files.
 
-    What the files do not know is left out; `albef validate` names it with its record.
+    Records without boxes in the files are skipped; `albef validate` reports them.
 
     Args:
-        records: Of ``grounding_val`` and ``grounding_test``, with the paths that the result is to have.
+        records: Records of ``grounding_val`` and ``grounding_test``, with the image paths to use in the result.
 
     Returns:
-        ``refs``: image, box and split by ``ref_id``; ``proposals``: a detector's boxes by image. A box is x, y, width,
+        ``refs``: image, box and split by ``ref_id``; ``proposals``: detected boxes by image. A box is x, y, width,
         height in pixels.
 
     Raises:
-        SchemaError: If one of the three is missing or there twice, or they are of another data set than the records.
+        SchemaError: If one of the three is missing or duplicated, or they belong to another data set than the records.
     """
     files: dict[str, Part] = {}
     for part in parts:
         if part.kind in files:
-            raise SchemaError(f"{part.path}: {part.kind} once more, after {files[part.kind].path}; expected {_WANTED}")
+            raise SchemaError(
+                f"{part.path}: duplicate {part.kind}, also in {files[part.kind].path}; expected {_OFFICIAL_FILES}"
+            )
         files[part.kind] = part
     for kind in ("references", "instances", "detections"):
         if kind not in files:
-            raise SchemaError(f"prepare.lists.files.grounding_boxes: no {kind}; expected {_WANTED}")
+            raise SchemaError(f"prepare.lists.files.grounding_boxes: no {kind}; expected {_OFFICIAL_FILES}")
     refs, detections = files["references"].content, files["detections"].content
     names, boxes = files["instances"].content
     result: dict[str, Any] = {"refs": {}, "proposals": {}}
@@ -140,9 +148,9 @@ def convert(parts: Sequence[Part], records: Iterable[Record]) -> dict[str, Any]:
             continue
         name = names.get(str(ref["image_id"]), image)
         if PurePosixPath(name).stem != PurePosixPath(image).stem:
-            # Numbers of references repeat in RefCOCO, RefCOCO+ and RefCOCOg.
+            # RefCOCO, RefCOCO+ and RefCOCOg reuse the same ref_ids.
             raise SchemaError(
-                f"{files['references'].path}, ref_id {key}: is of {name}, and of {image} in the list; expected the"
+                f"{files['references'].path}, ref_id {key}: refers to {name}, but to {image} in the list; expected the"
                 " references of the same data set and split"
             )
         if (box := boxes.get(str(ref["ann_id"]))) is not None:
@@ -163,12 +171,12 @@ def _references(path: Path, data: list[Any]) -> dict[str, Any]:
     for row, ref in enumerate(data):
         for key in _REF_KEYS:
             if not isinstance(ref, dict) or not isinstance(ref.get(key), int | str):
-                raise SchemaError(f"{path}, row {row}, {key}: expected a number or a text in each reference")
+                raise SchemaError(f"{path}, row {row}, {key}: expected a number or a string in each reference")
     return {str(ref["ref_id"]): ref for ref in data}
 
 
 def _column(path: Path, data: dict[str, Any], table: str, key: str) -> dict[str, Any]:
-    """A key of the rows of a COCO table, by their id."""
+    """Return one column of a COCO table by row id."""
     rows, kind = data.get(table), str if key == "file_name" else list
     if not isinstance(rows, list):
         raise SchemaError(f"{path}, {table}: expected a list, as in COCO")
@@ -178,8 +186,8 @@ def _column(path: Path, data: dict[str, Any], table: str, key: str) -> dict[str,
     return {str(row["id"]): row[key] for row in rows}
 
 
-def _detections(path: Path, image: str, found: Any) -> list[Any]:
-    """Boxes without the scores that may follow."""
-    if not isinstance(found, list) or not all(isinstance(box, list) and len(box) >= 4 for box in found):
+def _detections(path: Path, image: str, boxes: Any) -> list[Any]:
+    """Return detected boxes without the scores that may follow."""
+    if not isinstance(boxes, list) or not all(isinstance(box, list) and len(box) >= 4 for box in boxes):
         raise SchemaError(f"{path}, {image}: expected a list of boxes [x, y, width, height]")
-    return [box[:4] for box in found]
+    return [box[:4] for box in boxes]

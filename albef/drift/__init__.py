@@ -1,1 +1,1 @@
-"""Whether served requests still look like the data that the model was trained on."""
+"""Drift detection: compares served requests with the training data."""

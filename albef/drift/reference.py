@@ -1,4 +1,4 @@
-"""What requests are compared with: figures of the training sets, or of a sample of requests that were in order."""
+"""Drift reference: statistics of training sets or of sampled requests."""
 
 from __future__ import annotations
 
@@ -19,29 +19,22 @@ from albef.data.images import decode
 from albef.data.schema import images_of, read_list
 from albef.data.tokenizer import Encoder, texts_of
 from albef.drift.sample import Row, by_endpoint, read
-from albef.serving.sample import COLUMNS, of_picture, of_text
-
-LISTS = {
-    "retrieval": ("retrieval_train", "pretrain"),
-    "vqa": ("vqa_train",),
-    "entailment": ("ve_train",),
-    "grounding": ("grounding_train",),
-}
-"""What an endpoint's model was trained on: the first of these lists that there is."""
+from albef.serving.sample import COLUMNS, image_stats, text_stats
+from albef.tasks import registry
 
 _BINS = 10
-_DIGITS = 4  # of all figures
+_DIGITS = 4  # of all statistics
 
 
 class BadReferenceError(ValueError):
-    """A reference that cannot be made or read."""
+    """A reference that cannot be computed or read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Distribution of a figure.
+    """Distribution of a statistic.
 
-    ``weights`` are those of the ranges between ``edges``, each with its upper edge, and of what is below and above.
+    ``weights`` belong to the bins between ``edges``, each including its upper edge, and to one bin below and above.
     """
 
     rows: int
@@ -54,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """What is known of an endpoint's requests: of what ``source``, and by name of figure."""
+    """Distributions of an endpoint's requests by statistic, with their ``source``."""
 
     source: str
     rows: int
@@ -63,7 +56,7 @@ class Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The file: endpoints by name."""
+    """Content of a reference file: endpoints by name."""
 
     endpoints: dict[str, Endpoint]
 
@@ -79,60 +72,61 @@ def run(
     """Write a reference.
 
     Args:
-        rows: Rows of each list that are looked at; all where it has fewer.
+        rows: Number of rows sampled from each list; all rows of shorter lists are used.
         out: File to write.
-        lists, images, tokenizer: The training sets, as training gets them. All of them or none.
-        sample: Folder of `albef serve --sample-requests`. Beside lists it adds the confidence of answers, which no list
-            knows; without them it is the whole reference.
+        lists, images, tokenizer: Training data, as passed to training; either all or none.
+        sample: Folder of `albef serve --sample-requests`. In addition to lists it provides the confidence of answers,
+            which lists do not contain. Without lists it is the whole reference.
 
     Raises:
-        BadReferenceError: If there is neither, or nothing to look at in them.
-        SchemaError, ImageError, SampleError, TokenizerError: If an input is broken.
+        BadReferenceError: If neither lists nor a sample are given, or they are empty.
+        SchemaError, ImageError, SampleError, TokenizerError: If an input is malformed.
     """
-    found: dict[str, Endpoint] = {}
+    endpoints: dict[str, Endpoint] = {}
     if lists is not None and images is not None and tokenizer is not None:
         encoder = Encoder.from_file(tokenizer)
-        for endpoint, names in LISTS.items():
+        known = {spec.name: spec.request_lists for spec in registry.specs() if spec.request_lists}
+        for endpoint, names in known.items():
             path = next((p for name in names if (p := lists / f"{name}.json").is_file()), None)
             if path is not None:
-                found[endpoint] = describe(_trained(path, rows, image_root(images), encoder), path.stem)
-        if not found:
+                endpoints[endpoint] = describe(_list_stats(path, rows, image_root(images), encoder), path.stem)
+        if not endpoints:
             raise BadReferenceError(
-                f"{lists}: none of the lists {', '.join(n for names in LISTS.values() for n in names)}"
+                f"{lists}: expected one of the lists {', '.join(n for names in known.values() for n in names)}"
             )
     elif lists is not None or images is not None or tokenizer is not None or sample is None:
         raise BadReferenceError("reference: expected --lists, --images and --tokenizer together, --sample, or both")
     if sample is not None:
         served = by_endpoint(read(sample).rows)
         if not served:
-            raise BadReferenceError(f"{sample}: no request in the sample, expected some to learn from")
-        for endpoint, asked in served.items():
-            seen = describe(asked, "requests")
+            raise BadReferenceError(f"{sample}: the sample is empty, expected at least one request")
+        for endpoint, requests in served.items():
+            described = describe(requests, "requests")
             if lists is None:
-                found[endpoint] = seen
-            elif endpoint in found and "confidence" in seen.columns:
-                found[endpoint].columns["confidence"] = seen.columns["confidence"]
-    write_text(out, json.dumps(asdict(Reference(endpoints=found)), indent=1) + "\n")
+                endpoints[endpoint] = described
+            elif endpoint in endpoints and "confidence" in described.columns:
+                endpoints[endpoint].columns["confidence"] = described.columns["confidence"]
+    write_text(out, json.dumps(asdict(Reference(endpoints=endpoints)), indent=1) + "\n")
 
 
-def _trained(path: Path, limit: int, root: Path, encoder: Encoder) -> list[Row]:
-    """Figures of some rows of a list, the same ones each time."""
+def _list_stats(path: Path, limit: int, root: Path, encoder: Encoder) -> list[Row]:
+    """Return statistics of a fixed random subset of a list."""
     records = read_list(path)
     chosen = sorted(Random(0).sample(range(len(records)), min(limit, len(records))))
-    return list(_figures([records[row] for row in chosen], root, encoder, path.stem))
+    return list(_record_stats([records[row] for row in chosen], root, encoder, path.stem))
 
 
-def _figures(records: Sequence[Any], root: Path, encoder: Encoder, name: str) -> Iterator[Row]:
+def _record_stats(records: Sequence[Any], root: Path, encoder: Encoder, name: str) -> Iterator[Row]:
     for record in tqdm(records, desc=name, unit="row", disable=None):
         path = images_of(record)[0]
         data = (root / path).read_bytes()
-        # The answers of VQA are no part of a request.
+        # Requests do not include the answers of VQA.
         (text, *_) = texts_of({key: value for key, value in record.items() if key != "answer"})
-        yield {**of_picture(decode(data, name=path), len(data)), **of_text(text, encoder)}
+        yield {**image_stats(decode(data, name=path), len(data)), **text_stats(text, encoder)}
 
 
 def describe(rows: Sequence[Row], source: str) -> Endpoint:
-    """Distribution of every figure that some row has."""
+    """Return the distribution of every statistic that occurs in ``rows``."""
     columns = {}
     for name in COLUMNS:
         values = np.array([row[name] for row in rows if row.get(name) is not None], dtype=np.float64)
@@ -142,11 +136,11 @@ def describe(rows: Sequence[Row], source: str) -> Endpoint:
 
 
 def _column(values: Any) -> Column:
-    tenths = np.quantile(values, np.arange(1, _BINS) / _BINS, method="inverted_cdf")
-    # What is outside of the reference altogether has ranges of its own, at both ends.
-    edges = np.unique(np.round([values.min() - 10.0**-_DIGITS, *tenths, values.max()], _DIGITS))
+    quantiles = np.quantile(values, np.arange(1, _BINS) / _BINS, method="inverted_cdf")
+    # Values outside the range of the reference fall into bins of their own at both ends.
+    edges = np.unique(np.round([values.min() - 10.0**-_DIGITS, *quantiles, values.max()], _DIGITS))
     counts = np.bincount(np.digitize(values, edges, right=True), minlength=len(edges) + 1)
-    # Half a row more each: what the reference has not seen is rare, not impossible.
+    # Additive smoothing by half a row, as values not in the reference are rare, not impossible.
     weights = (counts + 0.5) / (len(values) + 0.5 * len(counts))
     return Column(
         rows=len(values),
@@ -162,14 +156,16 @@ def load(path: Path) -> Reference:
     """Read a reference.
 
     Raises:
-        BadReferenceError: If the file is missing or is none.
+        BadReferenceError: If the file is missing or malformed.
     """
     try:
-        found = from_dict(json.loads(path.read_text(encoding="utf-8")), Reference, str(path))
+        reference = from_dict(json.loads(path.read_text(encoding="utf-8")), Reference, str(path))
     except (OSError, ValueError) as error:
-        raise BadReferenceError(f"{path}: not a reference as `albef reference` writes it ({error})") from error
-    for name, endpoint in found.endpoints.items():
+        raise BadReferenceError(f"{path}: not a reference written by `albef reference` ({error})") from error
+    for name, endpoint in reference.endpoints.items():
         for key, column in endpoint.columns.items():
             if key not in COLUMNS or len(column.weights) != len(column.edges) + 1 or min(column.weights) <= 0:
-                raise BadReferenceError(f"{path}: endpoints.{name}.columns.{key}: not a distribution of a known figure")
-    return found
+                raise BadReferenceError(
+                    f"{path}: endpoints.{name}.columns.{key}: expected the distribution of a known statistic"
+                )
+    return reference

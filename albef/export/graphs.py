@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
 from albef.config import Config
-from albef.export import onnx_wrappers
 from albef.models.albef import ALBEF
-from albef.serving import protocol
 from albef.serving.protocol import GraphSizes, ModelSpec
+from albef.tasks import registry
 
 Graphs = dict[str, tuple[nn.Module, ModelSpec]]
 """Graphs by name, each a module with its signature; later ones may take what earlier ones give."""
@@ -36,67 +34,15 @@ def graph_sizes(model: ALBEF) -> GraphSizes:
     )
 
 
-def heat_block(config: Config, model: ALBEF) -> int:
-    """Fusion layer of the heat map: that of the parameters.
-
-    Where they look at the image encoder instead, it is the official one as a share of the depth: 2 of 6.
-    """
-    look = config.tasks.grounding.evaluate
-    return look.block if look.mode == "itm" else model.config.text.fusion_layers // 3
-
-
-def _retrieval(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    return {
-        protocol.VISION: onnx_wrappers.VisionGraph(model),
-        protocol.TEXT: onnx_wrappers.TextGraph(model),
-        protocol.FUSION: onnx_wrappers.FusionGraph(model),
-    }
-
-
-def _vqa(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    return {
-        protocol.VISION: onnx_wrappers.TokensGraph(model),
-        protocol.QUESTION: onnx_wrappers.QuestionGraph(model),
-        protocol.DECODER: onnx_wrappers.DecoderGraph(model),
-    }
-
-
-def _entailment(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    return {protocol.VISION: onnx_wrappers.TokensGraph(model), protocol.CLASSIFY: onnx_wrappers.ClassifyGraph(model)}
-
-
-def _nlvr2(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    return {
-        protocol.VISION: onnx_wrappers.TokensGraph(model),
-        protocol.CLASSIFY: onnx_wrappers.ClassifyPairGraph(model),
-    }
-
-
-def _grounding(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    heat = onnx_wrappers.HeatGraph(model, heat_block(config, model))
-    return {protocol.VISION: onnx_wrappers.VisionGraph(model), protocol.HEAT: heat}
-
-
-TASKS: dict[str, Callable[[ALBEF, Config], dict[str, nn.Module]]] = {
-    "retrieval": _retrieval,
-    "vqa": _vqa,
-    "entailment": _entailment,
-    "nlvr2": _nlvr2,
-    "grounding": _grounding,
-}
-"""The modules of the tasks that can be exported; `contract.GRAPHS` has their signatures."""
-
-
 def graphs_of(task: str, model: ALBEF, config: Config) -> Graphs:
-    """The graphs of a task.
+    """Return the graphs of a task.
 
     Raises:
-        ValueError: If the task has no export.
+        UnknownTaskError: If the task has no export.
     """
-    if task not in TASKS:
-        raise ValueError(f"no export for task {task!r}; known are {', '.join(TASKS)}")
-    specs = protocol.GRAPHS[task](graph_sizes(model))
-    return {name: (module.eval(), specs[name]) for name, module in TASKS[task](model, config).items()}
+    specs = registry.graphs(task, graph_sizes(model))
+    modules = registry.module(task, "export").modules(model, config)
+    return {name: (module.eval(), specs[name]) for name, module in modules.items()}
 
 
 def served_parts(model: ALBEF) -> dict[str, Tensor]:

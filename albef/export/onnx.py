@@ -9,7 +9,7 @@ import logging
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -19,13 +19,12 @@ from albef.data import tokenizer as tokenizers
 from albef.data.files import new_folder
 from albef.export import parity
 from albef.export import parity_inputs as parity_cases
-from albef.export.graphs import TASKS, graphs_of, model_hash
-from albef.export.onnx_wrappers import HeatGraph, differentiated
+from albef.export.graphs import graphs_of, model_hash
 from albef.models.albef import ALBEF
-from albef.models.architecture import models_for
 from albef.serving import protocol
 from albef.serving.protocol import ANY, ModelSpec, TensorSpec
 from albef.serving.session import check_signature, file_hash, open_session
+from albef.tasks import registry
 from albef.weights import checkpoint
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _TRACED = {"batch": 2, "length": 5, "answers": 3, "answer_length": 4}
 
 def free_sizes(tensor: TensorSpec) -> dict[int, str]:
     """Names of the free dimensions of a tensor by axis: one name, one size in all of a graph."""
-    names = iter(protocol.FREE_SIZES.get(tensor.name, ("length",)))
+    names = iter(tensor.free)
     return {0: "batch", **{axis: next(names) for axis, size in enumerate(tensor.dims, start=1) if size == ANY}}
 
 
@@ -65,7 +64,7 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             inputs = example(spec)
-            if isinstance(module, HeatGraph):
+            if getattr(module, "differentiates", False):
                 module = differentiated(module, inputs)
             program = torch.onnx.export(
                 module,
@@ -100,6 +99,28 @@ def _forget_sources(proto: onnx.ModelProto) -> None:
         for part in (graph, *graph.node, *graph.value_info):
             del part.metadata_props[:]
             part.doc_string = ""
+
+
+def differentiated(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
+    """Return the same computation with its gradients written out as operators.
+
+    Tracing runs the backward pass through the operators that it is made of, so that the result can be exported.
+
+    Args:
+        inputs: To trace with; every size of theirs stays free.
+    """
+    from torch._decomp import core_aten_decompositions
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    # Attention as products and a softmax: the fused operators' backward has no counterpart in ONNX.
+    with sdpa_kernel(SDPBackend.MATH):
+        return make_fx(
+            module,
+            decomposition_table=cast(Any, core_aten_decompositions()),
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+        )(*inputs)
 
 
 def metadata(model: ALBEF, task: str, tokenizer: Path) -> dict[str, str]:
@@ -150,13 +171,12 @@ def run(config: Config, task: str, model: Path, tokenizer: Path, out: Path) -> N
     """
     import onnx
 
-    if task not in TASKS:
-        raise ValueError(f"no export for task {task!r}; known are {', '.join(TASKS)}")
+    registry.graphs(task)  # fails for a task that is not exported
     net, meta = checkpoint.load(model / "model.pth")
-    if meta.task not in models_for(task):
+    if meta.task not in registry.models_for(task):
         raise ValueError(
             f"{model / 'model.pth'}: a model for {meta.task!r}, "
-            f"expected one for {' or '.join(models_for(task))} to export {task!r}"
+            f"expected one for {' or '.join(registry.models_for(task))} to export {task!r}"
         )
     words = tokenizers.load(tokenizer)
     if words.get_vocab_size() != net.vocab_size:

@@ -9,47 +9,29 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from albef.config import Config
 from albef.data.files import image_root, new_folder
-from albef.data.schema import read_list
 from albef.export import repository as repositories
-from albef.serving import protocol, requests
 from albef.serving.client import Client
-from albef.serving.requests import Call
+from albef.serving.requests import Asker
 from albef.serving.server import TritonServer
-from albef.tasks.grounding.boxes import iou
-from albef.tasks.vqa.metric import vqa_accuracy
+from albef.tasks import registry
 
-TEST_LISTS = {"retrieval": "retrieval_test", "vqa": "vqa_test", "entailment": "ve_test", "grounding": "grounding_test"}
-FOUND = 0.5
-"""Overlap with the true box, above which an expression counts as found (paper section 6.2)."""
 CALLERS = 4
-"""Questions under way at a time."""
+"""Concurrent requests."""
 
 
 class QuantizationError(ValueError):
     """The graphs cannot be had in int8, or lose too much by it."""
-
-
-class Asked(Protocol):
-    """Whoever answers: a client, or an endpoint in this process."""
-
-    def ask(self, call: Call[Any]) -> list[Any]:
-        """Answers to the rows of a call."""
-
-
-Question = Callable[[Asked], dict[str, list[float]]]
-"""Asks, and gives the scores of the answers by metric."""
 
 
 @dataclass(frozen=True)
@@ -102,50 +84,22 @@ def int8(source: Path, target: Path, skip: Callable[[tuple[int, ...]], bool] = l
         logger.setLevel(level)
 
 
-def _retrieval(row: dict[str, Any], images: Path, asked: Asked) -> dict[str, list[float]]:
-    texts = [text.encode() for text in row["caption"]]
-    by_text = asked.ask(requests.retrieval(protocol.ENDPOINT_TEXT, texts, 1, True))
-    (best,) = asked.ask(requests.retrieval(protocol.ENDPOINT_IMAGE, [(images / row["image"]).read_bytes()], 1, True))
-    return {
-        "image R@1": [float(found[0].id == row["image"]) for found in by_text],
-        "text R@1": [float(best[0].id in row["caption"])],
-    }
+def scores(client: Asker, task: str, lists: Path, images: Path, limit: int | None = None) -> dict[str, list[float]]:
+    """Ask an endpoint the questions of the test list.
 
+    Args:
+        limit: Rows of the list; all by default.
 
-def _vqa(row: dict[str, Any], images: Path, asked: Asked) -> dict[str, list[float]]:
-    (found,) = asked.ask(requests.vqa(images / row["image"], [row["question"]], 1, None, None))
-    return {"VQA accuracy": [vqa_accuracy(found[0].text, row["answer"])]}
-
-
-def _entailment(row: dict[str, Any], images: Path, asked: Asked) -> dict[str, list[float]]:
-    (found,) = asked.ask(requests.entailment(images / row["image"], [row["sentence"]]))
-    return {"entailment accuracy": [float(max(found, key=lambda label: found[label]) == row["label"])]}
-
-
-def _grounding(known: dict[str, Any], row: dict[str, Any], images: Path, asked: Asked) -> dict[str, list[float]]:
-    (found,) = asked.ask(requests.grounding(images / row["image"], [row["text"]], known["proposals"][row["image"]]))
-    return {"grounding accuracy": [float(iou(found.box, known["refs"][str(row["ref_id"])]["box"]) > FOUND)]}
-
-
-def questions(task: str, lists: Path, images: Path, limit: int | None = None) -> Iterator[Question]:
-    """The questions of a task's test list, of its first ``limit`` rows where that is given.
+    Returns:
+        The score of each question by metric.
 
     Raises:
-        SchemaError: If the list is missing or mistaken.
+        SchemaError: If the list is missing or malformed.
     """
-    ask = {"retrieval": _retrieval, "vqa": _vqa, "entailment": _entailment}.get(task)
-    if ask is None:
-        ask = partial(_grounding, json.loads((lists / "grounding_boxes.json").read_text(encoding="utf-8")))
-    for row in read_list(lists / f"{TEST_LISTS[task]}.json")[:limit]:
-        yield partial(ask, row, images)
-
-
-def scores(asked: Asked, task: str, lists: Path, images: Path, limit: int | None = None) -> dict[str, list[float]]:
-    """A score of each question by metric."""
     found: dict[str, list[float]] = {}
-    every = list(questions(task, lists, images, limit))
+    every = list(islice(registry.module(task, "client").questions(lists, images), limit))
     with ThreadPoolExecutor(CALLERS) as pool:
-        for part in tqdm(pool.map(lambda ask: ask(asked), every), total=len(every), desc=task, disable=None):
+        for part in tqdm(pool.map(lambda ask: ask(client), every), total=len(every), desc=task, disable=None):
             for metric, values in part.items():
                 found.setdefault(metric, []).extend(values)
     return found
@@ -184,14 +138,14 @@ def run(
     Raises:
         QuantizationError: If a metric loses more, or ONNX Runtime does not take a graph; nothing is written then.
     """
-    tasks = [task for task in protocol.ENDPOINTS if (repository / task).is_dir()]
+    tasks = [task for task in registry.endpoints() if (repository / task).is_dir()]
     if not tasks:
         raise QuantizationError(f"{repository}: no endpoint here, expected a folder written by `albef repository`")
     with tempfile.TemporaryDirectory(prefix="albef-quantize-") as folder, new_folder(out) as made:
         small = Path(folder)
         for task in tasks:
             (small / task).mkdir()
-            for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1)):
+            for graph in registry.graphs(task):
                 source = export / task / f"{graph}.onnx"
                 try:
                     int8(source, small / task / source.name)

@@ -1,15 +1,25 @@
-"""Copies the modules an endpoint imports beside it, so that the model repository needs no installed albef."""
+"""Vendoring: copies of an endpoint and of the modules it imports, for a repository that needs nothing installed."""
 
 from __future__ import annotations
 
 import ast
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1]
+_LOADER = '''"""Loaded by Triton's Python backend; the endpoint's code is in the folders next to it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from {module} import TritonPythonModel as TritonPythonModel
+'''
 
 
-def _imports(path: Path) -> set[str]:
+def _imports(path: Path, roots: set[str]) -> set[str]:
+    """Return the dotted names below ``roots`` that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
@@ -17,33 +27,46 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name for name in names if name.split(".")[0] == PACKAGE.name}
+    return {name for name in names if name.split(".")[0] in roots}
 
 
-def _file(module: str) -> Path | None:
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+def _root(package: str) -> Path:
+    """Return the folder of a top-level package."""
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ValueError(f"{package}: not an importable package")
+    return Path(next(iter(found.submodule_search_locations)))
 
 
-def closure(start: Path) -> list[Path]:
-    """Files of this library that ``start`` imports, directly or not, with the packages they lie in."""
-    found: set[Path] = set()
-    queue = [start]
+def closure(module: str) -> dict[Path, Path]:
+    """Return the files that a module needs: itself, what it imports of its package and of albef, and their packages.
+
+    Returns:
+        The files by their path relative to the folder that holds the packages.
+    """
+    roots = {name: _root(name) for name in {"albef", module.split(".")[0]}}
+
+    def file_of(name: str) -> tuple[Path, Path] | None:
+        top, *rest = name.split(".")
+        path = roots[top].joinpath(*rest)
+        source = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+        return None if source is None else (Path(top) / source.relative_to(roots[top]), source)
+
+    found: dict[Path, Path] = {}
+    queue = [module]
     while queue:
-        for module in _imports(queue.pop()):
-            parts = module.split(".")
-            # An imported name may be an attribute rather than a module: then it has no file.
-            for path in (_file(".".join(parts[: end + 1])) for end in range(len(parts))):
-                if path is not None and path not in found:
-                    found.add(path)
-                    queue.append(path)
-    return sorted(found)
+        parts = queue.pop().split(".")
+        # An imported name may be an attribute rather than a module: then it has no file.
+        for pair in (file_of(".".join(parts[: end + 1])) for end in range(len(parts))):
+            if pair is not None and pair[0] not in found:
+                found[pair[0]] = pair[1]
+                queue.extend(_imports(pair[1], set(roots)))
+    return dict(sorted(found.items()))
 
 
-def copy(start: Path, folder: Path) -> None:
-    """Copy ``start`` into ``folder``, and what it imports of this library into ``folder/albef``."""
-    shutil.copyfile(start, folder / start.name)
-    for path in closure(start):
-        target = folder / path.relative_to(PACKAGE.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+def copy(module: str, folder: Path) -> None:
+    """Write ``model.py``, which loads the endpoint of a module, into ``folder`` with all that it needs."""
+    (folder / "model.py").write_text(_LOADER.format(module=module), encoding="utf-8")
+    for name, source in closure(module).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)

@@ -1,1 +1,1 @@
-"""The index that retrieval searches: embeddings on disk, exact or clustered search."""
+"""Image-text index for retrieval: embeddings on disk, exact or clustered search."""

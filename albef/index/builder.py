@@ -1,4 +1,4 @@
-"""Building and changing the gallery that retrieval searches (`albef.index.index` says what it consists of)."""
+"""Building and updating the index that retrieval searches; see `albef.index.index` for its files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from pathlib import Path
 import numpy as np
 
 from albef.data.files import new_folder, write_text
-from albef.index import faiss_index, index, segments
-from albef.index.index import Collection, Gallery, GalleryError, Manifest, Part, Rows, Segment
+from albef.index import faiss_index, segments
+from albef.index import index as index_files
+from albef.index.faiss_index import FaissIndex
+from albef.index.index import Collection, ImageTextIndex, Manifest, Part, Rows, SearchIndexError, Segment
 from albef.index.segments import Batch
 
 SEGMENT_ROWS = 4096
-"""Rows of a segment: what an interrupted change loses at the most."""
+"""Rows per segment; an interrupted change encodes at most this many rows again."""
 _PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The model of a gallery.
+    """Encoders that compute an index.
 
     Args:
-        images: Encodes picture files.
+        images: Encodes image files.
         captions: Encodes texts.
-        batch_size: Of one call of either.
+        batch_size: Rows per call of either encoder.
     """
 
     model_hash: str
@@ -42,99 +44,104 @@ class Encoders:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One change at a time; the lock goes with the process."""
+    """Hold the lock of an index; the operating system releases it if the process dies."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise GalleryError(f"{folder}: another process is changing this gallery") from error
+            raise SearchIndexError(f"{folder}: another process is changing this index; try again later") from error
         yield
 
 
 def build(
     folder: Path,
     encoders: Encoders,
-    pictures: Mapping[str, Path],
+    images: Mapping[str, Path],
     captions: Sequence[str],
     dtype: str,
     exact_below: int = faiss_index.EXACT_BELOW,
 ) -> Manifest:
-    """Write a gallery of pictures (files by id) and captions, in place of the one there may be.
+    """Build an index and replace an existing one.
+
+    Args:
+        images: Image files by id.
 
     Raises:
-        GalleryError: If there is nothing to search.
-        ImageError: If a picture cannot be read. The gallery stays as it was, here and below.
+        SearchIndexError: If there are neither images nor captions.
+        ImageError: If an image cannot be read; an existing index stays unchanged.
     """
-    if not pictures and not captions:
-        raise GalleryError(f"{folder}: a gallery needs at least one image or one caption")
+    if not images and not captions:
+        raise SearchIndexError(f"{folder}: an index needs at least one image or one caption")
     with _locked(folder):
         try:
-            generation = index.read_manifest(folder).generation
-        except GalleryError:
+            generation = index_files.read_manifest(folder).generation
+        except SearchIndexError:
             generation = 0
         empty = Manifest(encoders.model_hash, encoders.tokenizer_hash, dtype, generation, Part(), Part())
-        return _Change(folder, encoders, empty, exact_below).apply(pictures, list(dict.fromkeys(captions)))
+        return _Change(folder, encoders, empty, exact_below).apply(images, list(dict.fromkeys(captions)))
 
 
 def add(
     folder: Path,
     encoders: Encoders,
-    pictures: Mapping[str, Path],
+    images: Mapping[str, Path],
     captions: Sequence[str],
     exact_below: int = faiss_index.EXACT_BELOW,
 ) -> Manifest:
-    """Add pictures and captions. A picture whose id is there takes its place; a caption that is there is left alone.
+    """Add images and captions to an index.
+
+    An image replaces an indexed one with the same id. Captions that are already indexed are skipped.
 
     Raises:
-        GalleryError: If the gallery is of another model.
-        ImageError: If a picture cannot be read.
+        SearchIndexError: If another model encoded the index.
+        ImageError: If an image cannot be read; the index stays unchanged.
     """
     with _locked(folder):
-        opened = Gallery(folder).check(encoders.model_hash, encoders.tokenizer_hash)
-        known = names(opened.captions)
+        opened = ImageTextIndex(folder).check(encoders.model_hash, encoders.tokenizer_hash)
+        known = rows_by_id(opened.captions)
         new = [text for text in dict.fromkeys(captions) if text not in known]
-        replaced = [row for key, row in names(opened.images).items() if key in pictures]
-        return _Change(folder, encoders, opened.manifest, exact_below).apply(pictures, new, replaced)
+        replaced = [row for key, row in rows_by_id(opened.images).items() if key in images]
+        return _Change(folder, encoders, opened.manifest, exact_below).apply(images, new, replaced)
 
 
 def remove(
-    folder: Path, pictures: Sequence[str], captions: Sequence[str] = (), exact_below: int = faiss_index.EXACT_BELOW
+    folder: Path, images: Sequence[str], captions: Sequence[str] = (), exact_below: int = faiss_index.EXACT_BELOW
 ) -> Manifest:
-    """Take pictures out by their ids, and captions by their text.
+    """Remove images by id and captions by text.
 
     Raises:
-        GalleryError: If one is not there, or nothing would be left.
+        SearchIndexError: If an entry is not indexed, or the index would become empty.
     """
     with _locked(folder):
-        opened = Gallery(folder)
-        gone: list[list[int]] = []
-        for what, wanted, known in (
-            ("image", pictures, names(opened.images)),
-            ("caption", captions, names(opened.captions)),
+        opened = ImageTextIndex(folder)
+        removed: list[list[int]] = []
+        for kind, keys, known in (
+            ("image", images, rows_by_id(opened.images)),
+            ("caption", captions, rows_by_id(opened.captions)),
         ):
-            unknown = [key for key in wanted if key not in known]
+            unknown = [key for key in keys if key not in known]
             if unknown:
-                more = f" (nor {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-                raise GalleryError(f"{folder}: no {what} {unknown[0]!r} in this gallery{more}")
-            gone.append(sorted({known[key] for key in wanted}))
-        if sum(map(len, gone)) == len(opened.images) + len(opened.captions):
-            raise GalleryError(f"{folder}: nothing would be left of this gallery")
-        return _Change(folder, None, opened.manifest, exact_below).apply({}, [], *gone)
+                more = f" ({len(unknown) - 1} more are missing)" if len(unknown) > 1 else ""
+                raise SearchIndexError(f"{folder}: no {kind} {unknown[0]!r} in this index{more}")
+            removed.append(sorted({known[key] for key in keys}))
+        if sum(map(len, removed)) == len(opened.images) + len(opened.captions):
+            raise SearchIndexError(f"{folder}: the removal would leave this index empty; keep an image or a caption")
+        return _Change(folder, None, opened.manifest, exact_below).apply({}, [], *removed)
 
 
-def names(collection: Collection) -> dict[str, int]:
-    """The rows that count, by id."""
+def rows_by_id(collection: Collection) -> dict[str, int]:
+    """Return the row numbers in use by id."""
     return {collection.name(int(row)): int(row) for row in collection.rows}
 
 
 @dataclass(frozen=True)
-class _Next:
-    """The images or the captions after a change, but for their index.
+class _Update:
+    """Images or captions after a change, before their faiss index is written.
 
     Args:
-        opened: As they were before.
-        removed, added: Rows that leave the index, and that come into it.
+        opened: The collection before the change.
+        removed, added: Rows that leave and enter the faiss index.
     """
 
     opened: Collection
@@ -144,12 +151,12 @@ class _Next:
 
     @property
     def rows(self) -> Rows:
-        """All rows that count."""
+        """Row numbers in use after the change."""
         return np.union1d(np.setdiff1d(self.opened.rows, self.removed), self.added)
 
 
 class _Change:
-    """One change of a gallery: new segments first, then indices, then the manifest."""
+    """Change of an index; writes segments, then faiss indices, then the manifest."""
 
     def __init__(self, folder: Path, encoders: Encoders | None, old: Manifest, exact_below: int) -> None:
         self.folder, self.encoders, self.old, self.exact_below = folder, encoders, old, exact_below
@@ -157,131 +164,136 @@ class _Change:
 
     def apply(
         self,
-        pictures: Mapping[str, Path],
+        images: Mapping[str, Path],
         captions: Sequence[str],
-        gone_images: Sequence[int] = (),
-        gone_captions: Sequence[int] = (),
+        removed_images: Sequence[int] = (),
+        removed_captions: Sequence[int] = (),
     ) -> Manifest:
-        """Make the change; returns the manifest after it."""
-        if not (pictures or captions or gone_images or gone_captions):
+        """Apply the change and return the new manifest."""
+        if not (images or captions or removed_images or removed_captions):
             return self.old
-        self._resume(pictures, captions)
-        new: dict[str, list[Segment]] = {kind: [] for kind in index.KINDS}
+        self._resume(images, captions)
+        new: dict[str, list[Segment]] = {kind: [] for kind in index_files.KINDS}
         if self.encoders:
             encode = self.encoders.images
-            new["images"] = self._encoded("images", list(pictures), lambda ids: encode([pictures[i] for i in ids]))
-            new["captions"] = self._encoded("captions", list(captions), self.encoders.captions)
-        images = self._next("images", new["images"], gone_images)
-        texts = self._next("captions", new["captions"], gone_captions)
+            new["images"] = self._encode("images", list(images), lambda ids: encode([images[key] for key in ids]))
+            new["captions"] = self._encode("captions", list(captions), self.encoders.captions)
+        image_update = self._update("images", new["images"], removed_images)
+        caption_update = self._update("captions", new["captions"], removed_captions)
         name = f"index-{self.generation}"
         with new_folder(self.folder / name) as aside:
             manifest = replace(
                 self.old,
                 generation=self.generation,
-                images=replace(self._index("images", images, texts, aside), index=name),
-                captions=replace(self._index("captions", texts, images, aside), index=name),
+                images=replace(self._write_index("images", image_update, caption_update, aside), index=name),
+                captions=replace(self._write_index("captions", caption_update, image_update, aside), index=name),
             )
-        write_text(self.folder / index.MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
-        self._sweep(manifest)
+        write_text(self.folder / index_files.MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+        self._remove_unused(manifest)
         (self.folder / _PLAN).unlink()
         return manifest
 
-    def _resume(self, pictures: Mapping[str, Path], captions: Sequence[str]) -> None:
-        """Keep the segments of the same change if it was interrupted; drop those of another one."""
+    def _resume(self, images: Mapping[str, Path], captions: Sequence[str]) -> None:
+        """Keep segments of an interrupted run of the same change; remove those of any other change."""
         digest = hashlib.sha256(f"{self.old.model_hash} {self.old.dtype} {self.generation}".encode())
-        for key, path in pictures.items():
-            state = path.stat() if path.is_file() else None
-            digest.update(f"{key}\0{state and (state.st_size, state.st_mtime_ns)}\0".encode())
+        for key, path in images.items():
+            status = path.stat() if path.is_file() else None
+            digest.update(f"{key}\0{status and (status.st_size, status.st_mtime_ns)}\0".encode())
         digest.update("\0".join(captions).encode())
         plan = self.folder / _PLAN
         if not plan.is_file() or plan.read_text(encoding="utf-8") != digest.hexdigest():
-            self._sweep(self.old)
+            self._remove_unused(self.old)
             write_text(plan, digest.hexdigest())
 
-    def _encoded(self, kind: str, ids: Sequence[str], encode: Callable[[Sequence[str]], Batch]) -> list[Segment]:
-        """Encode new rows, a segment at a time; those of an interrupted run are there already."""
+    def _encode(self, kind: str, ids: Sequence[str], encode: Callable[[Sequence[str]], Batch]) -> list[Segment]:
+        """Encode new rows segment by segment; skip segments that an interrupted run has finished."""
         from tqdm import tqdm
 
         assert self.encoders is not None
-        size, first, made = self.encoders.batch_size, getattr(self.old, kind).next, []
-        with tqdm(total=len(ids), desc=f"gallery: {kind}", unit="row", disable=None) as bar:
+        size, first = self.encoders.batch_size, getattr(self.old, kind).next
+        written = []
+        with tqdm(total=len(ids), desc=f"index: {kind}", unit="row", disable=None) as bar:
             for at in range(0, len(ids), SEGMENT_ROWS):
                 keys = ids[at : at + SEGMENT_ROWS]
                 segment = Segment(f"{kind}-{self.generation}-{at // SEGMENT_ROWS}", first + at, len(keys))
                 if not (self.folder / segment.name).is_dir():
                     batches = (encode(keys[start : start + size]) for start in range(0, len(keys), size))
                     segments.write(self.folder, segment, keys, batches, self.old.dtype)
-                made.append(segment)
+                written.append(segment)
                 bar.update(len(keys))
-        return made
+        return written
 
-    def _next(self, kind: str, new: list[Segment], gone: Sequence[int]) -> _Next:
-        """Segments after the change: those that nobody needs go, those mostly in vain are thinned out."""
+    def _update(self, kind: str, new: list[Segment], removed_rows: Sequence[int]) -> _Update:
+        """Choose the segments after the change: drop unused ones, compact those that are half empty or more."""
         part: Part = getattr(self.old, kind)
         opened = Collection(self.folder, kind, part)
-        stay = np.setdiff1d(opened.rows, np.array(gone, dtype=np.int64))
-        kept, moved, removed = [], [], [np.array(gone, dtype=np.int64)]
-        after = part.next + sum(segment.rows for segment in new)
+        remaining = np.setdiff1d(opened.rows, np.array(removed_rows, dtype=np.int64))
+        kept, compacted, removed = [], [], [np.array(removed_rows, dtype=np.int64)]
+        next_row = part.next + sum(segment.rows for segment in new)
         for segment in part.segments:
-            mine = stay[(stay >= segment.first) & (stay < segment.first + segment.rows)]
-            if len(mine) > segment.rows // 2:
+            rows = remaining[(remaining >= segment.first) & (remaining < segment.first + segment.rows)]
+            if len(rows) > segment.rows // 2:
                 kept.append(segment)
-            elif len(mine):
-                copy = Segment(f"{kind}-{self.generation}-from-{segment.first}", after, len(mine))
-                segments.copy(self.folder, copy, opened, mine, self.old.dtype)
-                moved.append(copy)
-                removed.append(mine)
-                after += len(mine)
-        added = [np.arange(segment.first, segment.first + segment.rows) for segment in (*new, *moved)]
-        return _Next(
+            elif len(rows):
+                copy = Segment(f"{kind}-{self.generation}-from-{segment.first}", next_row, len(rows))
+                segments.copy(self.folder, copy, opened, rows, self.old.dtype)
+                compacted.append(copy)
+                removed.append(rows)
+                next_row += len(rows)
+        added = [np.arange(segment.first, segment.first + segment.rows) for segment in (*new, *compacted)]
+        return _Update(
             opened,
-            replace(part, segments=(*kept, *new, *moved), next=after),
+            replace(part, segments=(*kept, *new, *compacted), next=next_row),
             np.concatenate(removed),
             np.concatenate([np.empty(0, dtype=np.int64), *added]),
         )
 
-    def _index(self, kind: str, change: _Next, other: _Next, target: Path) -> Part:
-        """Write the index of images or captions. The features of the others are what will be searched with."""
+    def _write_index(self, kind: str, update: _Update, other: _Update, target: Path) -> Part:
+        """Write the faiss index of images or captions.
+
+        Args:
+            other: The other modality, whose features serve as sample queries.
+        """
         import faiss
 
-        rows = change.rows
+        rows = update.rows
         if not len(rows):
-            return replace(change.part, count=0, index_bytes=0, search="exact", trained_on=0)
-        features = self._features(kind, change)
-        others = "captions" if kind == "images" else "images"
+            return replace(update.part, count=0, index_bytes=0, search="exact", trained_on=0)
+        features = self._features(kind, update)
+        other_kind = "captions" if kind == "images" else "images"
 
         def queries() -> faiss_index.Floats:
-            return self._features(others, other)(other.rows) if len(other.rows) else features(rows)
+            return self._features(other_kind, other)(other.rows) if len(other.rows) else features(rows)
 
-        part = change.part
-        if change.opened.part.count:
-            index = faiss.read_index(str(self.folder / part.index / f"{kind}.faiss"))
-            old = faiss_index.Index(index, part.search, part.trained_on)
-            made = faiss_index.change(
-                old,
-                change.removed,
-                change.added,
-                features(change.added),
+        part = update.part
+        if update.opened.part.count:
+            old = faiss.read_index(str(self.folder / part.index / f"{kind}.faiss"))
+            new = faiss_index.change(
+                FaissIndex(old, part.search, part.trained_on),
+                update.removed,
+                update.added,
+                features(update.added),
                 lambda: (features(rows), rows),
                 queries,
                 self.exact_below,
             )
         else:
-            made = faiss_index.build(features(rows), rows, queries(), self.exact_below)
+            new = faiss_index.build(features(rows), rows, queries(), self.exact_below)
         np.save(target / f"{kind}.npy", rows)
         path = target / f"{kind}.faiss"
-        faiss.write_index(made.index, str(path))
+        faiss.write_index(new.index, str(path))
         size = path.stat().st_size
-        return replace(part, count=len(rows), index_bytes=size, search=made.search, trained_on=made.trained_on)
+        return replace(part, count=len(rows), index_bytes=size, search=new.search, trained_on=new.trained_on)
 
-    def _features(self, kind: str, change: _Next) -> Callable[[Rows], faiss_index.Floats]:
-        """Reads features of rows after the change, whose index is still to be made."""
-        return Collection(self.folder, kind, replace(change.part, count=0)).features
+    def _features(self, kind: str, update: _Update) -> Callable[[Rows], faiss_index.Floats]:
+        """Return a reader for features of rows after the change."""
+        # count=0: the faiss index of these segments does not exist yet.
+        return Collection(self.folder, kind, replace(update.part, count=0)).features
 
-    def _sweep(self, current: Manifest) -> None:
-        """Remove what neither the manifest nor the one before names: a reader may be about to open that."""
+    def _remove_unused(self, current: Manifest) -> None:
+        """Remove folders that neither ``current`` nor the old manifest names; readers may still open the latter."""
         parts = [part for manifest in (current, self.old) for part in (manifest.images, manifest.captions)]
-        wanted = {name for part in parts for name in (part.index, *(segment.name for segment in part.segments))}
+        used = {name for part in parts for name in (part.index, *(segment.name for segment in part.segments))}
         for path in self.folder.iterdir():
-            if path.is_dir() and path.name not in wanted:
+            if path.is_dir() and path.name not in used:
                 shutil.rmtree(path)

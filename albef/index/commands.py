@@ -1,4 +1,4 @@
-"""``albef index``: the gallery of a model repository, built and changed with the repository's own graphs."""
+"""``albef index``: build and change the index of a model repository with the repository's own graphs."""
 
 from __future__ import annotations
 
@@ -14,58 +14,71 @@ from albef.data.schema import read_list
 from albef.data.tokenizer import Encoder, load
 from albef.index import builder
 from albef.index.builder import Encoders
-from albef.index.index import Gallery, GalleryError, Manifest
+from albef.index.index import ImageTextIndex, Manifest, SearchIndexError
 from albef.index.segments import Batch
 from albef.serving import onnxfile, protocol
-from albef.serving.protocol import RetrievalSettings
 from albef.serving.session import file_hash, open_session
+from albef.tasks import registry
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
-_SHOWN = 5
+ENDPOINT, TEXT_GRAPH = "retrieval", "text"
+"""Endpoint that searches the index, and its graph that encodes texts."""
+_MAX_ERRORS = 5
+"""Unreadable images listed in an error message."""
 
 
 class SourceError(ValueError):
-    """What is to be indexed is not there, or cannot be."""
+    """The source to index is missing or cannot be read."""
 
 
-def endpoint(repository: Path, version: int | None = None) -> Path:
-    """Folder of the retrieval endpoint in a model repository, by default that of its newest version.
+def endpoint_folder(repository: Path, version: int | None = None) -> Path:
+    """Return the folder of the retrieval endpoint in a model repository.
+
+    Args:
+        version: Version of the endpoint; by default the newest.
 
     Raises:
-        SourceError: If there is none.
+        SourceError: If the repository has no such endpoint.
     """
-    model = repository / protocol.RETRIEVAL.name
+    model = repository / ENDPOINT
     versions = sorted(int(path.name) for path in model.glob("[0-9]*") if path.name.isdigit())
     if not versions or (version is not None and version not in versions):
-        wanted = "" if version is None else f" version {version} of"
-        raise SourceError(f"{repository}: no{wanted} {protocol.RETRIEVAL.name} in this model repository")
+        which = "" if version is None else f" version {version} of"
+        raise SourceError(f"{repository}: no{which} {ENDPOINT} in this model repository")
     return model / str(version or versions[-1])
 
 
-def encoders(folder: Path, threads: int = 0) -> Encoders:
-    """The encoders beside a retrieval endpoint: pictures and captions go the same way as a request's.
+def load_encoders(folder: Path, threads: int = 0) -> Encoders:
+    """Load the encoders of a retrieval endpoint; they preprocess inputs as the endpoint does.
 
     Args:
-        folder: Of the endpoint's version.
-        threads: Of ONNX Runtime; 0 for one a core.
+        folder: Version folder of the endpoint.
+        threads: ONNX Runtime threads; 0 for one per core.
 
     Raises:
-        GalleryError: If graphs, tokenizer and settings are of different models.
+        SearchIndexError: If graphs, tokenizer and settings belong to different models.
     """
-    settings = RetrievalSettings(**json.loads((folder / protocol.SETTINGS_FILE).read_text(encoding="utf-8")))
-    words = folder / protocol.TOKENIZER_FOLDER
+    text = (folder / protocol.SETTINGS_FILE).read_text(encoding="utf-8")
+    settings = registry.spec(ENDPOINT).settings(**json.loads(text))
+    tokenizer = folder / protocol.TOKENIZER_FOLDER
     paths = {
         graph: folder.parents[1] / protocol.model_name(settings.task, graph) / folder.name / "model.onnx"
-        for graph in (protocol.VISION, protocol.TEXT)
+        for graph in (protocol.VISION, TEXT_GRAPH)
     }
-    found = {str(path): onnxfile.metadata(path).get(protocol.HASH_KEY, "") for path in paths.values()}
-    for path, have in found.items():
-        if have != settings.model_hash:
-            raise GalleryError(f"{path}: of model {have[:12]}, but {folder} was written for {settings.model_hash[:12]}")
-    if file_hash(words / "tokenizer.json") != settings.tokenizer_hash:
-        raise GalleryError(f"{words / 'tokenizer.json'}: not the tokenizer that {folder} was written for")
+    hashes = {str(path): onnxfile.metadata(path).get(protocol.HASH_KEY, "") for path in paths.values()}
+    for path, actual in hashes.items():
+        if actual != settings.model_hash:
+            raise SearchIndexError(
+                f"{path}: model hash {actual[:12]}, but {folder / protocol.SETTINGS_FILE} expects "
+                f"{settings.model_hash[:12]}; write the model repository again"
+            )
+    if file_hash(tokenizer / "tokenizer.json") != settings.tokenizer_hash:
+        raise SearchIndexError(
+            f"{tokenizer / 'tokenizer.json'}: hash differs from the one in {folder / protocol.SETTINGS_FILE}; "
+            "write the model repository again"
+        )
     sessions = {graph: open_session(path, threads) for graph, path in paths.items()}
-    encoder = Encoder(load(words))
+    encoder = Encoder(load(tokenizer))
 
     def images(files: Sequence[Path]) -> Batch:
         pixels = np.stack([to_pixels(open_image(path), settings.image_size) for path in files])
@@ -76,29 +89,29 @@ def encoders(folder: Path, threads: int = 0) -> Encoders:
     def captions(texts: Sequence[str]) -> Batch:
         ids, mask = encoder.encode_batch(texts, max_tokens=settings.max_tokens, max_words=settings.max_words)
         feeds = {protocol.INPUT_IDS: ids, protocol.ATTENTION_MASK: mask}
-        embeds, features = sessions[protocol.TEXT].run([protocol.TEXT_EMBEDS, protocol.TEXT_FEAT], feeds)
+        embeds, features = sessions[TEXT_GRAPH].run([protocol.TEXT_EMBEDS, protocol.TEXT_FEAT], feeds)
         return embeds, features, mask
 
     return Encoders(settings.model_hash, settings.tokenizer_hash, images, captions, settings.batch_size)
 
 
-def of_folder(folder: Path) -> dict[str, Path]:
-    """The pictures below a folder by their paths from there, which are their ids.
+def images_in_folder(folder: Path) -> dict[str, Path]:
+    """Return image files below a folder by id, which is their path relative to the folder.
 
     Raises:
         SourceError: If there are none.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
-        raise SourceError(f"{folder}: no pictures here ({', '.join(sorted(SUFFIXES))})")
+        raise SourceError(f"{folder}: no images found; expected files with suffix {', '.join(sorted(SUFFIXES))}")
     return {path.relative_to(folder).as_posix(): path for path in files}
 
 
-def of_list(path: Path, images: Path) -> tuple[dict[str, Path], list[str]]:
-    """The pictures of a retrieval list by their paths in it, and its captions, each once.
+def read_retrieval_list(path: Path, images: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return images of a retrieval list by their path in it, and its distinct captions.
 
     Args:
-        images: Folder that the list's paths start from.
+        images: Folder that the paths in the list are relative to.
     """
     rows = read_list(path, "retrieval")
     captions = [text for row in rows for text in row["caption"]]
@@ -107,13 +120,13 @@ def of_list(path: Path, images: Path) -> tuple[dict[str, Path], list[str]]:
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be indexed.
+    """Images and captions to index; either ``folder`` or ``records`` is given.
 
     Args:
-        folder: Pictures below it; or
-        records: JSON list of retrieval with pictures and captions.
-        images: Folder that the list's paths start from; by default the list's own.
-        skip_unreadable: Whether pictures that cannot be read are left out. Otherwise nothing is indexed.
+        folder: Folder that is searched for images.
+        records: Retrieval list (JSON) of images and captions.
+        images: Folder that the paths in the list are relative to; by default the folder of the list.
+        skip_unreadable: Leave out unreadable images instead of raising an error.
     """
 
     folder: Path | None = None
@@ -122,33 +135,35 @@ class Source:
     skip_unreadable: bool = False
 
     def read(self) -> tuple[dict[str, Path], list[str]]:
-        """Pictures by id, and captions.
+        """Return image files by id, and captions.
 
         Raises:
-            SourceError: If there is nothing to index, or something that cannot be read.
+            SourceError: If there is nothing to index, or an image cannot be read.
         """
         if (self.folder is None) == (self.records is None):
-            raise SourceError("give a folder of pictures or a JSON list, one of them")
+            given = "neither" if self.folder is None else "both"
+            raise SourceError(f"expected either a folder of images or a JSON list, got {given}")
         if self.folder is not None:
-            pictures, captions = of_folder(self.folder), list[str]()
+            images, captions = images_in_folder(self.folder), list[str]()
         else:
             assert self.records is not None
-            pictures, captions = of_list(self.records, self.images or self.records.parent)
-        bad = dict(_unreadable(pictures))
-        if bad and not self.skip_unreadable:
-            shown = "\n  ".join(list(bad.values())[:_SHOWN])
-            more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+            images, captions = read_retrieval_list(self.records, self.images or self.records.parent)
+        unreadable = dict(_unreadable(images))
+        if unreadable and not self.skip_unreadable:
+            errors = "\n  ".join(list(unreadable.values())[:_MAX_ERRORS])
+            more = f"\n  and {len(unreadable) - _MAX_ERRORS} more" if len(unreadable) > _MAX_ERRORS else ""
             raise SourceError(
-                f"{len(bad)} pictures cannot be read; --skip-unreadable leaves them out:\n  {shown}{more}"
+                f"{len(unreadable)} images cannot be read; fix them or leave them out with --skip-unreadable:"
+                f"\n  {errors}{more}"
             )
-        return {key: path for key, path in pictures.items() if key not in bad}, captions
+        return {key: path for key, path in images.items() if key not in unreadable}, captions
 
 
-def _unreadable(pictures: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    """Pictures that cannot be read, and why. Encoding takes far longer: better to know before."""
+def _unreadable(images: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """Yield ids of unreadable images with the error; checked first because encoding takes far longer."""
     from tqdm import tqdm
 
-    for key, path in tqdm(pictures.items(), desc="pictures", unit="file", disable=None):
+    for key, path in tqdm(images.items(), desc="images", unit="file", disable=None):
         try:
             open_image(path)
         except ImageError as error:
@@ -156,29 +171,29 @@ def _unreadable(pictures: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
 
 
 def build(repository: Path, source: Source, dtype: str = "float32", version: int | None = None) -> Manifest:
-    """Put a new gallery in place of the one of a model repository; a running server takes it up."""
-    folder = endpoint(repository, version)
-    pictures, captions = source.read()
-    return builder.build(folder / protocol.GALLERY_FOLDER, encoders(folder), pictures, captions, dtype)
+    """Build the index of a model repository; a running server picks it up."""
+    folder = endpoint_folder(repository, version)
+    images, captions = source.read()
+    return builder.build(folder / protocol.INDEX_FOLDER, load_encoders(folder), images, captions, dtype)
 
 
 def add(repository: Path, source: Source, version: int | None = None) -> Manifest:
-    """Add pictures and captions to the gallery of a model repository; see `albef.index.builder.add`."""
-    folder = endpoint(repository, version)
-    pictures, captions = source.read()
-    return builder.add(folder / protocol.GALLERY_FOLDER, encoders(folder), pictures, captions)
+    """Add images and captions to the index of a model repository; see `albef.index.builder.add`."""
+    folder = endpoint_folder(repository, version)
+    images, captions = source.read()
+    return builder.add(folder / protocol.INDEX_FOLDER, load_encoders(folder), images, captions)
 
 
 def remove(repository: Path, ids: Sequence[str], captions: bool = False, version: int | None = None) -> Manifest:
-    """Take pictures, or captions, out of the gallery of a model repository."""
-    folder = endpoint(repository, version) / protocol.GALLERY_FOLDER
+    """Remove images (or captions) from the index of a model repository."""
+    folder = endpoint_folder(repository, version) / protocol.INDEX_FOLDER
     return builder.remove(folder, [] if captions else ids, ids if captions else [])
 
 
 def describe(repository: Path, version: int | None = None) -> str:
-    """What the gallery of a model repository holds, for people."""
-    folder = endpoint(repository, version) / protocol.GALLERY_FOLDER
-    manifest = Gallery(folder).manifest
+    """Return a summary of the index of a model repository as text."""
+    folder = endpoint_folder(repository, version) / protocol.INDEX_FOLDER
+    manifest = ImageTextIndex(folder).manifest
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     lines = [f"{folder}: change {manifest.generation}, {size / 2**20:.1f} MiB, embeddings in {manifest.dtype}"]
     for kind, part in (("images", manifest.images), ("captions", manifest.captions)):

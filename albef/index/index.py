@@ -1,15 +1,17 @@
-"""The gallery: what retrieval searches, encoded ahead of time. NumPy and faiss only; it travels with the repository.
+"""Index of image and caption embeddings that retrieval searches; needs NumPy and faiss only.
 
-A gallery is a folder of things that never change, and a manifest that names those in use::
+The index is computed ahead of time and shipped with the model repository. It is a folder of immutable subfolders and a
+manifest that names the ones in use::
 
-    gallery.json                    which model encoded it, which segments and indices count
-    images-7/  captions-7/          segments: ids, embeddings, features; rows are numbered on and on
-    index-9/images.faiss            the features of the rows that count, by row number
-    index-9/images.npy              these rows, ascending
+    gallery.json                    hash of the model that encoded it, segments and faiss indices in use
+    images-7/  captions-7/          segments: ids, embeddings, features; row numbers are never reused
+    index-9/images.faiss            features of the rows in use, by row number
+    index-9/images.npy              these row numbers, ascending
 
-A change writes new folders, then replaces the manifest: a reader sees either gallery, whole. What the last manifest
-alone named goes with the change after. Everything but the manifest and the row numbers is memory-mapped: a search of a
-million pictures reads the lists that it probes, and the embeddings of its shortlist.
+A change writes new folders and then replaces the manifest, so a reader sees either the old or the new index in full.
+Folders that only the previous manifest names are removed by the change after it. Everything except the manifest and
+the row numbers is memory-mapped: a search in a million images reads the probed lists and the embeddings of its
+shortlist.
 
 n = queries or rows, L = tokens, T = tokens of a segment, W = width, P = projection width, k = answers.
 """
@@ -39,17 +41,17 @@ EMBEDS, SCALES, STARTS, FEATURES, IDS, OFFSETS = (
     "ids.utf8",
     "ids.npy",
 )
-"""Files of a segment: embeddings ``(T, W)``, the scale of each ``(T,)`` if they are int8, the first token of each row,
-features, and ids one after the other with where each begins."""
+"""Files of a segment: embeddings ``(T, W)``, their scales ``(T,)`` if they are int8, the first token of each row,
+features, concatenated ids, and the offset of each id."""
 
 
-class GalleryError(ValueError):
-    """A gallery is damaged or belongs to another model."""
+class SearchIndexError(ValueError):
+    """The index is damaged or was encoded by another model."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A folder of encoded rows, numbered from ``first``."""
+    """Folder of encoded rows, numbered from ``first``."""
 
     name: str
     first: int
@@ -58,14 +60,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Part:
-    """The images or the captions of a gallery.
+    """Images or captions of an index, as stored in the manifest.
 
     Args:
-        index: Folder of the index.
-        index_bytes: Size of its file: faiss maps one that is cut off without a word.
-        count: Rows that count.
-        next: Number of the next row to come.
-        search: ``exact``, or ``ivf`` (inverted lists).
+        index: Folder of the faiss index.
+        index_bytes: Size of the faiss file; faiss maps a truncated file without an error.
+        count: Rows in use.
+        next: Number of the next new row.
+        search: ``exact`` or ``ivf`` (inverted lists).
         trained_on: Rows that the inverted lists were trained on.
     """
 
@@ -80,11 +82,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a gallery says of itself; hashes are those of the graphs that encoded it.
+    """Manifest of an index.
 
     Args:
-        dtype: Of the stored embeddings: float32, float16 or int8.
-        generation: Counts the changes.
+        model_hash, tokenizer_hash: Hashes of the graphs and the tokenizer that encoded the index.
+        dtype: Type of the stored embeddings: float32, float16 or int8.
+        generation: Number of changes.
     """
 
     model_hash: str
@@ -97,26 +100,26 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a gallery.
+    """Read the manifest of an index.
 
     Raises:
-        GalleryError: If there is none, or it is damaged or of another format.
+        SearchIndexError: If the manifest is missing, damaged or of another format.
     """
     path = folder / MANIFEST
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.get("format") != FORMAT:
-            raise GalleryError(f"{path}: format {data.get('format')!r}, expected {FORMAT!r}; build the gallery again")
+            raise SearchIndexError(f"{path}: format {data.get('format')!r}, expected {FORMAT!r}; build the index again")
         for kind in KINDS:
             segments = tuple(Segment(**segment) for segment in data[kind]["segments"])
             data[kind] = Part(**{**data[kind], "segments": segments})
         return Manifest(**data)
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise GalleryError(f"{path}: not a readable gallery ({error})") from error
+        raise SearchIndexError(f"{path}: cannot read the index ({error})") from error
 
 
 class OpenSegment:
-    """The mapped files of a segment."""
+    """Memory-mapped files of a segment."""
 
     def __init__(self, folder: Path, segment: Segment) -> None:
         self.first = segment.first
@@ -127,33 +130,33 @@ class OpenSegment:
         self.offsets = np.load(folder / OFFSETS, mmap_mode="r")
         path = folder / IDS
         self.names = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-        numbers = {
+        counts = {
             "rows": [segment.rows, len(self.starts) - 1, len(self.features), len(self.offsets) - 1],
             "tokens": [int(self.starts[-1]), len(self.embeds)] + ([] if self.scales is None else [len(self.scales)]),
             "bytes of ids": [int(self.offsets[-1]), len(self.names)],
         }
-        for what, found in numbers.items():
-            if len(set(found)) != 1:
-                raise GalleryError(f"{folder}: the files disagree on the number of {what}: {found}")
+        for unit, values in counts.items():
+            if len(set(values)) != 1:
+                raise SearchIndexError(f"{folder}: inconsistent number of {unit}: {values}; build the index again")
 
     def name(self, row: int) -> str:
-        """The id of a row of this segment."""
+        """Return the id of a row of this segment."""
         return bytes(self.names[self.offsets[row] : self.offsets[row + 1]]).decode("utf-8")
 
     def tokens(self, row: int) -> NDArray[np.float32]:
-        """The embeddings ``(L, W)`` of a row of this segment."""
+        """Return the embeddings ``(L, W)`` of a row of this segment."""
         span = slice(int(self.starts[row]), int(self.starts[row + 1]))
-        found: NDArray[np.float32] = self.embeds[span].astype(np.float32)
+        embeds: NDArray[np.float32] = self.embeds[span].astype(np.float32)
         if self.scales is not None:
-            found *= self.scales[span, None]
-        return found
+            embeds *= self.scales[span, None]
+        return embeds
 
 
 class Collection:
-    """The images, or the captions, of an opened gallery.
+    """Images or captions of an open index.
 
     Raises:
-        GalleryError: If a file is missing, damaged or does not fit the others.
+        SearchIndexError: If a file is missing, damaged or inconsistent with the others.
     """
 
     def __init__(self, folder: Path, kind: str, part: Part) -> None:
@@ -168,77 +171,85 @@ class Collection:
             if part.count:
                 self.rows = np.load(folder / part.index / f"{kind}.npy")
                 path = folder / part.index / f"{kind}.faiss"
-                if path.stat().st_size != part.index_bytes:
-                    raise GalleryError(f"{path}: {path.stat().st_size} bytes, expected {part.index_bytes}")
+                size = path.stat().st_size
+                if size != part.index_bytes:
+                    raise SearchIndexError(f"{path}: {size} bytes, expected {part.index_bytes}; build the index again")
                 self.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except GalleryError:
+        except SearchIndexError:
             raise
         except (OSError, ValueError, RuntimeError) as error:  # faiss raises RuntimeError
-            raise GalleryError(f"{folder}: not a readable gallery ({error})") from error
+            raise SearchIndexError(f"{folder}: cannot read the index ({error})") from error
         counts = [part.count, len(self.rows), self.index.ntotal if self.index else 0]
         if len(set(counts)) != 1:
-            raise GalleryError(f"{folder}: the files disagree on the number of {kind}: {counts}")
+            raise SearchIndexError(f"{folder}: inconsistent number of {kind}: {counts}; build the index again")
 
     def __len__(self) -> int:
         return self.part.count
 
-    def _at(self, row: int) -> tuple[OpenSegment, int]:
+    def _locate(self, row: int) -> tuple[OpenSegment, int]:
         segment = self.segments[int(np.searchsorted(self.firsts, row, side="right")) - 1]
         return segment, int(row) - segment.first
 
     def search(self, features: Floats, k: int) -> tuple[Floats, Rows]:
-        """The ``k`` rows nearest to features ``(n, P)``, best first: similarities and row numbers, both ``(n, k)``."""
+        """Find the ``k`` rows nearest to each feature vector.
+
+        Args:
+            features: Queries ``(n, P)``.
+
+        Returns:
+            Similarities and row numbers, both ``(n, k)``, best first.
+        """
         k = min(k, len(self))
         if not k:
             return np.empty((len(features), 0), dtype=np.float32), np.empty((len(features), 0), dtype=np.int64)
         queries = np.ascontiguousarray(features, dtype=np.float32)
         scores, rows = self.index.search(queries, k)
-        if (rows < 0).any():  # the lists probed hold fewer than k
+        if (rows < 0).any():  # the probed lists hold fewer than k rows
             import faiss
 
-            everywhere: Any = faiss.SearchParametersIVF(nprobe=self.index.nlist)  # type: ignore[call-arg]
-            scores, rows = self.index.search(queries, k, params=everywhere)
+            all_lists: Any = faiss.SearchParametersIVF(nprobe=self.index.nlist)  # type: ignore[call-arg]
+            scores, rows = self.index.search(queries, k, params=all_lists)
         return scores, rows
 
     def name(self, row: int) -> str:
-        """The id of a row."""
-        segment, place = self._at(row)
-        return segment.name(place)
+        """Return the id of a row."""
+        segment, offset = self._locate(row)
+        return segment.name(offset)
 
     def features(self, rows: Sequence[int] | Rows) -> NDArray[np.float32]:
-        """The features ``(n, P)`` of some rows."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        owners = np.searchsorted(self.firsts, wanted, side="right") - 1
+        """Return the features ``(n, P)`` of rows."""
+        numbers = np.asarray(rows, dtype=np.int64)
+        owners = np.searchsorted(self.firsts, numbers, side="right") - 1
         width = self.segments[0].features.shape[1] if self.segments else 0
-        found = np.empty((len(wanted), width), dtype=np.float32)
+        features = np.empty((len(numbers), width), dtype=np.float32)
         for owner in np.unique(owners):
-            segment, mine = self.segments[owner], owners == owner
-            found[mine] = segment.features[wanted[mine] - segment.first]
-        return found
+            segment, mask = self.segments[owner], owners == owner
+            features[mask] = segment.features[numbers[mask] - segment.first]
+        return features
 
     def embeds(self, rows: Sequence[int] | Rows, step: int = 1) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Embeddings ``(n, L, W)`` and masks ``(n, L)`` of some rows, padded with zeros to the longest.
+        """Return embeddings ``(n, L, W)`` and masks ``(n, L)`` of rows.
 
         Args:
-            step: L is a multiple of this.
+            step: Pad with zeros to the longest row, rounded up to a multiple of this.
         """
-        found = [segment.tokens(place) for segment, place in map(self._at, rows)]
-        length = max((len(tokens) for tokens in found), default=0)
+        items = [segment.tokens(offset) for segment, offset in map(self._locate, rows)]
+        length = max((len(tokens) for tokens in items), default=0)
         length = -(-length // step) * step
         width = self.segments[0].embeds.shape[1]
-        embeds = np.zeros((len(found), length, width), dtype=np.float32)
-        mask = np.zeros((len(found), length), dtype=np.int64)
-        for row, tokens in enumerate(found):
+        embeds = np.zeros((len(items), length, width), dtype=np.float32)
+        mask = np.zeros((len(items), length), dtype=np.int64)
+        for row, tokens in enumerate(items):
             embeds[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         return embeds, mask
 
 
-class Gallery:
-    """An opened gallery.
+class ImageTextIndex:
+    """Open index of images and captions.
 
     Raises:
-        GalleryError: If a file is missing, damaged or does not fit the others.
+        SearchIndexError: If a file is missing, damaged or inconsistent with the others.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -248,34 +259,35 @@ class Gallery:
         self.images = Collection(folder, "images", self.manifest.images)
         self.captions = Collection(folder, "captions", self.manifest.captions)
 
-    def check(self, model_hash: str, tokenizer_hash: str) -> Gallery:
-        """This gallery.
+    def check(self, model_hash: str, tokenizer_hash: str) -> ImageTextIndex:
+        """Return this index after comparing its hashes.
 
         Raises:
-            GalleryError: If another model or tokenizer encoded it.
+            SearchIndexError: If another model or tokenizer encoded it.
         """
-        for key, want in (("model_hash", model_hash), ("tokenizer_hash", tokenizer_hash)):
-            have = getattr(self.manifest, key)
-            if have != want:
-                raise GalleryError(
-                    f"{self.folder}: the gallery's {key} is {have[:12]}, but that of the graphs {want[:12]}"
+        for key, expected in (("model_hash", model_hash), ("tokenizer_hash", tokenizer_hash)):
+            actual = getattr(self.manifest, key)
+            if actual != expected:
+                raise SearchIndexError(
+                    f"{self.folder}: {key} is {actual[:12]} in the index but {expected[:12]} in the model repository; "
+                    "build the index again"
                 )
         return self
 
 
 def stamp(folder: Path) -> tuple[int, int]:
-    """What tells a manifest from the one that replaced it.
+    """Return modification time and inode of the manifest, which change with every replacement.
 
     Raises:
-        GalleryError: If there is none.
+        SearchIndexError: If there is no manifest.
     """
     try:
-        found = (folder / MANIFEST).stat()
+        status = (folder / MANIFEST).stat()
     except OSError as error:
-        raise GalleryError(f"{folder / MANIFEST}: not a readable gallery ({error})") from error
-    return found.st_mtime_ns, found.st_ino
+        raise SearchIndexError(f"{folder / MANIFEST}: cannot read the index ({error})") from error
+    return status.st_mtime_ns, status.st_ino
 
 
-def top(scores: Floats, k: int) -> Rows:
-    """Positions of the ``k`` largest of ``scores`` ``(n,)``, best first; equal ones keep their order."""
+def top_k(scores: Floats, k: int) -> Rows:
+    """Return positions of the ``k`` largest of ``scores`` ``(n,)``, best first; ties keep their order."""
     return np.argsort(-scores, kind="stable")[:k].astype(np.int64)

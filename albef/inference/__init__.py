@@ -1,1 +1,1 @@
-"""Inference on a trained model: encoding, ITM re-ranking, answer search, Grad-CAM."""
+"""Inference with trained models: encoding, ITM re-ranking, answer search, Grad-CAM."""

@@ -1,10 +1,10 @@
-"""Answers from the decoder: ranking of a list of candidates, and free generation (paper section 5).
+"""Answer search: candidate ranking and free generation (paper section 5).
 
-B = questions, C = candidates, M = answer prefixes of a question, L = tokens, V = vocabulary.
+B = questions, C = candidates, M = answer prefixes per question, L = tokens, V = vocabulary.
 
-Candidates are scored along their tree of prefixes: a prefix that several candidates share is computed once a question,
-each token once, and question states are projected once. What of a prefix no question has touched yet, up to the first
-cross-attention, is computed once for all questions. The scores are those of a pass over every pair.
+Candidates are scored along their prefix tree. A prefix shared by several candidates is computed once per question, each
+token once, and question states are projected once. The part of a prefix that does not depend on the question, up to the
+first cross-attention, is computed once for all questions. The scores equal those of a full pass over every pair.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from albef.models.bert import KeysValues, key_mask
 from albef.models.decoder import AnswerDecoder, DecoderLayer
 
 _HEAD_ROWS = 512
-"""Rows whose vocabulary scores are held at once."""
+"""Rows whose vocabulary logits are held in memory at once."""
 
 
 @dataclass(frozen=True)
 class AnswerTree:
-    """Candidates by the tree of their prefixes, [CLS] the root. Depth d holds the prefixes of d tokens.
+    """Prefix tree of answer candidates.
+
+    The root is [CLS]; depth d holds the prefixes of d tokens.
 
     Attributes:
         start: Id of [CLS].
-        tokens: By depth from 1: last token of every prefix ``(n,)``.
-        parents: By depth from 1: prefix of the depth above ``(n,)``.
-        nodes: ``(C, depths + 1)``: prefix of each candidate at every depth, -1 beyond its end.
-        targets: ``(C, depths + 1)``: token that follows the prefix; [SEP] at the candidate's end, -1 beyond.
+        tokens: Last token ``(n,)`` of each prefix, by depth from 1.
+        parents: Parent node ``(n,)`` of each prefix, by depth from 1.
+        nodes: ``(C, depths + 1)``: node of each candidate at each depth, -1 beyond its end.
+        targets: ``(C, depths + 1)``: token after each prefix; [SEP] at the candidate's end, -1 beyond.
     """
 
     start: int
@@ -44,13 +46,16 @@ class AnswerTree:
 
     @classmethod
     def build(cls, answers: Sequence[Sequence[int]]) -> AnswerTree:
-        """Build from token ids, each candidate [CLS] first and [SEP] last.
+        """Build the tree.
+
+        Args:
+            answers: Token ids of each candidate, [CLS] first and [SEP] last.
 
         Raises:
-            ValueError: If there is no candidate, or one does not start as the others do or has no token to predict.
+            ValueError: If there is no candidate, or one has a different first token or no token to predict.
         """
         if not answers or any(len(row) < 2 or row[0] != answers[0][0] for row in answers):
-            raise ValueError("answer candidates: expected at least one, each with [CLS], its tokens and [SEP]")
+            raise ValueError("answer candidates: expected at least one, each as [CLS], its tokens and [SEP]")
         depths = max(len(row) for row in answers) - 1
         index: list[dict[tuple[int, ...], int]] = [{} for _ in range(depths)]
         tokens: list[list[int]] = [[] for _ in range(depths)]
@@ -67,37 +72,46 @@ class AnswerTree:
                     parents[depth].append(node)
                 node = index[depth][prefix]
                 nodes[candidate, depth], targets[candidate, depth] = node, row[depth + 1]
-        below = [torch.tensor(part) for part in tokens[1:]], [torch.tensor(part) for part in parents[1:]]
-        return cls(int(answers[0][0]), below[0], below[1], nodes, targets)
+        token_ids, parent_nodes = ([torch.tensor(part) for part in levels[1:]] for levels in (tokens, parents))
+        return cls(int(answers[0][0]), token_ids, parent_nodes, nodes, targets)
 
     def to(self, device: torch.device) -> AnswerTree:
-        """The same on another device."""
+        """Return a copy on another device."""
         tokens, parents = [part.to(device) for part in self.tokens], [part.to(device) for part in self.parents]
         return AnswerTree(self.start, tokens, parents, self.nodes.to(device), self.targets.to(device))
 
 
 def _log_likelihood(decoder: AnswerDecoder, states: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability ``(n,)`` of token ``targets (n,)`` after state ``rows (n,)`` of ``states (R, W)``.
+    """Return log-probabilities ``(n,)`` of tokens after the given states.
 
-    The scores of the whole vocabulary are only summed, a few rows at a time, and never kept.
+    Vocabulary logits are reduced a few rows at a time to limit memory.
+
+    Args:
+        states: ``(R, W)``.
+        rows: Row ``(n,)`` of ``states`` for each target.
+        targets: Token ids ``(n,)``.
     """
     head, word = decoder.head, decoder.embeddings.word.weight
     features = head.norm(F.gelu(head.dense(states)))
     total = torch.cat(
         [F.linear(part, word, head.bias).float().logsumexp(dim=-1) for part in features.split(_HEAD_ROWS)]
     )
-    own: Tensor = (features[rows] * word[targets]).sum(dim=-1) + head.bias[targets]
-    return own.float() - total[rows]
+    logits: Tensor = (features[rows] * word[targets]).sum(dim=-1) + head.bias[targets]
+    return logits.float() - total[rows]
 
 
 def _first_tokens(decoder: AnswerDecoder, states: Tensor, tree: AnswerTree) -> Tensor:
-    """Log-probability ``(B, C)`` of each candidate's first token, from the states ``(B, W)`` of [CLS]."""
-    first, which = tree.targets[:, 0].unique(return_inverse=True)
-    return F.log_softmax(decoder.word_logits(states).float(), dim=-1)[:, first][:, which]
+    """Return the log-probability ``(B, C)`` of each candidate's first token.
+
+    Args:
+        states: Decoder states ``(B, W)`` of [CLS].
+    """
+    first, inverse = tree.targets[:, 0].unique(return_inverse=True)
+    return F.log_softmax(decoder.word_logits(states).float(), dim=-1)[:, first][:, inverse]
 
 
 def _shortlisted(log_p: Tensor, shortlist: int, official_quirks: bool) -> Tensor:
-    """Boolean ``(B, C)``: the candidates to score whole."""
+    """Return a boolean ``(B, C)``, True for candidates to score completely."""
     best = log_p.topk(min(shortlist, log_p.shape[1]), dim=1)
     if official_quirks:
         return torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, best.indices, True)
@@ -113,27 +127,27 @@ def rank_answers(
     shortlist: int,
     official_quirks: bool,
 ) -> Tensor:
-    """Scores ``(B, C)`` of the candidates, -inf for those not shortlisted by their first token.
+    """Return scores ``(B, C)`` of the candidates, -inf outside the shortlist.
 
-    A score is the candidate's log-probability. With ``official_quirks`` the first token counts twice and the shortlist
-    is cut
-    at ``shortlist`` wherever it falls, as in the official ``rank_answer``; otherwise candidates that share the last
-    first token admitted are all kept, since nothing tells them apart yet.
+    Candidates are shortlisted by the probability of their first token. A score is the candidate's log-probability.
 
     Args:
-        question_states: Fused states ``(B, N, W)``; ``question_mask (B, N)`` their mask.
-        tree: On the same device.
-        shortlist: Candidates to score whole.
+        question_states: Fused states ``(B, N, W)``.
+        question_mask: 0/1 mask ``(B, N)``.
+        tree: Candidates, on the device of the states.
+        shortlist: Number of candidates to score completely.
+        official_quirks: As the official ``rank_answer``, count the first token twice and cut the shortlist at exactly
+            ``shortlist`` candidates. Otherwise ties at the cut, candidates with the same first token, are all kept.
     """
     size, device = question_states.shape[0], question_states.device
-    keys_values, seen = decoder.keys_values(question_states), key_mask(question_mask)
+    keys_values, mask = decoder.keys_values(question_states), key_mask(question_mask)
     layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
     questions = torch.arange(size, device=device)[:, None]
-    shared: KeysValues | None = None  # past (1, n, ...) of every prefix in the first layer, no question's yet
-    past: list[KeysValues | None] = [None] * (len(layers) - 1)  # (B, M, ...) in the others
+    shared: KeysValues | None = None  # cache (1, n, ...) of the first layer, independent of the question
+    past: list[KeysValues | None] = [None] * (len(layers) - 1)  # cache (B, M, ...) of the other layers
     root = torch.zeros(1, dtype=torch.long, device=device)
-    slots = root.expand(size, 1)  # place of every prefix in the grid of its depth
-    log_p = scores = chosen = torch.empty(0)  # known after the first token
+    slots = root.expand(size, 1)  # column of each prefix in the grid of its depth
+    log_p = scores = chosen = torch.empty(0)  # assigned at depth 0
     for depth, (tokens, parents) in enumerate(
         zip([root + tree.start, *tree.tokens], [root, *tree.parents], strict=True)
     ):
@@ -146,23 +160,23 @@ def rank_answers(
         else:
             needed = torch.ones(size, 1, dtype=torch.bool, device=device)
         counts = needed.sum(dim=1)
-        # The grid (B, M): needed prefixes first, in their order; the rest of a row is padding that nobody reads.
+        # Grid (B, M) of needed prefixes, in order; the remaining columns of a row are padding.
         grid = (~needed).int().argsort(dim=1, stable=True)[:, : int(counts.max())]
         parent = slots.gather(1, parents[grid])
         if shared is not None:
             shared = shared[0][:, parents], shared[1][:, parents]
-        recalled, shared = layers[0].self_attend(decoder.embed(tokens, depth)[None], shared)
-        states = layers[0].cross_attend(recalled[0][grid], keys_values[0], seen)
+        attended, shared = layers[0].self_attend(decoder.embed(tokens, depth)[None], shared)
+        states = layers[0].cross_attend(attended[0][grid], keys_values[0], mask)
         for index, layer in enumerate(layers[1:]):
-            before = past[index]
-            if before is not None:
-                before = before[0][questions, parent], before[1][questions, parent]
-            states, past[index] = layer.step(states, before, keys_values[index + 1], seen)
+            cache = past[index]
+            if cache is not None:
+                cache = cache[0][questions, parent], cache[1][questions, parent]
+            states, past[index] = layer.step(states, cache, keys_values[index + 1], mask)
         slots = (needed.cumsum(dim=1) - 1).clamp(min=0)
         if depth:
-            place = (counts.cumsum(dim=0) - counts)[row] + slots[row, tree.nodes[candidate, depth]]
-            filled = states[torch.arange(grid.shape[1], device=device) < counts[:, None]]
-            scores[row, candidate] += _log_likelihood(decoder, filled, place, tree.targets[candidate, depth])
+            state_rows = (counts.cumsum(dim=0) - counts)[row] + slots[row, tree.nodes[candidate, depth]]
+            unpadded = states[torch.arange(grid.shape[1], device=device) < counts[:, None]]
+            scores[row, candidate] += _log_likelihood(decoder, unpadded, state_rows, tree.targets[candidate, depth])
         else:
             log_p = _first_tokens(decoder, states[:, 0], tree)
             chosen, scores = _shortlisted(log_p, shortlist, official_quirks), log_p.clone()
@@ -181,15 +195,18 @@ def generate(
     beams: int,
     max_tokens: int,
 ) -> list[list[tuple[list[int], float]]]:
-    """Free answers by beam search (greedy with one beam).
+    """Generate answers by beam search (greedy with one beam).
 
     Args:
-        question_states: ``(B, N, W)``; ``question_mask (B, N)`` their mask.
-        start: Id of [CLS]; ``end`` of [SEP].
-        max_tokens: Longest answer, without [CLS] and [SEP]. One that has not ended by then is taken as it is.
+        question_states: Fused states ``(B, N, W)``.
+        question_mask: 0/1 mask ``(B, N)``.
+        start: Id of [CLS].
+        end: Id of [SEP].
+        beams: Beam width and number of answers.
+        max_tokens: Maximum answer length, without [CLS] and [SEP]. Unfinished answers of this length are kept as is.
 
     Returns:
-        For each question up to ``beams`` answers, best first: token ids without [CLS] and [SEP], and log-probability.
+        Up to ``beams`` answers per question, best first: token ids without [CLS] and [SEP], and log-probability.
     """
     size, device = question_states.shape[0], question_states.device
     keys_values = decoder.keys_values(question_states)
@@ -203,11 +220,11 @@ def generate(
         states, past = decoder.step(tokens, position, past, keys_values, question_mask)
         log_p = scores[..., None] + F.log_softmax(decoder.word_logits(states).float(), dim=-1)
         if position == max_tokens:
-            _collect(done, written, scores)  # out of room: taken as they are
+            _collect(done, written, scores)  # maximum length: keep unfinished answers
             break
         ended = log_p[..., end].clone()
         log_p[..., end] = -torch.inf
-        if beams == 1:  # greedy: an answer ends where nothing is likelier than its end
+        if beams == 1:  # greedy: end only if no other token is more likely than [SEP]
             ended = ended.masked_fill(ended < log_p.amax(dim=-1), -torch.inf)
         _collect(done, written, ended)
         best = log_p.flatten(1).topk(min(beams, log_p[0].numel() - log_p.shape[1]), dim=1)
@@ -215,17 +232,20 @@ def generate(
         parent, tokens = best.indices // vocabulary, best.indices % vocabulary
         written = torch.cat([written[questions, parent], tokens[..., None]], dim=-1)
         past = [(key[questions, parent], value[questions, parent]) for key, value in past]
-        if all(_closed(found, beams, float(best_open)) for found, best_open in zip(done, scores[:, 0], strict=True)):
+        if all(_finished(answers, beams, float(best)) for answers, best in zip(done, scores[:, 0], strict=True)):
             break
-    return [sorted(found, key=lambda answer: -answer[1])[:beams] for found in done]
+    return [sorted(answers, key=lambda answer: -answer[1])[:beams] for answers in done]
 
 
-def _closed(found: list[tuple[list[int], float]], beams: int, best_open: float) -> bool:
-    """Whether ``beams`` answers are likelier than the best unfinished one, which by growing only loses probability."""
-    return len(found) >= beams and sorted((score for _, score in found), reverse=True)[beams - 1] >= best_open
+def _finished(answers: list[tuple[list[int], float]], beams: int, best_open: float) -> bool:
+    """Return whether no unfinished answer can enter the best ``beams``.
+
+    The log-probability of an answer only decreases as it grows, so ``best_open`` bounds all unfinished ones.
+    """
+    return len(answers) >= beams and sorted((score for _, score in answers), reverse=True)[beams - 1] >= best_open
 
 
 def _collect(done: list[list[tuple[list[int], float]]], written: Tensor, scores: Tensor) -> None:
-    rows, values = written.tolist(), scores.tolist()
-    for found, answers, likelihoods in zip(done, rows, values, strict=True):
-        found += [(list(a), s) for a, s in zip(answers, likelihoods, strict=True) if a and s > -torch.inf]
+    """Append non-empty answers with finite scores to ``done``, by question."""
+    for answers, rows, values in zip(done, written.tolist(), scores.tolist(), strict=True):
+        answers += [(list(row), score) for row, score in zip(rows, values, strict=True) if row and score > -torch.inf]

@@ -1,4 +1,4 @@
-"""Pictures and texts as model inputs, for every evaluation."""
+"""Model inputs from image files and texts, for evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(model: ALBEF, train: TrainConfig) -> Iterator[torch.device]:
-    """Evaluation mode in the precision of training; gives the device and puts the mode back."""
+    """Switch to evaluation mode and training precision; restore the mode on exit.
+
+    Yields:
+        The device of the model.
+    """
     training = model.training
     model.eval()
     try:
@@ -32,38 +36,38 @@ def evaluating(model: ALBEF, train: TrainConfig) -> Iterator[torch.device]:
 
 
 def pixels_of(paths: Sequence[Path], size: int, device: torch.device) -> Tensor:
-    """Pixels ``(B, 3, size, size)`` of picture files.
+    """Load image files as pixels ``(B, 3, size, size)``.
 
     Raises:
-        ImageError: If one cannot be read; the message names the file.
+        ImageError: If a file cannot be read; the message names it.
     """
     return torch.from_numpy(np.stack([to_pixels(open_image(path), size) for path in paths])).to(device)
 
 
 def words_of(texts: Sequence[str], encoder: Encoder, train: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and mask ``(B, L)``, cut as in training."""
+    """Tokenize texts as ids and mask ``(B, L)``, truncated as in training."""
     ids, mask = encoder.encode_batch(list(texts), max_tokens=train.max_tokens, max_words=train.max_words)
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
 def by_image(images: Sequence[tuple[Path, ...]], batch: int) -> Iterator[tuple[list[int], list[Path]]]:
-    """Batches of rows and the distinct pictures they need, rows of one picture together.
+    """Batch rows by image.
 
-    A picture that many rows speak of is then encoded once (spec: VQA and VE evaluation).
+    An image of several rows is then encoded only once (spec: VQA and VE evaluation).
 
     Args:
-        images: Of each row.
-        batch: Rows of a batch; the rows of one picture are never parted, unless they alone are more.
+        images: Images of each row.
+        batch: Minimum batch size. The rows of an image stay in one batch until it has ``4 * batch`` rows.
 
     Yields:
-        Rows and pictures; each batch's pictures are distinct.
+        Row indices and distinct image paths of a batch.
     """
     order = sorted(range(len(images)), key=lambda row: (images[row], row))
-    part: list[int] = []
-    for place, row in enumerate(order):
-        part.append(row)
-        last = place + 1 == len(order)
-        same = not last and images[order[place + 1]] == images[row]
-        if last or (len(part) >= batch and (not same or len(part) >= 4 * batch)):
-            yield part, list(dict.fromkeys(path for r in part for path in images[r]))
-            part = []
+    rows: list[int] = []
+    for position, row in enumerate(order):
+        rows.append(row)
+        last = position + 1 == len(order)
+        same = not last and images[order[position + 1]] == images[row]
+        if last or (len(rows) >= batch and (not same or len(rows) >= 4 * batch)):
+            yield rows, list(dict.fromkeys(path for r in rows for path in images[r]))
+            rows = []

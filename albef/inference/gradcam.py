@@ -1,8 +1,9 @@
-"""Grad-CAM on attention: where the model looks for a text (paper section 5, official ``Grounding.py``).
+"""Grad-CAM on attention maps, for grounding (paper section 5, official ``Grounding.py``).
 
-B = pairs, H = heads, L = text tokens, N = image tokens, G = patches a side of the image.
+B = pairs, H = heads, L = text tokens, N = image tokens, G = patches per side of the image.
 
-Only the part above the observed layer is differentiated, with respect to its attention; weights take no gradient.
+Gradients are computed with respect to the attention of one layer, so only the layers above it are differentiated;
+weights receive no gradient.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from albef.models.text import FusionLayer
 
 def _check(block: int, layers: int, encoder: str) -> None:
     if not 0 <= block < layers:
-        raise ValueError(f"block: {block}, but the {encoder} encoder has layers 0 to {layers - 1}")
+        raise ValueError(f"block: {block} does not exist, the {encoder} encoder has layers 0 to {layers - 1}")
 
 
 def _grid(values: Tensor) -> Tensor:
-    """``(..., N - 1)`` patches as ``(..., G, G)``."""
+    """Reshape patches ``(..., N - 1)`` to ``(..., G, G)``."""
     side = round(values.shape[-1] ** 0.5)
     return values.reshape(*values.shape[:-1], side, side)
 
 
 def itm_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, block: int) -> Tensor:
-    """Maps ``(B, L, G, G)`` of every token: attention of fusion layer ``block``, weighted by the match's gradient.
+    """Return heat maps ``(B, L, G, G)`` of every token.
 
-    The official heat map of a text is the mean over all L tokens, padding (which is 0) and [CLS] included.
+    A map is the attention of fusion layer ``block``, weighted by the gradient of the match logit. The official heat map
+    of a text is the mean over all L tokens, including padding (which is 0) and [CLS].
 
     Raises:
         ValueError: If there is no such layer.
@@ -42,7 +44,7 @@ def itm_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Ten
 
 
 def itm_map_of(model: ALBEF, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, block: int) -> Tensor:
-    """`itm_map` of encoded images ``(B, N, W)``."""
+    """Return `itm_map` for encoded images ``(B, N, W)``."""
     student = model.student
     fusion = student.fusion
     _check(block, len(fusion.layers), "fusion")
@@ -65,13 +67,14 @@ def itm_map_of(model: ALBEF, image_embeds: Tensor, input_ids: Tensor, attention_
             states = fusion.layers[index](states, mask, keys_values[index], index == last)
         match = model.itm_head(states[:, 0])[:, 1].sum()
         (gradient,) = torch.autograd.grad(match, attention)
-    seen = attention_mask[:, None, :, None]
-    cam = (attention.detach() * gradient.clamp(min=0))[..., 1:] * seen
+    cam = (attention.detach() * gradient.clamp(min=0))[..., 1:] * attention_mask[:, None, :, None]
     return _grid(cam.mean(dim=1))
 
 
 def itc_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, block: int) -> Tensor:
-    """Maps ``(B, G, G)``: attention of the image's [CLS] in ViT block ``block``, weighted by the similarity's gradient.
+    """Return heat maps ``(B, G, G)`` from the image encoder.
+
+    A map is the attention of the image's [CLS] in ViT block ``block``, weighted by the gradient of the ITC similarity.
 
     Raises:
         ValueError: If there is no such block.
@@ -86,14 +89,14 @@ def itc_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Ten
         for index in range(block):
             states = vit.blocks[index](states)
         layer = vit.blocks[block]
-        inner = layer.attn
+        attn = layer.attn
         normed = layer.norm1(states)
-        query, key, value = inner.qkv(normed).unflatten(-1, (3, inner.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = inner.q_norm(query), inner.k_norm(key)
-        attention = ((query * inner.scale) @ key.transpose(-1, -2)).softmax(dim=-1)
+        query, key, value = attn.qkv(normed).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = attn.q_norm(query), attn.k_norm(key)
+        attention = ((query * attn.scale) @ key.transpose(-1, -2)).softmax(dim=-1)
     with torch.enable_grad():
         attention.requires_grad_()
-        mixed = inner.proj((attention @ value).transpose(1, 2).flatten(2))
+        mixed = attn.proj((attention @ value).transpose(1, 2).flatten(2))
         states = states + layer.drop_path1(layer.ls1(mixed))
         states = states + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(states))))
         for index in range(block + 1, len(vit.blocks)):
@@ -107,7 +110,12 @@ def itc_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Ten
 
 
 def heat_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, mode: str, block: int) -> Tensor:
-    """Map ``(B, G, G)`` of a whole text in mode ``itm`` or ``itc``; the model must be in evaluation mode."""
+    """Return heat maps ``(B, G, G)`` of texts.
+
+    Args:
+        model: Must be in evaluation mode.
+        mode: ``itm`` or ``itc``; see `itm_map` and `itc_map`.
+    """
     if mode == "itm":
         return itm_map(model, pixels, input_ids, attention_mask, block).mean(dim=1)
     return itc_map(model, pixels, input_ids, attention_mask, block)

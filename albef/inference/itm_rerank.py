@@ -1,11 +1,11 @@
-"""ITM scores of many images with many texts, what pairs share computed once (paper sections 3.2 and 5).
+"""Efficient ITM scores of many image-text pairs (paper sections 3.2, 5).
 
 T = texts, L = tokens of a text, I = images, N = image tokens, W = width, P = projection width, H = heads, D = W / H.
 
-The scores are those of `ALBEF.match` on every pair. Shared are, for an image, its keys and values, used as they lie in
-memory by all its texts at once; for a text, all before the first look at an image, which is the text encoder, the
-first fusion layer's self-attention and the queries after it. Texts of one length go together, without padding, and the
-last layer computes the [CLS] alone.
+The scores equal `ALBEF.match` on every pair. Computed once per image: its keys and values, which all its texts use
+without a copy. Computed once per text: everything before the first cross-attention, that is the text encoder, the
+self-attention of the first fusion layer and its queries. Texts are grouped by length, so there is no padding, and the
+last layer computes only [CLS].
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from albef.models.text import FusionLayer
 
 @dataclass(frozen=True)
 class TextBank:
-    """Texts up to their first look at an image, in groups of one length.
+    """Texts encoded up to the first cross-attention, grouped by length.
 
     Attributes:
         feats: ITC features ``(T, P)``.
-        states: Of each group ``(n, L, W)``; ``(n, 1, W)`` where the first fusion layer is the last one too.
-        queries: Of each group, as many, ``(n, L, H, D)``.
-        group: Group of each text ``(T,)``, on the CPU; ``place (T,)`` its row there.
+        states: States ``(n, L, W)`` of each group; ``(n, 1, W)`` if there is only one fusion layer.
+        queries: Queries ``(n, L, H, D)`` of each group; ``(n, 1, H, D)`` if there is only one fusion layer.
+        group: Group ``(T,)`` of each text, on the CPU.
+        place: Row ``(T,)`` of each text in its group, on the CPU.
     """
 
     feats: Tensor
@@ -46,18 +47,23 @@ def _layers(model: ALBEF) -> list[FusionLayer]:
 
 @torch.no_grad()
 def text_bank(model: ALBEF, input_ids: Tensor, attention_mask: Tensor, batch_size: int) -> TextBank:
-    """Encode token ids ``(T, L)`` with their 0/1 mask, both on the CPU, ``batch_size`` texts at a time."""
+    """Encode texts up to the first cross-attention.
+
+    Args:
+        input_ids: Token ids ``(T, L)``, on the CPU.
+        attention_mask: 0/1 mask ``(T, L)``, on the CPU.
+        batch_size: Texts per forward pass.
+    """
     layers = _layers(model)
-    lengths = attention_mask.sum(dim=1)
-    kinds, group = lengths.unique(return_inverse=True)
+    lengths, group = attention_mask.sum(dim=1).unique(return_inverse=True)
     place = torch.empty_like(group)
-    every: list[Tensor] = []
-    found: list[Tensor] = []
+    order: list[Tensor] = []
+    all_feats: list[Tensor] = []
     all_states, all_queries = [], []
-    for index, length in enumerate(kinds.tolist()):
+    for index, length in enumerate(lengths.tolist()):
         rows = (group == index).nonzero()[:, 0]
         place[rows] = torch.arange(len(rows))
-        every.append(rows)
+        order.append(rows)
         states, queries = [], []
         for part in rows.split(batch_size):
             ids = input_ids[part, :length].to(model.device)
@@ -65,21 +71,21 @@ def text_bank(model: ALBEF, input_ids: Tensor, attention_mask: Tensor, batch_siz
             attended = layers[0].attention(embeds, None, cls_only=len(layers) == 1)
             states.append(attended)
             queries.append(layers[0].cross_attention.queries(attended).transpose(1, 2))
-            found.append(feats)
+            all_feats.append(feats)
         all_states.append(torch.cat(states))
         all_queries.append(torch.cat(queries))
-    feats = torch.cat(found)
-    return TextBank(feats[torch.cat(every).argsort().to(feats.device)], all_states, all_queries, group, place)
+    feats = torch.cat(all_feats)
+    return TextBank(feats[torch.cat(order).argsort().to(feats.device)], all_states, all_queries, group, place)
 
 
 @torch.no_grad()
 def match_image(model: ALBEF, bank: TextBank, keys_values: list[KeysValues], texts: Tensor, batch_size: int) -> Tensor:
-    """Match scores ``(n,)`` of one image with some texts.
+    """Return match logits ``(n,)`` of one image with several texts.
 
     Args:
-        keys_values: The image's, of `FusionEncoder.keys_values`, for ``I = 1``.
-        texts: Rows ``(n,)`` of the bank, on the CPU.
-        batch_size: Texts at a time.
+        keys_values: From `FusionEncoder.keys_values`, for one image.
+        texts: Text indices ``(n,)`` of the bank, on the CPU.
+        batch_size: Texts per forward pass.
     """
     scores = torch.empty(len(texts), device=bank.feats.device)
     group = bank.group[texts]
@@ -92,7 +98,11 @@ def match_image(model: ALBEF, bank: TextBank, keys_values: list[KeysValues], tex
 
 
 def _match(model: ALBEF, states: Tensor, queries: Tensor, keys_values: list[KeysValues]) -> Tensor:
-    """Scores ``(n,)``. To an image the tokens of all texts are one long text: what attends to it does not mix them."""
+    """Return match logits ``(n,)`` of texts of one length.
+
+    Cross-attention runs on the concatenated tokens of all texts: queries are independent of each other, and the keys
+    and values of the image need not be repeated.
+    """
     layers = _layers(model)
     count, length, width = states.shape
     for index, (layer, (key, value)) in enumerate(zip(layers, keys_values, strict=True)):

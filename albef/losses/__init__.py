@@ -1,1 +1,1 @@
-"""The objectives: tensors in, loss out. No module here knows a model, a data set or a configuration."""
+"""Loss functions on tensors, independent of models, data sets and configuration."""

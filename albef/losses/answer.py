@@ -1,4 +1,6 @@
-"""Weighted answer generation of VQA with momentum distillation (paper section 5, official ``model_vqa.py``).
+"""Answer generation loss of VQA with momentum distillation.
+
+Paper section 5, official ``model_vqa.py``.
 
 A = answers, L = answer tokens, V = vocabulary, M = predicted tokens of all answers.
 """
@@ -11,7 +13,10 @@ from torch import Tensor
 
 
 def predicted(answer_mask: Tensor) -> Tensor:
-    """Boolean ``(A, L)``: tokens whose successor is predicted, all of an answer but its last."""
+    """Return a mask ``(A, L)`` of the tokens whose successor is predicted.
+
+    These are all tokens of an answer except its last.
+    """
     return F.pad(answer_mask[:, 1:].bool(), (0, 1))
 
 
@@ -24,15 +29,18 @@ def answer_loss(
     teacher_logits: Tensor | None,
     alpha: float,
 ) -> Tensor:
-    """Sum over answers of weight times negative log-likelihood, divided by the number of questions.
+    """Return the weighted negative log-likelihood of the answers per question.
+
+    The weighted sum over answers is divided by the number of questions.
 
     Args:
-        logits: ``(M, V)`` after the tokens that `predicted` tells.
-        answer_ids: ``(A, L)``; ``answer_mask`` alike.
+        logits: Next-token logits ``(M, V)`` of the tokens selected by `predicted`.
+        answer_ids: ``(A, L)``.
+        answer_mask: 0/1 mask ``(A, L)``.
         answer_weight: ``(A,)``.
-        questions: Questions (pictures) of the batch.
+        questions: Number of questions in the batch.
         teacher_logits: ``(M, V)``; None without distillation.
-        alpha: Weight of the teacher's distribution in every token's target.
+        alpha: Weight of the teacher's distribution in the target of each token.
     """
     rows = predicted(answer_mask)
     targets = answer_ids[:, 1:][rows[:, :-1]]

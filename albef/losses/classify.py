@@ -1,4 +1,7 @@
-"""Classification with momentum distillation (paper section 5, official ``model_ve.py`` and ``model_nlvr.py``)."""
+"""Classification loss with momentum distillation.
+
+Paper section 5, official ``model_ve.py`` and ``model_nlvr.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,5 +12,12 @@ from albef.losses.distill import mix
 
 
 def classification_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float) -> Tensor:
-    """Mean cross-entropy of logits ``(B, classes)`` with labels ``(B,)`` and, at weight ``alpha``, the teacher."""
+    """Return the mean cross-entropy with labels and teacher.
+
+    Args:
+        logits: ``(B, classes)``.
+        labels: ``(B,)``.
+        teacher_logits: ``(B, classes)``; None without distillation.
+        alpha: Weight of the teacher's distribution in the target.
+    """
     return mix(F.cross_entropy(logits.float(), labels), logits, teacher_logits, alpha)

@@ -1,4 +1,4 @@
-"""Momentum distillation: the teacher's distribution as a soft target (paper section 4)."""
+"""Momentum distillation: the teacher's distribution as soft target (paper section 4)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from torch import Tensor
 
 
 def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Mean over rows of the cross-entropy between the teacher's softmax and the student's; both ``(M, V)``."""
+    """Return the mean cross-entropy of student and teacher logits, both ``(M, V)``.
+
+    The target is the softmax of the teacher's logits.
+    """
     soft = F.softmax(teacher_logits.float(), dim=-1)
     return -(F.log_softmax(logits.float(), dim=-1) * soft).sum() / max(logits.shape[0], 1)
 
 
 def mix(hard: Tensor, logits: Tensor, teacher_logits: Tensor | None, alpha: float) -> Tensor:
-    """``(1 - alpha) * hard + alpha * soft``; the hard loss alone without a teacher or at alpha 0."""
+    """Return ``(1 - alpha) * hard + alpha * soft``.
+
+    Without a teacher, or with ``alpha`` 0, this is the hard loss.
+    """
     if teacher_logits is None or alpha == 0:
         return hard
     return (1 - alpha) * hard + alpha * soft_cross_entropy(logits, teacher_logits.detach())
 
 
 def ramped_alpha(alpha: float, step: int, ramp_steps: float) -> float:
-    """Weight at a step: linear from 0 over ``ramp_steps`` (official: those of the first epoch), then constant.
+    """Return the distillation weight at a step.
 
-    A short run of a small model wants a longer ramp: a teacher that knows nothing yet teaches that.
+    It rises linearly from 0 over ``ramp_steps`` (official: the steps of the first epoch) and then stays at ``alpha``.
+    Short runs of small models need a longer ramp, since the targets of an untrained teacher are noise.
     """
     return alpha * min(1.0, step / ramp_steps) if ramp_steps else alpha

@@ -1,6 +1,8 @@
-"""ITC: image-text contrastive loss against the batch and the queue, with momentum distillation (paper section 3.2, 4).
+"""ITC: image-text contrastive loss with momentum distillation (paper sections 3.2, 4).
 
-B = batch, K = queue size, P = projection width. Suffix _m: of the teacher.
+The keys are the teacher's features of the batch and of the queue.
+
+B = batch, K = queue size, P = projection width. The suffix _m denotes the (momentum) teacher.
 """
 
 from __future__ import annotations
@@ -14,7 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ITCResult:
-    """The loss and the in-batch similarities ``(B, B)`` that hard negatives are drawn by (divided by temperature)."""
+    """ITC loss and the similarities that hard negatives are sampled by.
+
+    Attributes:
+        loss: Scalar.
+        image_to_text: In-batch similarities ``(B, B)``, divided by the temperature.
+        text_to_image: Likewise, of texts to images.
+    """
 
     loss: Tensor
     image_to_text: Tensor
@@ -22,15 +30,26 @@ class ITCResult:
 
 
 def similarities(query: Tensor, keys: Tensor, queue: Tensor, temperature: Tensor) -> Tensor:
-    """Similarities ``(B, B + K)`` of ``query (B, P)`` to ``keys (B, P)`` then ``queue (K, P)``, over temperature.
+    """Return the similarities ``(B, B + K)`` of queries to keys and queue.
 
-    Two products instead of one with the concatenated keys, which would be a copy of the whole queue.
+    They are divided by the temperature. Two matrix products avoid concatenating the keys, which would copy the queue.
+
+    Args:
+        query: ``(B, P)``.
+        keys: ``(B, P)``.
+        queue: ``(K, P)``.
+        temperature: Scalar.
     """
     return torch.cat([query @ keys.T, query @ queue.T], dim=1).float() / temperature
 
 
 def positives(ids: Tensor, queue_ids: Tensor) -> Tensor:
-    """Target distribution ``(B, B + K)``: equal shares for every key of the same image id ``(B,)``."""
+    """Return target distributions ``(B, B + K)``, uniform over keys of the same image.
+
+    Args:
+        ids: Image ids ``(B,)`` of the batch.
+        queue_ids: Image ids ``(K,)`` of the queue.
+    """
     same = ids[:, None] == torch.cat([ids, queue_ids])[None, :]
     return same.float() / same.sum(dim=1, keepdim=True)
 
@@ -57,15 +76,19 @@ def itc_loss(
     ids: Tensor | None = None,
     queue_ids: Tensor | None = None,
 ) -> ITCResult:
-    """Contrast the student's features with the teacher's, both ways.
+    """Return the mean of the image-to-text and text-to-image contrastive losses.
 
     Args:
-        image_feat: Unit features ``(B, P)``; ``text_feat`` and the teacher's ``_m`` alike.
+        image_feat: Student features ``(B, P)`` of unit length.
+        text_feat: Likewise.
+        image_feat_m: Teacher features ``(B, P)`` of unit length.
+        text_feat_m: Likewise.
         image_queue: Earlier teacher features ``(K, P)``, without this batch.
+        text_queue: Likewise.
         temperature: Scalar.
         alpha: Weight of the teacher's similarity distribution in the target; 0 is plain ITC.
-        ids: Image ids ``(B,)``; texts of one image are then all positives (retrieval). By default only the pair is.
-        queue_ids: Image ids ``(K,)`` of the queue, with ``ids``.
+        ids: Image ids ``(B,)``; all texts of an image are then positives (retrieval). By default only its pair is.
+        queue_ids: Image ids ``(K,)`` of the queue; required with ``ids``.
     """
     i2t = similarities(image_feat, text_feat_m, text_queue, temperature)
     t2i = similarities(text_feat, image_feat_m, image_queue, temperature)

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef.config import ModelConfig
-from albef.models.architecture import Architecture, architecture_of
+from albef.models.architecture import Architecture
 from albef.models.bert import MLMHead, init_transformer
 from albef.models.decoder import AnswerDecoder
 from albef.models.queue import FeatureQueue
 from albef.models.text import FusionEncoder, TextEncoder
 from albef.models.vision import VisionEncoder
+from albef.tasks import registry
 
 
 class Encoders(nn.Module):
@@ -118,7 +119,7 @@ class Encoders(nn.Module):
             ValueError: If the architecture has no MLM head.
         """
         if not self.architecture.mlm:
-            raise ValueError("this model has no MLM head; only the architecture of 'pretrain' includes one")
+            raise ValueError("word_logits: the architecture of this model has no MLM head")
         return cast(Tensor, self.mlm_head(states, self.text.embeddings.word.weight))
 
 
@@ -128,7 +129,7 @@ class ALBEF(nn.Module):
     Args:
         config: Model dimensions.
         vocab_size: Vocabulary size of the tokenizer.
-        task: Task whose architecture to build; see `albef.models.architecture.ARCHITECTURES`.
+        task: Task whose architecture to build; see `albef.tasks.registry`.
     """
 
     teacher: Encoders
@@ -141,7 +142,7 @@ class ALBEF(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.task = task
-        self.architecture = architecture_of(task)
+        self.architecture = registry.spec(task).architecture
         self.student = Encoders(config, vocab_size, self.architecture)
         if self.architecture.teacher:
             self.teacher = copy.deepcopy(self.student).requires_grad_(False)
@@ -159,7 +160,7 @@ class ALBEF(nn.Module):
     def train(self, mode: bool = True) -> ALBEF:
         """Set training mode.
 
-        The teacher stays in evaluation mode (no dropout), except with ``official_quirks``, where it follows the student.
+        The teacher stays in evaluation mode (no dropout); with ``official_quirks`` it follows the student.
         """
         super().train(mode)
         if self.architecture.teacher:

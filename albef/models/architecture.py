@@ -33,39 +33,3 @@ class Architecture:
     head: Literal["linear", "mlp"] = "mlp"
     images: int = 1
     teacher: bool = True
-
-
-ARCHITECTURES = {
-    "pretrain": Architecture(projections="both", align=True, mlm=True),
-    "retrieval": Architecture(projections="both", align=True),
-    "grounding": Architecture(projections="both", align=True),
-    "vqa": Architecture(decoder=True),
-    "entailment": Architecture(classes=3),
-    "nlvr2": Architecture(classes=2, images=2),
-    "text_assignment": Architecture(projections="image", classes=3, head="linear", images=2, teacher=False),
-}
-"""By task name."""
-
-
-def architecture_of(task: str) -> Architecture:
-    """Return the architecture of a task's model.
-
-    Raises:
-        ValueError: If no task has this name.
-    """
-    if task not in ARCHITECTURES:
-        raise ValueError(f"no model layout {task!r}; known are {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[task]
-
-
-def models_for(task: str) -> list[str]:
-    """Return the tasks whose models can perform ``task``.
-
-    A task that uses ITC and ITM accepts every model that has both, any other task only models of its own architecture.
-    Retrieval with a pretraining model is zero-shot retrieval (paper section 5).
-
-    Raises:
-        ValueError: If no task has this name.
-    """
-    wanted = architecture_of(task)
-    return [name for name, other in ARCHITECTURES.items() if (other.align if wanted.align else other == wanted)]

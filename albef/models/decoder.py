@@ -40,7 +40,10 @@ class DecoderLayer(FusionLayer):
         return self.cross_attend(states, question, question_mask), past
 
     def self_attend(self, states: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        """Attend to the previous tokens: the first half of `step`, independent of the question."""
+        """Run the first half of `step`: attention to the previous tokens.
+
+        It does not depend on the question.
+        """
         attention = self.attention
         query, key, value = (
             part.unflatten(-1, (attention.heads, 1, -1)) for part in attention.qkv(states).chunk(3, dim=-1)
@@ -51,7 +54,7 @@ class DecoderLayer(FusionLayer):
         return cast(Tensor, attention.norm(attention.out(mixed) + states)), (key, value)
 
     def cross_attend(self, states: Tensor, question: KeysValues, question_mask: Tensor) -> Tensor:
-        """Attend to the question and apply the feed-forward: the second half of `step`."""
+        """Run the second half of `step`: attention to the question, feed-forward."""
         states = self.cross_attention(states, question, question_mask)
         return cast(Tensor, self.feed_forward(states))
 
@@ -82,7 +85,7 @@ class AnswerDecoder(nn.Module):
         question_mask: Tensor,
         question_rows: Tensor | None = None,
     ) -> Tensor:
-        """Decode whole answers with causal attention.
+        """Decode complete answers with causal attention.
 
         Args:
             answer_ids: ``(A, L)``, [CLS] first.

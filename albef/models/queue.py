@@ -1,4 +1,4 @@
-"""Queue of momentum features: additional negatives for ITC (paper section 3.2, after MoCo).
+"""Queue of momentum features as additional ITC negatives (paper section 3.2).
 
 B = batch, K = queue size, P = projection width.
 """

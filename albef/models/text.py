@@ -1,4 +1,4 @@
-"""Text and fusion encoder: the two halves of a BERT (paper section 3.1).
+"""Text and fusion encoders, the halves of a BERT (paper section 3.1).
 
 B = texts, L = text tokens, I = images, N = image tokens, W = width.
 """

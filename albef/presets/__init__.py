@@ -1,6 +1,7 @@
-"""Presets: complete parameter files of the paper's runs (section 4, appendix; the official configuration files).
+"""Presets: complete parameter files for the experiments of the paper.
 
-``paper.yaml`` holds every value once; ``variants.yaml`` says in what each preset differs from it.
+Values are from section 4, the appendix and the official configuration files. ``paper.yaml`` has all parameters;
+``variants.yaml`` lists the presets and their differences from it.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from albef.config import ConfigError
 from albef.data.files import write_text
 
 _HERE = Path(__file__).parent
-_DEMO = "demo: it is params.yaml as git keeps it; `git checkout params.yaml` brings it back"
+_DEMO = "demo: not a preset but the committed params.yaml; restore it with `git checkout params.yaml`"
 
 
 def names() -> dict[str, str]:
-    """What each preset is, by name."""
+    """Return the descriptions of all presets by name."""
     return {name: variant["about"] for name, variant in _variants().items()}
 
 
 def content(name: str) -> str:
-    """The text of a preset's parameter file.
+    """Return the parameter file of a preset as YAML.
 
     Raises:
         ConfigError: If there is no such preset.
@@ -44,53 +45,54 @@ def content(name: str) -> str:
     data = yaml.load(_HERE / "paper.yaml")
     variant = variants[name]
     if "lists" in variant:
-        _keep(data["prepare"]["lists"], set(variant["lists"]))
+        _select_lists(data["prepare"]["lists"], set(variant["lists"]))
     for key, value in variant.get("set", {}).items():
         *path, last = key.split(".")
         section = data
         for part in path:
             section = section[part]
-        section[last] = _in_one_line(value) if isinstance(value, list) else value
+        section[last] = _flow_style(value) if isinstance(value, list) else value
     out = io.StringIO()
     yaml.dump(data, out)
     return f"# {name}: {variant['about']}. Written by `albef preset`.\n{out.getvalue()}"
 
 
 def write(name: str, out: Path, force: bool = False) -> None:
-    """Write a preset to the file ``out``.
+    """Write the parameter file of a preset.
 
     Args:
-        force: Replace a file that is there.
+        out: File to write.
+        force: Overwrite an existing file.
 
     Raises:
-        ConfigError: If there is no such preset, or the file is there.
+        ConfigError: If there is no such preset, or the file exists and ``force`` is False.
     """
     text = content(name)
     if out.exists() and not force:
-        raise ConfigError(f"{out}: is there already; --force replaces it")
+        raise ConfigError(f"{out}: file exists; use --force to overwrite it")
     write_text(out, text)
     print(f"{out}: {name}, {names()[name]}")
 
 
 def show() -> None:
-    """Print the presets."""
+    """Print the names and descriptions of all presets."""
     for name, about in names().items():
         print(f"{name:20}{about}")
     print(_DEMO)
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes the word null rather than nothing."""
+    """YAML representer that writes None as ``null`` instead of an empty value."""
 
     def represent_none(self, data: None) -> ScalarNode:
-        """``null``, whose tag is the library's."""
+        """Represent None as ``null``."""
         return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 _Representer.add_representer(type(None), _Representer.represent_none)
 
 
-def _in_one_line(values: list[Any]) -> CommentedSeq:
+def _flow_style(values: list[Any]) -> CommentedSeq:
     sequence = CommentedSeq(values)
     sequence.fa.set_flow_style()
     return sequence
@@ -101,11 +103,11 @@ def _variants() -> dict[str, Any]:
     return data
 
 
-def _keep(lists: Mapping[str, Any], kept: set[str]) -> None:
-    """Leave out the other lists, with their folders."""
+def _select_lists(lists: Mapping[str, Any], kept: set[str]) -> None:
+    """Remove all other lists and their folders, in place."""
     files = lists["files"]
-    inside = {file for name in kept for file in files[name]}
+    kept_files = {file for name in kept for file in files[name]}
     for name in [name for name in files if name not in kept]:
         del files[name]
-    for name in [name for name in lists["folders"] if name not in kept | inside]:
+    for name in [name for name in lists["folders"] if name not in kept | kept_files]:
         del lists["folders"][name]

@@ -1,1 +1,1 @@
-"""Models of the served endpoints in MLflow's registry: what is tried, what is served, and whether it may take over."""
+"""Registry of the served models in MLflow, with a gate for releases."""

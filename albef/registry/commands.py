@@ -1,4 +1,4 @@
-"""``albef registry``: light to import, as all of the command line."""
+"""The command ``albef registry``; heavy imports are deferred until it runs."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from pathlib import Path
 
 
 def add(command: argparse.ArgumentParser) -> None:
-    """The subcommands of ``albef registry``."""
+    """Add the subcommands of ``albef registry``."""
     actions = command.add_subparsers(dest="action", required=True)
     for name, text in (
-        ("register", "put the models of a repository in, as challengers"),
-        ("compare", "challengers beside champions on the test split; fails where one loses too much"),
+        ("register", "register the models of a repository as challengers"),
+        ("compare", "compare challengers with champions on the test split; fails if one is too much worse"),
         ("promote", "make the challengers champions"),
-        ("revert", "make those champions that were it before"),
-        ("show", "champions, challengers and previous champions"),
+        ("revert", "restore the previous champions"),
+        ("show", "list champions, challengers and previous champions"),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.set_defaults(function=run)
-        action.add_argument("--tracking-uri", help="MLflow store; by default MLFLOW_TRACKING_URI or a file here")
+        action.add_argument("--tracking-uri", help="MLflow store; default: MLFLOW_TRACKING_URI or ./mlflow.db")
         if name == "register":
             for folder in ("repository", "evaluate", "lists"):
                 action.add_argument(f"--{folder}", type=Path, required=True)
         if name == "compare":
             action.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
-            action.add_argument("--url", help="gRPC address of the server with the champions, to ask them anew")
-            action.add_argument("--lists", type=Path, help="the present test lists, for that")
-            action.add_argument("--images", type=Path, help="folder that image paths of the lists start from")
+            action.add_argument("--url", help="gRPC address of the server with the champions, to evaluate them again")
+            action.add_argument("--lists", type=Path, help="current test lists, needed with --url")
+            action.add_argument("--images", type=Path, help="folder that image paths of the lists are relative to")
         if name == "promote":
-            action.add_argument("--triton-version", type=int, help="the version that answers in the server")
+            action.add_argument(
+                "--triton-version", type=int, help="version number in the Triton server, stored as a tag"
+            )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what was asked; prints JSON."""
+    """Run a subcommand and print its result as JSON."""
     import json
     from dataclasses import asdict
 
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.action == "revert":
         rows = [asdict(v) for v in gate.revert(args.tracking_uri)]
     else:
-        rows = [{"alias": which, **asdict(v)} for which, v in gate.shown(args.tracking_uri)]
+        rows = [{"alias": alias, **asdict(v)} for alias, v in gate.aliased_versions(args.tracking_uri)]
     print(json.dumps(rows, indent=1))
     refused = [f"{row['endpoint']} {row['said']}" for row in rows if row.get("passed") is False]
     if refused:

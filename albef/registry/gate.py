@@ -1,4 +1,4 @@
-"""Whether the challengers may take the place of the champions, and the change of places."""
+"""Comparison of challengers with champions, and promotion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.config import ReleaseConfig
+from albef.config import ConfigError, ReleaseConfig
 from albef.data.files import image_root
 from albef.export import quantize
 from albef.registry.models import (
@@ -16,26 +16,26 @@ from albef.registry.models import (
     PREVIOUS,
     RegistryError,
     Version,
-    alias,
+    by_alias,
     client,
-    data_of,
-    name_of,
+    hash_test_list,
+    registered_name,
     version,
 )
-from albef.serving import protocol
 from albef.serving.client import Client
+from albef.tasks import registry as tasks
 
-OTHER_LIST = "the champion's figures are of another test list"
+OTHER_LIST = "the champion was evaluated on another test list"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A challenger beside the champion.
+    """Result of comparing a challenger with the champion.
 
     Args:
-        champion: Number of the champion's version, None without one.
-        before, after: The metric of champion and challenger, None where there is none to compare.
-        said: What came of it, in words.
+        champion: Version number of the champion; None if there is no champion.
+        before, after: Metric of champion and challenger; None if there is nothing to compare.
+        said: Explanation of the result.
     """
 
     endpoint: str
@@ -57,23 +57,35 @@ def compare(
 ) -> list[Verdict]:
     """Compare every challenger with its champion on the test split.
 
-    Where the champion's metrics are of another test list, the champion is asked the questions of the present one if
-    ``url`` says where it is served; retrieval is not, as the gallery that is served is not the test list's.
+    If the champion's metrics are of another test list, the served champion is evaluated on the current one, given its
+    address ``url``. This excludes retrieval, because the served index does not hold the images of the test list.
 
     Args:
-        lists: The present test lists, with ``images`` and ``url``.
+        lists: Current test lists; needed with ``images`` and ``url``.
 
     Raises:
         RegistryError: If there is no challenger.
     """
     registry = client(uri)
     return [
-        _judge(config, challenger, alias(registry, challenger.endpoint, CHAMPION), url, lists, images)
-        for challenger in _all(registry, CHALLENGER, "`albef registry register` makes them")
+        _compare(config, challenger, by_alias(registry, challenger.endpoint, CHAMPION), url, lists, images)
+        for challenger in _all_with_alias(registry, CHALLENGER, "run `albef registry register` first")
     ]
 
 
-def _judge(
+def _metric_of(config: ReleaseConfig, endpoint: str) -> str:
+    """Return the metric that decides over the release of an endpoint.
+
+    Raises:
+        ConfigError: If the parameters name none, or one that the task does not have.
+    """
+    known, metric = tasks.spec(endpoint).release_metrics, config.metrics.get(endpoint)
+    if metric not in known:
+        raise ConfigError(f"params.release.metrics.{endpoint}: expected one of {', '.join(known)}, got {metric!r}")
+    return str(metric)
+
+
+def _compare(
     config: ReleaseConfig,
     challenger: Version,
     champion: Version | None,
@@ -82,60 +94,62 @@ def _judge(
     images: Path | None,
 ) -> Verdict:
     endpoint = challenger.endpoint
-    metric = getattr(config.metrics, endpoint)
+    metric = _metric_of(config, endpoint)
     if metric not in challenger.metrics:
         raise RegistryError(
-            f"params.release.metrics.{endpoint}: no {metric} in the evaluation, expected one of "
+            f"params.release.metrics.{endpoint}: no metric {metric} in the evaluation, expected one of "
             f"{', '.join(sorted(challenger.metrics))}"
         )
     after = challenger.metrics[metric]
 
-    def say(before: float | None, passed: bool, said: str) -> Verdict:
+    def verdict(before: float | None, passed: bool, reason: str) -> Verdict:
         number = champion.number if champion else None
-        return Verdict(endpoint, metric, challenger.number, number, before, after, passed, said)
+        return Verdict(endpoint, metric, challenger.number, number, before, after, passed, reason)
 
     if champion is None:
-        return say(None, True, "the first of its kind")
+        return verdict(None, True, "there is no champion yet")
     if champion.number == challenger.number:
-        return say(after, True, "is the champion already")
+        return verdict(after, True, "is already the champion")
     before = champion.metrics.get(metric) if champion.data == challenger.data else None
     if before is None:
-        # A server's gallery is not the test list's, and of the rest this is what its answers tell.
-        if endpoint == protocol.RETRIEVAL.name or metric != "accuracy":
-            return say(None, False, f"{OTHER_LIST}; register it again with an evaluation on the present one")
+        # The served index holds other images than the test list, and answers give no metric but accuracy.
+        if metric != "accuracy":
+            return verdict(None, False, f"{OTHER_LIST}; register it again with an evaluation on the current one")
         if not (url and lists and images):
-            return say(None, False, f"{OTHER_LIST}; say where it is served (--url), and --lists and --images")
-        before = _asked(challenger, url, lists, images)
+            return verdict(None, False, f"{OTHER_LIST}; give --url of its server, --lists and --images")
+        before = _evaluate_served(challenger, url, lists, images)
     lost = before - after
     if lost > config.max_regression:
-        return say(before, False, f"loses {lost:.4f}, more than release.max_regression, {config.max_regression:g}")
-    return say(before, True, f"loses {lost:.4f}" if lost > 0 else f"gains {abs(lost):.4f}")
+        return verdict(before, False, f"loses {lost:.4f}, more than release.max_regression, {config.max_regression:g}")
+    return verdict(before, True, f"loses {lost:.4f}" if lost > 0 else f"gains {abs(lost):.4f}")
 
 
-def _asked(challenger: Version, url: str, lists: Path, images: Path) -> float:
-    """The champion's metric on the present test list, asked of the server."""
+def _evaluate_served(challenger: Version, url: str, lists: Path, images: Path) -> float:
+    """Return the accuracy of the served champion on the current test list."""
     endpoint = challenger.endpoint
-    if data_of(lists, endpoint) != challenger.data:
-        raise RegistryError(f"{lists}: not the test list of version {challenger.number} of {endpoint}")
+    if hash_test_list(lists, endpoint) != challenger.data:
+        raise RegistryError(
+            f"{lists}: not the test list that version {challenger.number} of {endpoint} was evaluated on"
+        )
     with Client(url, timeout=120) as served:
         (values,) = quantize.scores(served, endpoint, lists, image_root(images)).values()
     return sum(values) / len(values)
 
 
 def promote(triton_version: int | None = None, uri: str | None = None) -> list[Version]:
-    """Make the challengers champions; the champions before stay as ``previous``.
+    """Make the challengers champions; the old champions get the alias ``previous``.
 
     Args:
-        triton_version: The version that answers in the server, noted with them.
+        triton_version: Version number in the Triton server, stored as a tag.
 
     Raises:
         RegistryError: If there is no challenger.
     """
     registry = client(uri)
     promoted = []
-    for challenger in _all(registry, CHALLENGER, "`albef registry register` makes them"):
-        champion = alias(registry, challenger.endpoint, CHAMPION)
-        name, number = name_of(challenger.endpoint), str(challenger.number)
+    for challenger in _all_with_alias(registry, CHALLENGER, "run `albef registry register` first"):
+        champion = by_alias(registry, challenger.endpoint, CHAMPION)
+        name, number = registered_name(challenger.endpoint), str(challenger.number)
         if triton_version is not None:
             registry.set_model_version_tag(name, number, "triton_version", str(triton_version))
         if champion is not None and champion.number != challenger.number:
@@ -147,29 +161,30 @@ def promote(triton_version: int | None = None, uri: str | None = None) -> list[V
 
 
 def revert(uri: str | None = None) -> list[Version]:
-    """Make those champions again that were it before, after ``albef rollback``.
+    """Restore the previous champions, after ``albef rollback``.
 
     Raises:
         RegistryError: If no endpoint has a previous champion.
     """
     registry = client(uri)
-    found = _all(registry, PREVIOUS, "there is nothing to go back to")
-    for before in found:
-        registry.set_registered_model_alias(name_of(before.endpoint), CHAMPION, str(before.number))
-        registry.delete_registered_model_alias(name_of(before.endpoint), PREVIOUS)
-    return found
+    restored = _all_with_alias(registry, PREVIOUS, "there is nothing to revert to")
+    for previous in restored:
+        name = registered_name(previous.endpoint)
+        registry.set_registered_model_alias(name, CHAMPION, str(previous.number))
+        registry.delete_registered_model_alias(name, PREVIOUS)
+    return restored
 
 
-def shown(uri: str | None = None) -> list[tuple[str, Version]]:
-    """Every version that has an alias."""
+def aliased_versions(uri: str | None = None) -> list[tuple[str, Version]]:
+    """Return alias and version of every version that has an alias."""
     registry = client(uri)
-    pairs = ((which, alias(registry, name, which)) for name in protocol.ENDPOINTS for which in ALIASES)
-    return [(which, found) for which, found in pairs if found is not None]
+    pairs = ((alias, by_alias(registry, name, alias)) for name in tasks.endpoints() for alias in ALIASES)
+    return [(alias, entry) for alias, entry in pairs if entry is not None]
 
 
-def _all(registry: Any, which: str, advice: str) -> list[Version]:
-    """Of every endpoint that has one, the version with an alias."""
-    found = [each for name in protocol.ENDPOINTS if (each := alias(registry, name, which))]
-    if not found:
-        raise RegistryError(f"no {which} in the registry: {advice}")
-    return found
+def _all_with_alias(registry: Any, alias: str, advice: str) -> list[Version]:
+    """Return the version with an alias, of every endpoint that has one."""
+    entries = [entry for name in tasks.endpoints() if (entry := by_alias(registry, name, alias))]
+    if not entries:
+        raise RegistryError(f"no {alias} in the registry: {advice}")
+    return entries

@@ -1,6 +1,6 @@
-"""Versions and aliases in MLflow's model registry: ``albef-ENDPOINT``, `challenger` and `champion`.
+"""Versions and aliases of the models ``albef-ENDPOINT`` in MLflow's model registry.
 
-A version of an endpoint holds each of its ONNX graphs as an MLflow model with tensor signature and input example:
+A version holds each ONNX graph of the endpoint as an MLflow model with tensor signature and input example:
 ``mlflow.onnx.load_model("models:/albef-vqa@champion/vqa_decoder")``.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from albef.export.quantize import TEST_LISTS
 from albef.serving import onnxfile, protocol
 from albef.serving.release import versions
+from albef.tasks import registry as tasks
 from albef.tracking.mlflow_sync import experiment_id
 from albef.tracking.origin import origin
 from albef.tracking.tracker import resolve
@@ -28,14 +28,14 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 EXPERIMENT = "albef-release"
 METRIC = "metric."
-"""What the tags of test metrics begin with."""
+"""Prefix of the tags with test metrics."""
 DYNAMIC = 4
-"""Of an input example, the length of a dimension that may be any."""
+"""Length of dynamic dimensions in input examples."""
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
 class RegistryError(ValueError):
-    """A model cannot be registered, is not there, or may not take over."""
+    """A model cannot be registered, does not exist, or may not be promoted."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Version:
     """A version of an endpoint's model.
 
     Args:
-        metrics: Of its evaluation on the test split.
-        data: Hash of the test list that they are of.
+        metrics: Metrics on the test split.
+        data: Hash of the test list of these metrics.
     """
 
     endpoint: str
@@ -54,62 +54,62 @@ class Version:
     tags: dict[str, str]
 
 
-def name_of(endpoint: str) -> str:
-    """Name of an endpoint's registered model."""
+def registered_name(endpoint: str) -> str:
+    """Return the name of an endpoint's registered model."""
     return f"albef-{endpoint}"
 
 
 def client(uri: str | None = None) -> Any:
-    """A client of the registry: as given, or by ``MLFLOW_TRACKING_URI``, or a SQLite file in this folder.
+    """Return a client of the registry at ``uri``, ``MLFLOW_TRACKING_URI`` or the local SQLite file.
 
     Raises:
-        RegistryError: If it does not answer.
+        RegistryError: If the registry cannot be reached.
     """
     from mlflow import MlflowClient
 
     uri = resolve(uri)
     if uri == "none":
-        raise RegistryError("MLFLOW_TRACKING_URI: none tracks nothing, but a registry is needed; give --tracking-uri")
+        raise RegistryError("MLFLOW_TRACKING_URI is 'none', but a model registry is needed; give --tracking-uri")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:
-        found = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        found.search_experiments(max_results=1)
+        registry = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        registry.search_experiments(max_results=1)
     except Exception as error:
         raise RegistryError(f"{uri}: no MLflow registry answers ({str(error).splitlines()[0]})") from error
-    return found
+    return registry
 
 
 def graphs(repository: Path, endpoint: str) -> dict[str, Path]:
-    """The ONNX files of an endpoint's newest version, by the graphs' names in the repository."""
-    found = {}
-    for graph in protocol.GRAPHS[endpoint](protocol.GraphSizes(1, 1, 1, 1)):
+    """Return the ONNX files of an endpoint's newest version, by model name in the repository."""
+    files = {}
+    for graph in tasks.graphs(endpoint):
         name = protocol.model_name(endpoint, graph)
-        found[name] = repository / name / str(versions(repository / name)[-1]) / "model.onnx"
-    return found
+        files[name] = repository / name / str(versions(repository / name)[-1]) / "model.onnx"
+    return files
 
 
-def content_of(files: dict[str, Path]) -> str:
-    """A hash of some files, by which a model is known again."""
+def content_hash(files: dict[str, Path]) -> str:
+    """Return a hash of names and contents of files, which identifies a model."""
     total = hashlib.sha256()
     for name, path in sorted(files.items()):
         total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 
-def data_of(lists: Path, endpoint: str) -> str:
-    """A hash of the test list that an endpoint's metrics are of.
+def hash_test_list(lists: Path, endpoint: str) -> str:
+    """Return the hash of an endpoint's test list.
 
     Raises:
-        RegistryError: If it is not there.
+        RegistryError: If the list does not exist.
     """
-    path = lists / f"{TEST_LISTS[endpoint]}.json"
+    path = lists / f"{tasks.spec(endpoint).test_list}.json"
     if not path.is_file():
-        raise RegistryError(f"{path}: no such test list")
+        raise RegistryError(f"{path}: test list does not exist; give the folder of validated lists")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def example(session: Any) -> dict[str, Any]:
-    """Inputs that a graph takes: one row, and the same length wherever a dimension has the same name."""
+def input_example(session: Any) -> dict[str, Any]:
+    """Return inputs of one row for a graph, with length `DYNAMIC` for all dynamic dimensions."""
     random = np.random.default_rng(0)
     feeds: dict[str, Any] = {}
     for tensor in session.get_inputs():
@@ -120,8 +120,8 @@ def example(session: Any) -> dict[str, Any]:
     return feeds
 
 
-def _save(path: Path, target: Path, run: str, place: str) -> None:
-    """Write a graph as an MLflow model that will lie at ``place`` among the artifacts of a run."""
+def _save(path: Path, target: Path, run: str, artifact_path: str) -> None:
+    """Write a graph as an MLflow model, to be stored at ``artifact_path`` of a run."""
     import mlflow.onnx
     import onnx
     from mlflow.models import Model, ModelSignature
@@ -134,12 +134,12 @@ def _save(path: Path, target: Path, run: str, place: str) -> None:
         return Schema([TensorSpec(np.dtype(TYPES[t.type]), shapes[t.name], t.name) for t in tensors])
 
     session = open_session(path)
-    feeds = example(session)
-    session.run(None, feeds)  # it is an example only if the graph takes it
+    feeds = input_example(session)
+    session.run(None, feeds)  # fails if the example does not fit the graph
     mlflow.onnx.save_model(
         onnx.load(str(path)),
         str(target),
-        mlflow_model=Model(artifact_path=place, run_id=run),
+        mlflow_model=Model(artifact_path=artifact_path, run_id=run),
         signature=ModelSignature(schema(session.get_inputs()), schema(session.get_outputs())),
         input_example=feeds,
         onnx_execution_providers=["CPUExecutionProvider"],
@@ -151,52 +151,52 @@ def _save(path: Path, target: Path, run: str, place: str) -> None:
 def register(
     repository: Path, evaluate: Path, lists: Path, uri: str | None = None, endpoints: Sequence[str] | None = None
 ) -> list[Version]:
-    """Put the models of a repository into the registry, as challengers.
+    """Register the models of a repository as challengers.
 
-    A model that is the newest version already is not put in twice.
+    A model whose files equal the newest version creates no new version; only the metrics are updated.
 
     Args:
-        repository: As `albef repository` or `albef quantize` writes it.
+        repository: Model repository written by `albef repository` or `albef quantize`.
         evaluate: Folder of the evaluations, ``TASK/metrics.json``.
-        lists: The validated lists that they are of.
-        endpoints: By default all of the repository.
+        lists: Validated lists of these evaluations.
+        endpoints: Endpoints to register; all of the repository by default.
 
     Raises:
-        RegistryError: If metrics or lists are missing, or the registry does not answer.
+        RegistryError: If metrics or lists are missing, or the registry cannot be reached.
     """
-    endpoints = endpoints or [name for name in protocol.ENDPOINTS if (repository / name).is_dir()]
+    endpoints = endpoints or [name for name in tasks.endpoints() if (repository / name).is_dir()]
     if not endpoints:
-        raise RegistryError(f"{repository}: no endpoint here, expected a folder written by `albef repository`")
-    found = []
+        raise RegistryError(f"{repository}: contains no endpoint, expected a folder written by `albef repository`")
+    challengers = []
     registry = client(uri)
     for endpoint in endpoints:
-        files, data = graphs(repository, endpoint), data_of(lists, endpoint)
-        content, metrics = content_of(files), _metrics(evaluate / endpoint / "metrics.json")
-        known = newest(registry, endpoint)
-        if known is None or known.tags.get("content") != content:
+        files, data = graphs(repository, endpoint), hash_test_list(lists, endpoint)
+        content, metrics = content_hash(files), _read_metrics(evaluate / endpoint / "metrics.json")
+        current = newest(registry, endpoint)
+        if current is None or current.tags.get("content") != content:
             tags = {
                 "content": content,
                 "model_hash": onnxfile.metadata(next(iter(files.values())))[protocol.HASH_KEY],
                 **origin(),
             }
-            known = _put(registry, endpoint, files, metrics, tags)
-        number = str(known.number)
+            current = _create_version(registry, endpoint, files, metrics, tags)
+        number = str(current.number)
         for key, value in {"test_data": data, **{f"{METRIC}{k}": repr(v) for k, v in metrics.items()}}.items():
-            registry.set_model_version_tag(name_of(endpoint), number, key, value)
-        registry.set_registered_model_alias(name_of(endpoint), CHALLENGER, number)
-        found.append(version(registry, endpoint, known.number))
-    return found
+            registry.set_model_version_tag(registered_name(endpoint), number, key, value)
+        registry.set_registered_model_alias(registered_name(endpoint), CHALLENGER, number)
+        challengers.append(version(registry, endpoint, current.number))
+    return challengers
 
 
-def _metrics(path: Path) -> dict[str, float]:
+def _read_metrics(path: Path) -> dict[str, float]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RegistryError(f"{path}: expected the metrics that `albef evaluate` writes ({error})") from error
-    return {key: float(value) for key, value in read.items() if isinstance(value, int | float)}
+        raise RegistryError(f"{path}: cannot read the metrics, run `albef evaluate` first ({error})") from error
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
 
 
-def _put(
+def _create_version(
     registry: Any, endpoint: str, files: dict[str, Path], metrics: dict[str, float], tags: dict[str, str]
 ) -> Version:
     identity = experiment_id(registry, registry.tracking_uri, EXPERIMENT)
@@ -209,44 +209,50 @@ def _put(
             for name, path in files.items():
                 _save(path, Path(folder) / name, run.info.run_id, f"{endpoint}/{name}")
             registry.log_artifacts(run.info.run_id, folder, endpoint)
-        if _registered(registry, endpoint) is None:
-            registry.create_registered_model(name_of(endpoint), description=f"The graphs of the endpoint {endpoint}")
+        if _registered_model(registry, endpoint) is None:
+            registry.create_registered_model(
+                registered_name(endpoint), description=f"ONNX graphs of the endpoint {endpoint}"
+            )
         source = f"{run.info.artifact_uri}/{endpoint}"
-        made = registry.create_model_version(name_of(endpoint), source, run.info.run_id, tags=tags)
+        created = registry.create_model_version(registered_name(endpoint), source, run.info.run_id, tags=tags)
         status = "FINISHED"
     finally:
         registry.set_terminated(run.info.run_id, status)
-    return version(registry, endpoint, int(made.version))
+    return version(registry, endpoint, int(created.version))
 
 
 def version(registry: Any, endpoint: str, number: int) -> Version:
-    """A version by its number."""
-    found = registry.get_model_version(name_of(endpoint), str(number))
-    tags = dict(found.tags)
+    """Return a version by its number."""
+    entry = registry.get_model_version(registered_name(endpoint), str(number))
+    tags = dict(entry.tags)
     metrics = {key.removeprefix(METRIC): float(value) for key, value in tags.items() if key.startswith(METRIC)}
-    return Version(endpoint, int(found.version), metrics, tags.get("test_data", ""), tags)
+    return Version(endpoint, int(entry.version), metrics, tags.get("test_data", ""), tags)
 
 
 def newest(registry: Any, endpoint: str) -> Version | None:
-    """The version that was put in last, or None."""
-    found = registry.search_model_versions(f"name = '{name_of(endpoint)}'")
-    return version(registry, endpoint, max(int(each.version) for each in found)) if found else None
+    """Return the version registered last; None if there is none."""
+    entries = registry.search_model_versions(f"name = '{registered_name(endpoint)}'")
+    return version(registry, endpoint, max(int(entry.version) for entry in entries)) if entries else None
 
 
-def alias(registry: Any, endpoint: str, which: str) -> Version | None:
-    """The version with an alias, or None."""
-    model = _registered(registry, endpoint)
-    number = model.aliases.get(which) if model else None
+def by_alias(registry: Any, endpoint: str, alias: str) -> Version | None:
+    """Return the version with an alias; None if there is none."""
+    model = _registered_model(registry, endpoint)
+    number = model.aliases.get(alias) if model else None
     return version(registry, endpoint, int(number)) if number else None
 
 
-def _registered(registry: Any, endpoint: str) -> Any:
-    """An endpoint's registered model, None where there is none: what else goes wrong must not look like that."""
+def _registered_model(registry: Any, endpoint: str) -> Any:
+    """Return an endpoint's registered model, or None if it does not exist.
+
+    Raises:
+        RegistryError: For any other failure, which must not be mistaken for a missing model.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
-        return registry.get_registered_model(name_of(endpoint))
+        return registry.get_registered_model(registered_name(endpoint))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise RegistryError(f"{name_of(endpoint)}: the registry does not tell: {error}") from error
+            raise RegistryError(f"{registered_name(endpoint)}: cannot query the registry: {error}") from error
         return None

@@ -1,23 +1,29 @@
-"""Examples of tasks with an answer, as the evaluation wrote them."""
+"""Cards: images with a question or statement and the model's answers."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from albef.report.source import ReportError, read_json
+from albef.report.figures import RIGHT, hide, new_figure, save, show_image
 
-RIGHT = 0.9
-"""VQA accuracy of what three of ten people said."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LINES = 5
+_COLUMNS = 2
 
 
 @dataclass(frozen=True)
 class Card:
-    """Pictures with a question or statement, and what the model says of it, best first.
+    """Images with a question or statement, and the model's answers, best first.
 
     Args:
-        answers: Text, probability, and whether people are known to say so too.
-        expected: What people say.
+        answers: Text, probability and whether the answer is right.
+        expected: Answers of the annotators.
     """
 
     images: list[str]
@@ -26,82 +32,36 @@ class Card:
     expected: str
 
 
-@dataclass(frozen=True)
-class Reference:
-    """An expression with the heat map over its picture; boxes are x, y, width, height in the picture's pixels."""
-
-    image: str
-    text: str
-    box: list[float]
-    chosen: list[float]
-    iou: float
-    heat: list[list[float]]
-    words: str
-
-
-def _wrong(path: Path, task: str, error: Exception) -> ReportError:
-    return ReportError(f"{path}: not the examples of {task}: {error!r}")
-
-
-def read_questions(path: Path) -> list[Card]:
-    """Examples of VQA.
-
-    Raises:
-        ReportError: If a field is missing or of another kind.
-    """
-    data = read_json(path)
-    try:
-        return [
-            Card(
-                [str(row["image"])],
-                str(row["question"]),
-                [(str(a["answer"]), float(a["probability"]), (a["accuracy"] or 0.0) >= RIGHT) for a in row["answers"]],
-                ", ".join(f"{answer} ({count})" for answer, count in row["people"].items()),
-            )
-            for row in data["examples"]
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _wrong(path, "VQA", error) from error
+def draw(shown: Sequence[Card], images: Path, path: Path) -> None:
+    """Draw two cards per row: images, then text and answers, right answers in green."""
+    per_card = max((len(card.images) for card in shown), default=1)
+    rows = max(1, -(-len(shown) // _COLUMNS))
+    figure = new_figure(_COLUMNS * (1.7 * per_card + 3.3), 1.9 * rows)
+    widths = [*[1.0] * per_card, 2.0] * _COLUMNS
+    panels: Any = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
+    for axes in panels.flat:
+        hide(axes)
+    for index, card in enumerate(shown):
+        row, column = divmod(index, _COLUMNS)
+        cells = panels[row][column * (per_card + 1) : (column + 1) * (per_card + 1)]
+        for axes, image in zip(cells, card.images, strict=False):
+            axes.set_axis_on()
+            show_image(axes, images / image)
+        _draw_answers(cells[-1], card)
+    save(figure, path)
 
 
-def read_statements(path: Path) -> list[Card]:
-    """Examples of visual entailment or NLVR2.
-
-    Raises:
-        ReportError: If a field is missing or of another kind.
-    """
-    data = read_json(path)
-    try:
-        classes = [str(name) for name in data["classes"]]
-        cards = []
-        for row in data["examples"]:
-            rated = sorted(zip(map(float, row["probabilities"]), classes, strict=True), key=lambda pair: -pair[0])
-            answers = [(c, p, c == row["label"]) for p, c in rated]
-            cards.append(Card([str(i) for i in row["images"]], str(row["sentence"]), answers, str(row["label"])))
-        return cards
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _wrong(path, "a classification", error) from error
-
-
-def read_references(path: Path) -> tuple[str, list[Reference]]:
-    """Mode and examples of grounding.
-
-    Raises:
-        ReportError: If a field is missing or of another kind.
-    """
-    data = read_json(path)
-    try:
-        return str(data["mode"]), [
-            Reference(
-                str(row["image"]),
-                str(row["text"]),
-                [float(v) for v in row["box"]],
-                [float(v) for v in row["chosen"]],
-                float(row["iou"]),
-                [[float(v) for v in line] for line in row["map"]],
-                str(row["words"]),
-            )
-            for row in data["examples"]
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _wrong(path, "grounding", error) from error
+def _draw_answers(axes: Axes, card: Card) -> None:
+    lines = textwrap.wrap(card.text, 34)[:3]
+    axes.text(0, 1, "\n".join(lines), fontsize=10, fontweight="bold", va="top", transform=axes.transAxes)
+    top = 0.92 - 0.13 * len(lines)
+    rows = [f"{p:4.2f}  {textwrap.shorten(answer, 32)}" for answer, p, _ in card.answers[:_LINES]]
+    for number, (row, (_, _, right)) in enumerate(zip(rows, card.answers, strict=False)):
+        color = RIGHT if right else "black"
+        weight = "bold" if right else "normal"
+        axes.text(
+            0, top - 0.13 * number, row, fontsize=9, color=color, fontweight=weight, va="top", transform=axes.transAxes
+        )
+    if card.expected and not any(right for _, _, right in card.answers[:_LINES]):
+        line = textwrap.shorten(f"annotators: {card.expected}", 40)
+        axes.text(0, top - 0.13 * len(rows), line, fontsize=8, color="gray", va="top", transform=axes.transAxes)

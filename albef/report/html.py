@@ -1,4 +1,4 @@
-"""The parts of the page as HTML; every text is escaped."""
+"""HTML building blocks of the page; all text is escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Cell = str | float
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table; numbers with four decimals at most, small ones as powers of ten."""
+    """Return a table; numbers have at most four decimals, small ones use scientific notation."""
 
     def cell(value: Cell) -> str:
         if isinstance(value, str):
@@ -29,23 +29,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def picture(name: str, text: str) -> str:
-    """A picture beside the page, with what it shows in words."""
+def image(name: str, text: str) -> str:
+    """Return an image, given its file next to the page and its alternative text."""
     return f'<p><img src="{escape(name)}" alt="{escape(text)}"></p>'
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading."""
+    """Return a heading."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def note(text: str) -> str:
-    """A remark on what is above or below it."""
+    """Return a remark in small gray text."""
     return f"<p class=note>{escape(text)}</p>"
 
 
 def document(parts: Sequence[str]) -> str:
-    """The whole page."""
+    """Return the complete page."""
     body = "\n".join(parts)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

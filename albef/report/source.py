@@ -1,10 +1,9 @@
-"""Reads what the report shows, and says which file is not as expected."""
+"""Readers of the files that the report shows; errors name the file at fault."""
 
 from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,16 @@ class ReportError(ValueError):
     """A file that the report shows is missing or malformed."""
 
 
-@dataclass(frozen=True)
-class TextQuery:
-    """A caption and the images ranked for it, best first."""
-
-    text: str
-    target: str
-    ranked: list[tuple[str, float]]
-
-
-@dataclass(frozen=True)
-class ImageQuery:
-    """An image and the captions ranked for it, best first."""
-
-    image: str
-    targets: list[str]
-    ranked: list[tuple[str, float]]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Queries of both directions."""
-
-    text_to_image: list[TextQuery]
-    image_to_text: list[ImageQuery]
+def malformed(path: Path, task: str, error: Exception) -> ReportError:
+    """Return the error for a file that is not the examples of a task."""
+    return ReportError(f"{path}: not the examples of {task}: {error!r}")
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        ReportError: If it cannot be read.
+        ReportError: If the file cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -54,10 +32,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Numbers by name.
+    """Read a mapping of names to numbers.
 
     Raises:
-        ReportError: If the file is no mapping of names to numbers.
+        ReportError: If the file is not such a mapping.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not all(isinstance(v, int | float) for v in data.values()):
@@ -66,10 +44,10 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Columns of a training history.
+    """Read a training history as columns.
 
     Raises:
-        ReportError: If the file is missing, lacks column ``step`` or holds something that is no number.
+        ReportError: If the file is missing, lacks the column ``step`` or holds anything but numbers.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -82,26 +60,3 @@ def read_history(path: Path) -> dict[str, list[float]]:
     if "step" not in columns:
         raise ReportError(f"{path}: expected a column 'step', found {', '.join(columns)}")
     return columns
-
-
-def read_examples(path: Path) -> Examples:
-    """Example queries of a retrieval evaluation.
-
-    Raises:
-        ReportError: If a field is missing or of another kind.
-    """
-    data = read_json(path)
-    try:
-        texts = [
-            TextQuery(str(q["query"]), str(q["target"]), [(str(r["image"]), float(r["score"])) for r in q["ranked"]])
-            for q in data["text_to_image"]
-        ]
-        pictures = [
-            ImageQuery(
-                str(q["query"]), list(q["target"]), [(str(r["caption"]), float(r["score"])) for r in q["ranked"]]
-            )
-            for q in data["image_to_text"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReportError(f"{path}: not the examples of a retrieval evaluation: {error!r}") from error
-    return Examples(texts, pictures)

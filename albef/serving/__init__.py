@@ -1,1 +1,1 @@
-"""Serving: contract of names and shapes, gallery, local Triton server and its client. Never imports torch."""
+"""Serving: protocol of the endpoints, local Triton server, and clients; never imports torch."""

@@ -1,4 +1,4 @@
-"""Typed clients of the endpoints over gRPC, one for threads and one for asyncio."""
+"""Typed gRPC clients of the endpoints, one for threads and one for asyncio."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
-from albef.serving import protocol, requests
-from albef.serving.requests import Answer, Call, Grounded, InvalidRequestError, Match, Picture, ServingError
+from albef.serving import requests
+from albef.serving.requests import Answer, Grounded, ImageInput, InvalidRequestError, Match, Request, ServingError
 from albef.serving.shared_memory import Pool, Region
 from albef.serving.transport import (
     Attempts,
@@ -20,12 +20,12 @@ from albef.serving.transport import (
     ServerTimeoutError,
     ServerUnavailableError,
     SharedMemoryError,
-    answers,
-    errors,
-    lent,
-    options,
-    registering,
-    request,
+    borrowed,
+    channel_options,
+    infer_arguments,
+    read_answers,
+    translated_errors,
+    translated_registration_errors,
 )
 
 __all__ = [
@@ -43,8 +43,25 @@ T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
 
 
+def _query(
+    text: str | None, image: ImageInput | None, k: int | None, rerank: bool
+) -> Request[list[Match]]:
+    texts, images = None if text is None else [text], None if image is None else [image]
+    return requests.build("retrieval", texts=texts, images=images, k=k, rerank=rerank)
+
+
+def _questions(
+    image: ImageInput,
+    questions: Sequence[str],
+    k: int | None,
+    candidates: Sequence[str] | None,
+    generate: bool | None,
+) -> Request[list[Answer]]:
+    return requests.build("vqa", image=image, questions=questions, k=k, candidates=candidates, generate=generate)
+
+
 class _Connection(ABC):
-    """What both clients are made of; see `Client`."""
+    """Common base of the clients; see `Client`."""
 
     def __init__(
         self,
@@ -60,38 +77,38 @@ class _Connection(ABC):
 
     @abstractmethod
     def _connect(self) -> Any:
-        """The library's client."""
+        """Return a client of tritonclient."""
 
     def _regions(self) -> list[Region]:
         return self._pool.regions() if self._pool else []
 
 
 class Client(_Connection):
-    """Asks a server questions. Usable from several threads; closes with the ``with`` block.
+    """Thread-safe client of a server; closes with the ``with`` block.
 
-    All questions raise:
-        InvalidRequestError: If the question is not one the endpoint takes.
+    All requests raise:
+        InvalidRequestError: If the endpoint refuses the request.
         NoSuchEndpointError: If the server does not have the endpoint.
-        ServerUnavailableError: If there is no such server, or it does not hold the endpoint now, after ``retries`` more
+        ServerUnavailableError: If there is no server, or the endpoint is not loaded, after ``retries`` further
             attempts.
-        ServerTimeoutError: If it takes longer than ``timeout``.
-        SharedMemoryError: If images are to go by shared memory, and the server cannot read it.
+        ServerTimeoutError: If the answer takes longer than ``timeout``.
+        SharedMemoryError: If ``shared_memory`` is on and the server cannot read it.
         ServingError: If the endpoint fails.
 
     Args:
         url: Host and port of the gRPC service.
-        timeout: Seconds to wait for an answer, attempts included.
-        retries: Further attempts where the server is unavailable; by default as many as ``timeout`` has room for, so
-            that a restart goes unnoticed. Nothing else is tried again: a mistaken request stays one, what failed would
-            fail again, and after a timeout no time is left.
-        version: Of the endpoints; by default the newest that is loaded.
-        shared_memory: Whether images go by way of shared memory; for a server on this host.
+        timeout: Seconds to wait for an answer, all attempts included.
+        retries: Further attempts while the server is unavailable; by default as many as fit into ``timeout``, so that
+            clients survive a restart. Other errors are not retried: an invalid request stays invalid, a failure would
+            most likely repeat, and a timeout leaves no time.
+        version: Version of the endpoints; by default the newest loaded one.
+        shared_memory: Pass images through shared memory; requires a server on this host.
     """
 
     def _connect(self) -> Any:
         from tritonclient.grpc import InferenceServerClient
 
-        return InferenceServerClient(self.url, channel_args=options())
+        return InferenceServerClient(self.url, channel_args=channel_options())
 
     def __enter__(self) -> Client:
         return self
@@ -104,14 +121,14 @@ class Client(_Connection):
     def close(self) -> None:
         """Close the connection."""
         for region in self._regions():
-            with suppress(Exception):  # the server may be gone
+            with suppress(Exception):  # the server may have stopped
                 self.triton.unregister_system_shared_memory(region.name, client_timeout=1)
         if self._pool:
             self._pool.close()
         self.triton.close()
 
     def ready(self) -> bool:
-        """Whether the server answers, and each of its models is loaded in some version."""
+        """Return whether the server answers and every model has a loaded version."""
         from tritonclient.utils import InferenceServerException
 
         try:
@@ -120,80 +137,88 @@ class Client(_Connection):
             return False
 
     def models(self) -> dict[str, bool]:
-        """The models of the server's repository, and whether some version of each is loaded."""
-        found = self.triton.get_model_repository_index(client_timeout=self.timeout).models
-        loaded = {model.name for model in found if model.state == "READY"}
-        return {model.name: model.name in loaded for model in found}
+        """Return the models of the server's repository, with True for those with a loaded version."""
+        entries = self.triton.get_model_repository_index(client_timeout=self.timeout).models
+        loaded = {model.name for model in entries if model.state == "READY"}
+        return {model.name: model.name in loaded for model in entries}
 
     def retrieve(
         self,
         text: str | None = None,
-        image: Picture | None = None,
-        k: int = protocol.DEFAULT_K,
-        rerank: bool = protocol.DEFAULT_RERANK,
+        image: ImageInput | None = None,
+        k: int | None = None,
+        rerank: bool = True,
     ) -> list[Match]:
-        """Images for a text, or captions for an image, best first.
+        """Find images for a text, or captions for an image, best first.
 
         Args:
-            k: Number of answers, at most; the gallery may hold fewer.
-            rerank: Re-rank the shortlist by the match head. Without it scores are cosine similarities.
+            k: Maximum number of matches; the index may hold fewer.
+            rerank: Re-rank the shortlist with the ITM head; otherwise scores are cosine similarities.
         """
-        return self.ask(requests.retrieval(*requests.query(text, image), k, rerank))[0]
+        return self.ask(_query(text, image, k, rerank))[0]
 
     def retrieve_many(
-        self, texts: Sequence[str], k: int = protocol.DEFAULT_K, rerank: bool = protocol.DEFAULT_RERANK
+        self, texts: Sequence[str], k: int | None = None, rerank: bool = True
     ) -> list[list[Match]]:
-        """Images for several texts in one request; see `retrieve`. One bad text fails them all."""
-        return self.ask(requests.retrieval(protocol.ENDPOINT_TEXT, [text.encode() for text in texts], k, rerank))
+        """Find images for several texts in one request; one invalid text fails the request. See `retrieve`."""
+        return self.ask(requests.build("retrieval", texts=texts, k=k, rerank=rerank))
 
     def answer(
         self,
-        image: Picture,
+        image: ImageInput,
         question: str,
-        k: int = protocol.DEFAULT_ANSWERS,
+        k: int | None = None,
         candidates: Sequence[str] | None = None,
         generate: bool | None = None,
     ) -> list[Answer]:
-        """Answers to a question about an image, best first.
+        """Answer a question about an image; answers are best first.
 
         Args:
-            candidates: To choose from, in place of the answers of the task.
-            generate: Write answers rather than choose; by default as the endpoint is set up.
+            k: Maximum number of answers.
+            candidates: Answers to rank instead of the endpoint's answer list.
+            generate: Generate answers instead of ranking candidates; by default as configured in the endpoint.
         """
-        return self.ask(requests.vqa(image, [question], k, candidates, generate))[0]
+        return self.ask(_questions(image, [question], k, candidates, generate))[0]
 
     def answer_many(
         self,
-        image: Picture,
+        image: ImageInput,
         questions: Sequence[str],
-        k: int = protocol.DEFAULT_ANSWERS,
+        k: int | None = None,
         candidates: Sequence[str] | None = None,
         generate: bool | None = None,
     ) -> list[list[Answer]]:
-        """Answers to several questions about an image, which is encoded once; see `answer`."""
-        return self.ask(requests.vqa(image, questions, k, candidates, generate))
+        """Answer several questions about an image, which is encoded once; see `answer`."""
+        return self.ask(_questions(image, questions, k, candidates, generate))
 
-    def entail(self, image: Picture, hypothesis: str) -> dict[str, float]:
-        """Probabilities that an image contradicts a hypothesis, says nothing of it or entails it, by label."""
-        return self.ask(requests.entailment(image, [hypothesis]))[0]
+    def entail(self, image: ImageInput, hypothesis: str) -> dict[str, float]:
+        """Return the probabilities of contradiction, neutral and entailment by label."""
+        request: Request[dict[str, float]] = requests.build("entailment", image=image, hypotheses=[hypothesis])
+        return self.ask(request)[0]
 
-    def ground(self, image: Picture, expression: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounded:
-        """Where in an image an expression is: the best of ``boxes``, or the surroundings of the hottest place."""
-        return self.ask(requests.grounding(image, [expression], boxes))[0]
+    def ground(self, image: ImageInput, expression: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounded:
+        """Locate an expression in an image.
 
-    def ask(self, call: Call[T]) -> list[T]:
-        """Send a request; one answer a row."""
+        Args:
+            boxes: Candidates x, y, width, height to choose from; by default the box is derived from the heat map.
+        """
+        request: Request[Grounded] = requests.build("grounding", image=image, expressions=[expression], boxes=boxes)
+        return self.ask(request)[0]
+
+    def ask(self, request: Request[T]) -> list[T]:
+        """Send a request and return one answer per row."""
         attempts = Attempts(self.timeout, self.retries)
-        with lent(call, self._pool) as region:
-            arguments = request(call, self.version, region)
+        with borrowed(request, self._pool) as region:
+            arguments = infer_arguments(request, self.version, region)
             while True:
                 try:
                     if region is not None and not region.registered:
-                        self._register(region, attempts.left())
-                    with errors(self.url, call.spec.name):
-                        return answers(call, self.triton.infer(**arguments, client_timeout=attempts.left()))
+                        self._register(region, attempts.remaining())
+                    with translated_errors(self.url, request.spec.name):
+                        result = self.triton.infer(**arguments, client_timeout=attempts.remaining())
+                        return read_answers(request, result)
                 except LostRegionError as error:
-                    attempts.region(error)
+                    attempts.lose_region(error)
                 except ServerUnavailableError as error:
                     time.sleep(attempts.pause(error))
                 if region is not None:
@@ -201,20 +226,23 @@ class Client(_Connection):
 
     def _register(self, region: Region, timeout: float) -> None:
         if region.stale:
-            with suppress(ServingError), errors(self.url, region.name):
+            with suppress(ServingError), translated_errors(self.url, region.name):
                 self.triton.unregister_system_shared_memory(region.name, client_timeout=timeout)
-        with registering(self.url):
+        with translated_registration_errors(self.url):
             self.triton.register_system_shared_memory(region.name, region.key, region.size, client_timeout=timeout)
         region.registered = True
 
 
 class AsyncClient(_Connection):
-    """`Client` for asyncio; closes with the ``async with`` block. To be made within a running event loop."""
+    """`Client` for asyncio.
+
+    It is created within a running event loop and closes with the ``async with`` block.
+    """
 
     def _connect(self) -> Any:
         from tritonclient.grpc.aio import InferenceServerClient
 
-        return InferenceServerClient(self.url, channel_args=options())
+        return InferenceServerClient(self.url, channel_args=channel_options())
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -232,45 +260,50 @@ class AsyncClient(_Connection):
     async def retrieve(
         self,
         text: str | None = None,
-        image: Picture | None = None,
-        k: int = protocol.DEFAULT_K,
-        rerank: bool = protocol.DEFAULT_RERANK,
+        image: ImageInput | None = None,
+        k: int | None = None,
+        rerank: bool = True,
     ) -> list[Match]:
         """See `Client.retrieve`."""
-        return (await self.ask(requests.retrieval(*requests.query(text, image), k, rerank)))[0]
+        return (await self.ask(_query(text, image, k, rerank)))[0]
 
     async def answer(
         self,
-        image: Picture,
+        image: ImageInput,
         question: str,
-        k: int = protocol.DEFAULT_ANSWERS,
+        k: int | None = None,
         candidates: Sequence[str] | None = None,
         generate: bool | None = None,
     ) -> list[Answer]:
         """See `Client.answer`."""
-        return (await self.ask(requests.vqa(image, [question], k, candidates, generate)))[0]
+        return (await self.ask(_questions(image, [question], k, candidates, generate)))[0]
 
-    async def entail(self, image: Picture, hypothesis: str) -> dict[str, float]:
+    async def entail(self, image: ImageInput, hypothesis: str) -> dict[str, float]:
         """See `Client.entail`."""
-        return (await self.ask(requests.entailment(image, [hypothesis])))[0]
+        request: Request[dict[str, float]] = requests.build("entailment", image=image, hypotheses=[hypothesis])
+        return (await self.ask(request))[0]
 
-    async def ground(self, image: Picture, expression: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounded:
+    async def ground(
+        self, image: ImageInput, expression: str, boxes: Sequence[Sequence[float]] | None = None
+    ) -> Grounded:
         """See `Client.ground`."""
-        return (await self.ask(requests.grounding(image, [expression], boxes)))[0]
+        request: Request[Grounded] = requests.build("grounding", image=image, expressions=[expression], boxes=boxes)
+        return (await self.ask(request))[0]
 
-    async def ask(self, call: Call[T]) -> list[T]:
+    async def ask(self, request: Request[T]) -> list[T]:
         """See `Client.ask`."""
         attempts = Attempts(self.timeout, self.retries)
-        with lent(call, self._pool) as region:
-            arguments = request(call, self.version, region)
+        with borrowed(request, self._pool) as region:
+            arguments = infer_arguments(request, self.version, region)
             while True:
                 try:
                     if region is not None and not region.registered:
-                        await self._register(region, attempts.left())
-                    with errors(self.url, call.spec.name):
-                        return answers(call, await self.triton.infer(**arguments, client_timeout=attempts.left()))
+                        await self._register(region, attempts.remaining())
+                    with translated_errors(self.url, request.spec.name):
+                        result = await self.triton.infer(**arguments, client_timeout=attempts.remaining())
+                        return read_answers(request, result)
                 except LostRegionError as error:
-                    attempts.region(error)
+                    attempts.lose_region(error)
                 except ServerUnavailableError as error:
                     await asyncio.sleep(attempts.pause(error))
                 if region is not None:
@@ -278,9 +311,9 @@ class AsyncClient(_Connection):
 
     async def _register(self, region: Region, timeout: float) -> None:
         if region.stale:
-            with suppress(ServingError), errors(self.url, region.name):
+            with suppress(ServingError), translated_errors(self.url, region.name):
                 await self.triton.unregister_system_shared_memory(region.name, client_timeout=timeout)
-        with registering(self.url):
+        with translated_registration_errors(self.url):
             await self.triton.register_system_shared_memory(
                 region.name, region.key, region.size, client_timeout=timeout
             )

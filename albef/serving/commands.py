@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from albef.tasks import registry
 
-def _ask(args: argparse.Namespace) -> None:
-    from albef.serving import ask
-
-    if args.endpoint == "retrieval":
-        ask.retrieval(args.url, args.text, args.image, args.k, not args.no_rerank)
-    elif args.endpoint == "vqa":
-        ask.vqa(args.url, args.image, args.text, args.k, args.candidates, args.generate or None)
-    elif args.endpoint == "entailment":
-        ask.entailment(args.url, args.image, args.text)
-    else:
-        ask.grounding(args.url, args.image, args.text)
+_RETRIES = 2
+"""Few attempts: a user at a terminal should soon see that there is no server."""
 
 
 def add(command: argparse.ArgumentParser) -> None:
-    """Give `albef ask` its endpoints."""
+    """Add the subcommands of `albef ask`, one per endpoint."""
     ask = command.add_subparsers(dest="endpoint", required=True)
+    for spec in registry.specs():
+        if spec.endpoint is not None:
+            endpoint = ask.add_parser(spec.name, help=spec.ask_help, description=spec.ask_help)
+            endpoint.set_defaults(function=run)
+            endpoint.add_argument("--url", default="127.0.0.1:8001", help="host and port of the gRPC service")
+            spec.add_arguments(endpoint)
 
-    def endpoint_of(name: str, text: str) -> argparse.ArgumentParser:
-        endpoint = ask.add_parser(name, help=text, description=text)
-        endpoint.set_defaults(function=_ask)
-        endpoint.add_argument("--url", default="127.0.0.1:8001", help="gRPC address")
-        return endpoint
 
-    retrieval = endpoint_of("retrieval", "images for a text, or texts for an image")
-    query = retrieval.add_mutually_exclusive_group(required=True)
-    query.add_argument("text", nargs="?")
-    query.add_argument("--image", type=Path)
-    retrieval.add_argument("-k", type=int, default=5, help="number of answers")
-    retrieval.add_argument("--no-rerank", action="store_true", help="rank by ITC alone")
-    vqa = endpoint_of("vqa", "answers to a question about an image")
-    vqa.add_argument("-k", type=int, default=5, help="number of answers")
-    vqa.add_argument("--candidates", nargs="+", metavar="ANSWER", help="choose from these")
-    vqa.add_argument("--generate", action="store_true", help="write answers rather than choose")
-    entailment = endpoint_of("entailment", "whether an image entails a hypothesis")
-    grounding = endpoint_of("grounding", "where in an image an expression is")
-    for endpoint in (vqa, entailment, grounding):
-        endpoint.add_argument("--image", type=Path, required=True)
-        endpoint.add_argument("text")
+def run(args: argparse.Namespace) -> None:
+    """Send the request of `albef ask` and print the answer; raises errors of `albef.serving.client.Client`."""
+    from albef.serving.client import Client
+
+    module = registry.module(args.endpoint, "client")
+    with Client(args.url, retries=_RETRIES) as client:
+        (answer,) = client.ask(module.from_arguments(args))
+    print(module.format_answer(answer))

@@ -1,6 +1,6 @@
-"""What the endpoints count and log, beside the server's own metrics. Standard library only.
+"""Metrics and logs of the endpoints, in addition to those of Triton; standard library only.
 
-Labels of every metric are ``model`` and ``version``; a few have one more.
+Every metric has the labels ``model`` and ``version``; a few have one more.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ IMAGES = "albef_images_total"
 SHORTLISTED, SHORTLISTS = "albef_shortlist_candidates_total", "albef_shortlist_queries_total"
 
 METRICS = {
-    REQUESTS: "Requests, whatever became of them",
-    ROWS: "Rows of these requests: questions",
-    REFUSALS: "Mistaken requests, by the input that was wrong (reason)",
-    FAILURES: "Requests that failed for no fault of the caller",
-    IMAGES: "Pictures of requests (outcome): decoded, or repeated by another row of the same request",
+    REQUESTS: "Requests, regardless of outcome",
+    ROWS: "Rows of these requests",
+    REFUSALS: "Invalid requests, by the invalid input (reason)",
+    FAILURES: "Requests that failed with an internal error",
+    IMAGES: "Images in requests, by outcome: decoded, or repeated from another row of the same request",
     SHORTLISTED: "Candidates that were re-ranked",
     SHORTLISTS: "Queries whose candidates were re-ranked",
 }
-"""Names and descriptions."""
+"""Names and descriptions of the metrics."""
 
 LOG_REQUESTS = "ALBEF_LOG_REQUESTS"
-"""Environment variable: ``1`` logs every request; refusals and failures are logged anyway."""
+"""Environment variable: ``1`` logs every request; refusals and failures are always logged."""
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class Meter:
-    """Counters of an endpoint. What is added gathers here and goes to the server at `flush`, one call a metric.
+    """Counters of an endpoint; `flush` passes accumulated counts to the server, one call per metric.
 
     Args:
-        backend: ``triton_python_backend_utils``.
+        backend: Module ``triton_python_backend_utils``.
     """
 
     def __init__(self, backend: Any, model: str, version: int) -> None:
@@ -47,16 +47,16 @@ class Meter:
         self._families = {name: backend.MetricFamily(name, text, kind) for name, text in METRICS.items()}
         self._metrics: dict[tuple[str, Labels], Any] = {}
         self._pending: Counter[tuple[str, Labels]] = Counter()
-        for name in (REQUESTS, ROWS, FAILURES):  # there from the start, for alerts
+        for name in (REQUESTS, ROWS, FAILURES):  # alerts need these series before the first event
             self.add(name, 0)
         self.flush()
 
     def add(self, name: str, amount: int = 1, **labels: str) -> None:
-        """Count something."""
+        """Add to a counter."""
         self._pending[name, tuple(sorted(labels.items()))] += amount
 
     def flush(self) -> None:
-        """Hand over what was counted."""
+        """Pass accumulated counts to the server."""
         pending, self._pending = self._pending, Counter()
         for key, amount in pending.items():
             if key not in self._metrics:
@@ -66,7 +66,7 @@ class Meter:
 
 
 class Log:
-    """A JSON object a line, on stderr: the server's log has them between its own lines."""
+    """JSON lines on stderr; they appear in the server's log between its own lines."""
 
     def __init__(self, model: str, version: int) -> None:
         self._common = {"model": model, "version": version}
@@ -77,11 +77,11 @@ class Log:
 
         Args:
             level: ``info``, ``warning`` or ``error``.
-            event: What happened, in a word.
+            event: Name of the event, one word.
         """
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
         record = {"time": stamp, "level": level, "event": event, **self._common, **fields}
-        # One write: lines of several processes must not mix.
+        # A single write keeps lines of several processes apart.
         sys.stderr.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
         sys.stderr.flush()

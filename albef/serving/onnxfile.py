@@ -1,4 +1,4 @@
-"""Reading the metadata of an ONNX file without loading it: an endpoint checks its graphs before it serves."""
+"""Reader for the metadata of an ONNX file; does not load the weights."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ _METADATA_FIELD = 14  # ModelProto.metadata_props
 _LENGTH_DELIMITED, _VARINT, _FIXED64, _FIXED32 = 2, 0, 1, 5
 
 
-class _CutOffError(ValueError):
+class _TruncatedError(ValueError):
     """The file ends within a field."""
 
 
 def _varint(file: BinaryIO) -> int | None:
-    """The next number; None at the end of the file."""
+    """Read the next varint; None at the end of the file."""
     value = 0
     for shift in range(0, 70, 7):
         byte = file.read(1)
         if not byte:
             if shift:
-                raise _CutOffError
+                raise _TruncatedError
             return None
         value |= (byte[0] & 0x7F) << shift
         if not byte[0] & 0x80:
             return value
-    raise _CutOffError
+    raise _TruncatedError
 
 
 def _entry(data: bytes) -> tuple[str, str]:
@@ -37,37 +37,37 @@ def _entry(data: bytes) -> tuple[str, str]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The metadata of an ONNX model, read field by field with the weights skipped.
+    """Read the metadata of an ONNX model field by field, skipping the weights.
 
     Raises:
-        ValueError: If the file is missing or is no ONNX model.
+        ValueError: If the file is missing or not an ONNX model.
     """
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     size = path.stat().st_size if path.is_file() else 0
     if not size:
-        raise ValueError(f"{path}: no such ONNX model")
+        raise ValueError(f"{path}: no such ONNX model, or an empty file")
     with path.open("rb") as file:
         try:
-            _scan(file, size, found)
+            _scan(file, size, entries)
         except ValueError as error:
-            raise ValueError(f"{path}: not an ONNX model, or cut off") from error
-    return found
+            raise ValueError(f"{path}: not an ONNX model, or truncated") from error
+    return entries
 
 
-def _scan(file: BinaryIO, size: int, found: dict[str, str]) -> None:
+def _scan(file: BinaryIO, size: int, entries: dict[str, str]) -> None:
     while (tag := _varint(file)) is not None:
-        field, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
+        field, wire_type = tag >> 3, tag & 7
+        if wire_type == _VARINT:
             if _varint(file) is None:
-                raise _CutOffError
+                raise _TruncatedError
             continue
-        length = {_FIXED64: 8, _FIXED32: 4}.get(wire)
-        if wire == _LENGTH_DELIMITED:
+        length = {_FIXED64: 8, _FIXED32: 4}.get(wire_type)
+        if wire_type == _LENGTH_DELIMITED:
             length = _varint(file)
         if length is None or file.tell() + length > size:
-            raise _CutOffError
-        if field == _METADATA_FIELD and wire == _LENGTH_DELIMITED:
+            raise _TruncatedError
+        if field == _METADATA_FIELD and wire_type == _LENGTH_DELIMITED:
             key, value = _entry(file.read(length))
-            found[key] = value
+            entries[key] = value
         else:
             file.seek(length, 1)

@@ -1,4 +1,4 @@
-"""``config.pbtxt`` of the model repository, written from the contract."""
+"""Triton model configuration (``config.pbtxt``), generated from the serving protocol."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from albef.serving.protocol import ANY, ModelSpec, TensorSpec
 
 WARMUP_LENGTH = 8
-"""Size that stands for a free dimension during warm-up."""
+"""Size of free dimensions during warm-up."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """How Triton runs a model.
+    """Execution settings of a model in Triton.
 
     Args:
         backend: ``onnxruntime`` (a graph) or ``python`` (an endpoint).
-        max_batch_size: Rows of a batch.
-        queue_delay_us: How long a request may wait for company.
-        instances: Copies of the model.
-        threads: Of one ONNX Runtime instance.
-        cache: Whether answers to requests seen before come from the server's response cache, where it has one.
-        versions: How many of the newest versions stay loaded: 2 lets a release be rolled back.
+        max_batch_size: Maximum rows of a batch.
+        queue_delay_us: Microseconds a request may wait for others to share its batch.
+        instances: Instances of the model.
+        threads: Threads of one ONNX Runtime instance.
+        cache: Serve repeated requests from the server's response cache, if it has one.
+        versions: Number of newest versions that stay loaded; 2 allows a rollback.
     """
 
     backend: str
@@ -41,7 +41,7 @@ def _message() -> Any:
     return model_config_pb2.ModelConfig()
 
 
-def _describe(tensor: Any, spec: TensorSpec) -> None:
+def _fill_tensor(tensor: Any, spec: TensorSpec) -> None:
     from tritonclient.grpc import model_config_pb2
 
     tensor.name = spec.name
@@ -50,10 +50,10 @@ def _describe(tensor: Any, spec: TensorSpec) -> None:
 
 
 def render(spec: ModelSpec, run: Deployment) -> str:
-    """The text of a model's ``config.pbtxt``.
+    """Return the text of a model's ``config.pbtxt``.
 
-    A graph gets no instance kind, so that the same file takes a GPU where there is one; an endpoint is plain Python
-    and stays on the CPU.
+    A graph has no instance kind, so that the same file uses a GPU where there is one. An endpoint is Python code and
+    stays on the CPU.
     """
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
@@ -67,37 +67,37 @@ def render(spec: ModelSpec, run: Deployment) -> str:
     config.max_batch_size = run.max_batch_size
     for tensor in spec.inputs:
         described = config.input.add()
-        _describe(described, tensor)
+        _fill_tensor(described, tensor)
         described.optional = tensor.optional
     for tensor in spec.outputs:
-        _describe(config.output.add(), tensor)
+        _fill_tensor(config.output.add(), tensor)
     config.dynamic_batching.max_queue_delay_microseconds = run.queue_delay_us
     config.response_cache.enable = run.cache
     group = config.instance_group.add(count=run.instances)
     config.version_policy.latest.num_versions = run.versions
     if graph:
         config.parameters["intra_op_thread_count"].string_value = str(run.threads)
-        _warm_up(config.model_warmup.add(name="first", batch_size=1), spec)
+        _fill_warmup(config.model_warmup.add(name="first", batch_size=1), spec)
     else:
         group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
     return str(text_format.MessageToString(config))
 
 
-def _warm_up(warm: Any, spec: ModelSpec) -> None:
+def _fill_warmup(warmup: Any, spec: ModelSpec) -> None:
     from tritonclient.grpc import model_config_pb2
 
     for tensor in spec.inputs:
-        entry = warm.inputs[tensor.name]
+        entry = warmup.inputs[tensor.name]
         entry.data_type = model_config_pb2.DataType.Value(f"TYPE_{tensor.dtype}")
         entry.dims.extend(WARMUP_LENGTH if size == ANY else size for size in tensor.dims)
         entry.zero_data = True
 
 
 def parse(path: Path) -> Any:
-    """Read a ``config.pbtxt``.
+    """Parse a ``config.pbtxt``.
 
     Raises:
-        ValueError: If it is not a model configuration; the message names the file.
+        ValueError: If the file is not a model configuration; the message names the file.
     """
     from google.protobuf import text_format
 

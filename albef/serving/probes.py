@@ -1,4 +1,7 @@
-"""Questions that tell whether a server works: a model may say that it is ready when its process is gone."""
+"""Probe requests that test whether the endpoints of a server answer.
+
+Triton may report a model as ready although its process has died, so only an answer proves that it works.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,24 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.requests import ServingError
-
-# A grey pixel, as a PPM file.
-_PICTURE = b"P6 1 1 255\n\x80\x80\x80"
+from albef.tasks import registry
 
 
 class ProbeError(ServingError):
-    """An endpoint answered something else than it was to."""
+    """The answer of an endpoint is not the expected one."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A question to an endpoint.
+    """Request to an endpoint with an optional expected answer.
 
     Args:
-        text: Absent where retrieval is asked by image.
-        image: A file, or its bytes.
-        expect: What is to be among the answers: an id, a caption or an answer among the first ``k``, or the likeliest
-            label. By default any answer will do.
+        text: Input text; None for retrieval by image.
+        image: Path or content of an image file.
+        expect: Id, caption or answer expected among the first ``k``, or the expected most probable label. By default
+            any answer is accepted.
     """
 
     endpoint: str
@@ -37,19 +37,23 @@ class Probe:
     k: int = 5
 
     @classmethod
-    def of(cls, row: Any, folder: Path) -> Probe:
-        """A probe from a JSON object.
+    def from_json(cls, row: Any, folder: Path) -> Probe:
+        """Create a probe from a JSON object.
+
+        Args:
+            folder: Folder that image paths are relative to.
 
         Raises:
-            ValueError: If it is none; the message says what was expected.
+            ValueError: If the object is not a probe; the message names the key.
         """
         known = [field.name for field in fields(cls)]
         if not isinstance(row, dict) or set(row) - set(known):
             raise ValueError(f"expected an object with some of {', '.join(known)}, got {row!r}")
-        if row.get("endpoint") not in protocol.ENDPOINTS:
-            raise ValueError(f"endpoint: expected one of {', '.join(protocol.ENDPOINTS)}, got {row.get('endpoint')!r}")
-        if row.get("expect") is not None and row["endpoint"] == protocol.GROUNDING.name:
-            raise ValueError("expect: the answer of grounding is no text")
+        endpoints = registry.endpoints()
+        if row.get("endpoint") not in endpoints:
+            raise ValueError(f"endpoint: expected one of {', '.join(endpoints)}, got {row.get('endpoint')!r}")
+        if row.get("expect") is not None and not hasattr(registry.module(row["endpoint"], "client"), "accepted"):
+            raise ValueError(f"expect: not supported for {row['endpoint']}, whose answer is not a text")
         for key, kind in (("text", str), ("image", str), ("expect", str), ("k", int)):
             if row.get(key) is not None and not isinstance(row[key], kind):
                 raise ValueError(f"{key}: expected {kind.__name__}, got {row[key]!r}")
@@ -57,30 +61,19 @@ class Probe:
         return replace(probe, image=folder / str(row["image"])) if row.get("image") else probe
 
     def ask(self, client: Client) -> None:
-        """Ask the endpoint.
+        """Send the request and check the answer.
 
         Raises:
             ProbeError: If the answer is not the expected one.
             ServingError: If there is no answer.
         """
-        found = self._answers(client)
-        if self.expect is not None and self.expect not in found:
-            asked = self.text if self.text is not None else self.image
-            raise ProbeError(f"asked {asked!r}, expected {self.expect!r} among the answers, got {found}")
-
-    def _answers(self, client: Client) -> list[str]:
-        text, image = self.text or "", self.image if self.image is not None else _PICTURE
-        if self.endpoint == protocol.RETRIEVAL.name:
-            return [match.id for match in client.retrieve(self.text, self.image, k=self.k)]
-        if self.endpoint == protocol.VQA.name:
-            return [answer.text for answer in client.answer(image, text, k=self.k)]
-        if self.endpoint == protocol.ENTAILMENT.name:
-            labels = client.entail(image, text)
-            return [max(labels, key=lambda label: labels[label])]
-        client.ground(image, text)
-        return []
+        module = registry.module(self.endpoint, "client")
+        (answer,) = client.ask(module.probe(self.text, self.image, self.k))
+        if self.expect is not None and self.expect not in (answers := module.accepted(answer)):
+            query = self.text if self.text is not None else self.image
+            raise ProbeError(f"query {query!r}: expected {self.expect!r} among the answers, got {answers}")
 
 
-def standard(endpoints: Iterable[str]) -> list[Probe]:
-    """A question to each of some endpoints."""
+def default_probes(endpoints: Iterable[str]) -> list[Probe]:
+    """Return one probe per endpoint that accepts any answer."""
     return [Probe(name, text="a", k=1) for name in endpoints]

@@ -1,14 +1,14 @@
-"""Putting a new version of the models into a running server, and taking it out again; no request is lost.
+"""Release and rollback of model versions in a running server without losing requests.
 
-A model repository holds versions side by side, and Triton answers from the newest that is loaded. So that nobody is
-answered by a version before it was tried:
+A model repository holds several versions, and Triton answers with the newest loaded one. A release tests the new
+version before it answers:
 
-1. the graphs of the new version are loaded beside the old ones; only endpoints of their own version call them;
-2. the new endpoints are loaded under other names, as candidates, and asked real questions;
-3. they move to their own names and are loaded there: from then on they answer. The old version stays loaded.
+1. The graphs of the new version are loaded next to the old ones. Only endpoints of the same version call them.
+2. The new endpoints are loaded under other names, as candidates, and have to answer probes.
+3. They move to their final names and are loaded there. From then on they answer; the old version stays loaded.
 
-Whatever fails, what was added is taken out again, and the old version never stopped. The server must have been started
-with ``--model-control-mode=explicit`` (`albef serve --explicit`), on a folder that this process can write to.
+If a step fails, the new version is removed; the old one answers all the time. The server must run with
+``--model-control-mode=explicit`` (`albef serve --explicit`) on a folder that this process can write to.
 """
 
 from __future__ import annotations
@@ -23,52 +23,53 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from albef.serving import pbtxt, protocol
+from albef.serving import pbtxt
 from albef.serving.client import Client
-from albef.serving.probes import Probe, standard
-from albef.serving.requests import Call, ServingError
+from albef.serving.probes import Probe, default_probes
+from albef.serving.requests import Request, ServingError
+from albef.tasks import registry
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 CANDIDATE = "_candidate"
-"""Added to the name of an endpoint on trial."""
+"""Suffix of a candidate endpoint's name."""
 WITHDRAWN = "withdrawn-"
-"""Begins the folder of a version that was taken back; Triton sees numbers alone."""
+"""Prefix of a withdrawn version's folder; Triton only loads folders with numeric names."""
 KEPT = 2
-"""Versions that stay, as in the configurations: the newest, and the one to go back to."""
+"""Versions that are kept, as in the configurations: the newest and the one for a rollback."""
 
 
 class ReleaseError(ServingError):
-    """A version was not released, or not taken back; the one before answers on."""
+    """A release or rollback failed; the previous version still answers."""
 
 
 class _CandidateClient(Client):
-    """Asks the endpoints on trial."""
+    """Client of the candidate endpoints."""
 
-    def ask(self, call: Call[T]) -> list[T]:
-        return super().ask(replace(call, spec=replace(call.spec, name=call.spec.name + CANDIDATE)))
+    def ask(self, request: Request[T]) -> list[T]:
+        return super().ask(replace(request, spec=replace(request.spec, name=request.spec.name + CANDIDATE)))
 
 
 def versions(model: Path) -> list[int]:
-    """Versions of a model in its repository, ascending."""
+    """Return the versions of a model in its repository, ascending."""
     return sorted(int(path.name) for path in model.iterdir() if path.name.isdigit())
 
 
 def models(repository: Path) -> list[str]:
-    """Models of a repository, but for candidates.
+    """Return the models of a repository, except candidates.
 
     Raises:
-        ReleaseError: If it has none.
+        ReleaseError: If there are none.
     """
-    found = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
-    names = [name for name in found if not name.endswith(CANDIDATE)]
+    names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    names = [name for name in names if not name.endswith(CANDIDATE)]
     if not names:
-        raise ReleaseError(f"{repository}: no model repository (no <model>/config.pbtxt)")
+        raise ReleaseError(f"{repository}: not a model repository, expected <model>/config.pbtxt in it")
     return names
 
 
-def _taken(model: Path) -> list[int]:
-    """Numbers that a model has used, those of withdrawn versions included."""
+def _used_versions(model: Path) -> list[int]:
+    """Return all version numbers that a model has used, including withdrawn ones."""
     names = [path.name.removeprefix(WITHDRAWN) for path in model.iterdir()] if model.is_dir() else []
     return [int(name) for name in names if name.isdigit()]
 
@@ -80,10 +81,11 @@ def _signature(path: Path) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be released.
+    """Models to release.
 
     Args:
-        live, new: Model repositories.
+        live: Model repository that the server uses.
+        new: Model repository with the new models.
         version: Number of the new version in ``live``.
     """
 
@@ -97,39 +99,39 @@ class _Plan:
 def _plan(live: Path, new: Path, version: int | None) -> _Plan:
     names = models(new)
     models(live)
-    taken = max((number for name in names for number in _taken(live / name)), default=0)
-    if version is not None and version <= taken:
-        raise ReleaseError(f"{live}: version {version} is not above {taken}, which the repository has had already")
+    last = max((number for name in names for number in _used_versions(live / name)), default=0)
+    if version is not None and version <= last:
+        raise ReleaseError(f"{live}: version {version} is not above {last}, the last version of this repository")
     for name in names:
         if (live / name).is_dir() and _signature(live / name / "config.pbtxt") != _signature(
             new / name / "config.pbtxt"
         ):
             raise ReleaseError(
-                f"{name}: the new version has other tensors than the one that is served; such models cannot be loaded "
-                "side by side: serve the new repository by a server of its own"
+                f"{name}: the new version has other tensors than the served one, so both cannot be loaded together; "
+                "serve the new repository with another server"
             )
         if not versions(new / name):
-            raise ReleaseError(f"{new / name}: no version here")
-    endpoints = [name for name in names if name in protocol.ENDPOINTS]
-    return _Plan(live, new, version or taken + 1, [name for name in names if name not in endpoints], endpoints)
+            raise ReleaseError(f"{new / name}: no version of the model in this folder")
+    endpoints = [name for name in names if name in registry.endpoints()]
+    return _Plan(live, new, version or last + 1, [name for name in names if name not in endpoints], endpoints)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder; it appears whole."""
+    """Copy a folder atomically."""
     aside = target.with_name(f"copying-{target.name}")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside)
     os.replace(aside, target)
 
 
-class _Switch:
-    """One release, step by step."""
+class _Rollout:
+    """Steps of a release."""
 
     def __init__(self, plan: _Plan, client: Client) -> None:
         self.plan, self.triton, self.client = plan, client.triton, client
 
     def load(self, name: str) -> None:
-        """Load a model as it lies in the repository now."""
+        """Load a model from the current state of the repository."""
         from tritonclient.utils import InferenceServerException
 
         try:
@@ -138,25 +140,25 @@ class _Switch:
             raise ReleaseError(f"{self.client.url}: {name}: cannot be loaded: {error.message()}") from error
 
     def unload(self, name: str) -> None:
-        """Unload a model, and wait until it is gone."""
+        """Unload a model and wait until it is unloaded."""
         from tritonclient.utils import InferenceServerException
 
         try:
             self.triton.unload_model(name)
             deadline = time.monotonic() + self.client.timeout
-            while any(m.name == name and m.state not in ("", "UNAVAILABLE") for m in self._index()):
+            while any(m.name == name and m.state not in ("", "UNAVAILABLE") for m in self._model_states()):
                 if time.monotonic() > deadline:
                     raise ReleaseError(f"{self.client.url}: {name} is still loaded after {self.client.timeout:g} s")
                 time.sleep(0.05)
         except InferenceServerException as error:
             raise ReleaseError(f"{self.client.url}: {name}: cannot be unloaded: {error.message()}") from error
 
-    def _index(self) -> Sequence[Any]:
-        found: Sequence[Any] = self.triton.get_model_repository_index().models
-        return found
+    def _model_states(self) -> Sequence[Any]:
+        states: Sequence[Any] = self.triton.get_model_repository_index().models
+        return states
 
     def add_graphs(self) -> None:
-        """Load the new graphs beside the old ones."""
+        """Load the new graphs next to the old ones."""
         for name in self.plan.graphs:
             self._add(name, name)
             self.load(name)
@@ -169,18 +171,18 @@ class _Switch:
             (folder / "config.pbtxt").write_text(text.replace(f'name: "{name}"', f'name: "{target}"', 1), "utf-8")
         _copy(self.plan.new / name / str(versions(self.plan.new / name)[-1]), folder / str(self.plan.version))
 
-    def try_out(self, probes: Sequence[Probe]) -> None:
-        """Load the new endpoints as candidates, ask them, and unload them."""
+    def test_candidates(self, probes: Sequence[Probe]) -> None:
+        """Load the new endpoints as candidates, probe them, and unload them."""
         for name in self.plan.endpoints:
             self._add(name, name + CANDIDATE)
             self.load(name + CANDIDATE)
         with _CandidateClient(self.client.url, timeout=self.client.timeout) as candidate:
-            _ask(candidate, probes)
+            _check(candidate, probes)
         for name in self.plan.endpoints:
             self.unload(name + CANDIDATE)
 
-    def take_over(self, probes: Sequence[Probe]) -> None:
-        """Load the new endpoints under their own names."""
+    def promote(self, probes: Sequence[Probe]) -> None:
+        """Load the new endpoints under their final names and probe them."""
         for name in self.plan.endpoints:
             folder = self.plan.live / name
             folder.mkdir(exist_ok=True)
@@ -189,18 +191,18 @@ class _Switch:
                 shutil.copyfile(self.plan.new / name / "config.pbtxt", folder / "config.pbtxt")
             os.replace(candidate / str(self.plan.version), folder / str(self.plan.version))
             self.load(name)
-        _ask(self.client, probes)
+        _check(self.client, probes)
 
     def undo(self) -> None:
-        """Take out whatever was added; the old version answers on."""
+        """Remove everything that was added; the old version still answers."""
         added = [(name + CANDIDATE, self.unload) for name in self.plan.endpoints]
         added += [(name, self._withdraw) for name in (*self.plan.endpoints, *self.plan.graphs)]
-        for name, take_out in added:
+        for name, remove in added:
             if (self.plan.live / name / str(self.plan.version)).is_dir():
                 try:
-                    take_out(name)
-                except ReleaseError as error:  # the next ones matter as much
-                    _logger.error("while taking version %d back: %s", self.plan.version, error)
+                    remove(name)
+                except ReleaseError as error:  # remove the others all the same
+                    _logger.error("cannot remove %s version %d: %s", name, self.plan.version, error)
         self.clean()
 
     def _withdraw(self, name: str) -> None:
@@ -213,20 +215,20 @@ class _Switch:
             shutil.rmtree(folder)
 
     def clean(self) -> None:
-        """Remove what a release needs on its way, also one that was killed."""
+        """Remove temporary files of this release and of killed ones."""
         for path in self.plan.live.glob(f"*{CANDIDATE}"):
             shutil.rmtree(path)
         for path in self.plan.live.glob("*/copying-*"):
             shutil.rmtree(path)
 
-    def forget(self) -> None:
-        """Remove versions that are too old to go back to; they are not loaded any more."""
+    def remove_old_versions(self) -> None:
+        """Remove versions that are too old for a rollback; Triton has unloaded them."""
         for name in (*self.plan.endpoints, *self.plan.graphs):
             for version in versions(self.plan.live / name)[:-KEPT]:
                 shutil.rmtree(self.plan.live / name / str(version))
 
 
-def _ask(client: Client, probes: Sequence[Probe]) -> None:
+def _check(client: Client, probes: Sequence[Probe]) -> None:
     for probe in probes:
         try:
             probe.ask(client)
@@ -242,69 +244,74 @@ def release(
     version: int | None = None,
     timeout: float = 120.0,
 ) -> int:
-    """Bring the models of a repository into the one that a server at ``url`` serves.
+    """Release the models of a repository into a running server.
 
     Args:
-        live: The repository that is served.
-        new: The repository with the new models, as `albef.export.repository` writes it.
-        probes: Questions that the new version has to answer, besides one an endpoint.
-        version: Number of the new version; by default the next.
-        timeout: Seconds for an answer.
+        live: Model repository that the server uses.
+        new: Model repository with the new models, written by `albef.export.repository`.
+        url: Host and port of the server's gRPC service.
+        probes: Probes that the new version has to answer, in addition to one per endpoint.
+        version: Number of the new version; by default the next one.
+        timeout: Seconds for each answer.
 
     Returns:
-        The number.
+        The version number.
 
     Raises:
-        ReleaseError: If the new version cannot be loaded or fails a probe. It is gone again then.
+        ReleaseError: If the new version cannot be loaded or fails a probe; it is removed then.
     """
     plan = _plan(live, new, version)
-    asked = [*standard(plan.endpoints), *(probe for probe in probes if probe.endpoint in plan.endpoints)]
+    checks = [*default_probes(plan.endpoints), *(probe for probe in probes if probe.endpoint in plan.endpoints)]
     with Client(url, timeout=timeout) as client:
-        switch = _Switch(plan, client)
-        switch.clean()
+        rollout = _Rollout(plan, client)
+        rollout.clean()
         try:
-            switch.add_graphs()
-            switch.try_out(asked)
-            switch.take_over(asked)
+            rollout.add_graphs()
+            rollout.test_candidates(checks)
+            rollout.promote(checks)
         except BaseException:
-            switch.undo()
+            rollout.undo()
             raise
-        switch.clean()
-        switch.forget()
+        rollout.clean()
+        rollout.remove_old_versions()
     return plan.version
 
 
 def rollback(live: Path, url: str, timeout: float = 120.0) -> int:
-    """Go back to the version before the newest, which is kept under another name; its number is not used again.
+    """Return to the version before the newest one.
+
+    The newest version is kept in a renamed folder; its number is not reused.
 
     Returns:
         The version that answers now.
 
     Raises:
-        ReleaseError: If there is none to go back to, or it does not answer.
+        ReleaseError: If there is no previous version, or it does not answer.
     """
     names = models(live)
-    endpoints = [name for name in names if name in protocol.ENDPOINTS]
+    endpoints = [name for name in names if name in registry.endpoints()]
     newest = max((number for name in endpoints for number in versions(live / name)), default=0)
     affected = [name for name in names if newest in versions(live / name)]
     before = sorted({number for name in affected for number in versions(live / name)} - {newest})
     if not before or any(before[-1] not in versions(live / name) for name in affected):
-        raise ReleaseError(f"{live}: no version to go back to from {newest}")
+        raise ReleaseError(f"{live}: no version before {newest} to roll back to")
     with Client(url, timeout=timeout) as client:
-        switch = _Switch(_Plan(live, live, newest, [], []), client)
-        # Endpoints first: as long as one of them is loaded, its graphs are.
+        rollout = _Rollout(_Plan(live, live, newest, [], []), client)
+        # Endpoints first: a loaded endpoint needs its graphs.
         for name in sorted(affected, key=lambda name: name not in endpoints):
             os.replace(live / name / str(newest), live / name / f"{WITHDRAWN}{newest}")
-            switch.load(name)
-        _ask(client, standard([name for name in endpoints if name in affected]))
+            rollout.load(name)
+        _check(client, default_probes([name for name in endpoints if name in affected]))
     return before[-1]
 
 
 def read_probes(path: Path) -> list[Probe]:
-    """Probes from a JSON list, see `Probe`; pictures lie relative to it.
+    """Read probes from a JSON list; see `Probe`.
+
+    Image paths are relative to the folder of the list.
 
     Raises:
-        ReleaseError: If it is not such a list; the message names the entry.
+        ReleaseError: If the file is not a list of probes; the message names the entry.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -312,10 +319,10 @@ def read_probes(path: Path) -> list[Probe]:
         raise ReleaseError(f"{path}: cannot read the probes ({error})") from error
     if not isinstance(rows, list):
         raise ReleaseError(f"{path}: expected a list of probes")
-    found = []
+    probes = []
     for number, row in enumerate(rows):
         try:
-            found.append(Probe.of(row, path.parent))
+            probes.append(Probe.from_json(row, path.parent))
         except (TypeError, ValueError) as error:
             raise ReleaseError(f"{path}, entry {number}: {error}") from error
-    return found
+    return probes

@@ -1,21 +1,25 @@
-"""Requests to the endpoints and what their answers mean; no connection is opened here."""
+"""Requests to the endpoints and parsers of their answers; opens no connection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from albef.serving import protocol
 from albef.serving.protocol import ModelSpec
+from albef.tasks import registry
 
 T = TypeVar("T")
-Picture = str | Path | bytes
-"""The path of an image file, or what is in it."""
+Array = NDArray[Any]
+ImageInput = str | Path | bytes
+"""Path or content of an image file."""
+GRAY_PIXEL = b"P6 1 1 255\n\x80\x80\x80"
+"""Smallest image file (PPM), for probes."""
 
 
 class ServingError(OSError):
@@ -23,12 +27,17 @@ class ServingError(OSError):
 
 
 class InvalidRequestError(ServingError, ValueError):
-    """The server refused the question; the message says what is wrong with it."""
+    """The request is invalid; the message states the reason."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """One answer of retrieval: the path of an image or a caption, and how well it fits."""
+    """Match of a retrieval query.
+
+    Attributes:
+        id: Id of an image, or a caption.
+        score: Score; higher is better.
+    """
 
     id: str
     score: float
@@ -36,7 +45,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to a question about a picture."""
+    """Answer to a question about an image."""
 
     text: str
     probability: float
@@ -44,11 +53,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Grounded:
-    """Where in a picture an expression is.
+    """Location of an expression in an image.
 
     Attributes:
-        heat: ``(G, G)``, a value a patch.
-        box: x, y, width, height in pixels of the picture.
+        heat: Heat map ``(G, G)``, one value per patch.
+        box: x, y, width, height in pixels of the image.
     """
 
     heat: NDArray[np.float32]
@@ -56,21 +65,32 @@ class Grounded:
 
 
 @dataclass(frozen=True)
-class Call(Generic[T]):
-    """A request, and how to read its answer.
+class Request(Generic[T]):
+    """Request to an endpoint with the parser of its answer.
 
     Attributes:
         arrays: Inputs by name.
-        read: From the outputs by name to one answer a row.
+        read: Converts outputs by name to one answer per row.
     """
 
     spec: ModelSpec
-    arrays: dict[str, NDArray[Any]]
-    read: Callable[[dict[str, NDArray[Any]]], list[T]]
+    arrays: dict[str, Array]
+    read: Callable[[dict[str, Array]], list[T]]
 
 
-def file_of(image: Picture) -> bytes:
-    """The bytes of an image.
+class Asker(Protocol):
+    """Anything that answers requests: a client, or an endpoint in this process."""
+
+    def ask(self, request: Request[T]) -> list[T]:
+        """Return one answer per row of a request."""
+
+
+Question = Callable[[Asker], dict[str, list[float]]]
+"""A question of a test list: asks it and returns the scores of the answers by metric."""
+
+
+def image_bytes(image: ImageInput) -> bytes:
+    """Return the content of an image file.
 
     Raises:
         InvalidRequestError: If the file cannot be read.
@@ -80,114 +100,41 @@ def file_of(image: Picture) -> bytes:
     try:
         return Path(image).read_bytes()
     except OSError as error:
-        raise InvalidRequestError(f"{image}: cannot read the picture ({error.strerror})") from error
+        raise InvalidRequestError(f"{image}: cannot read the image ({error.strerror})") from error
 
 
-def column(values: Sequence[bytes]) -> NDArray[Any]:
-    """BYTES of a request ``(B, 1)``."""
+def column(values: Sequence[bytes]) -> Array:
+    """Return a BYTES input ``(B, 1)``.
+
+    Raises:
+        InvalidRequestError: If there are no values.
+    """
     if not values:
         raise InvalidRequestError("give at least one text or image")
     return np.array(list(values), dtype=np.object_).reshape(len(values), 1)
 
 
-def _shared(rows: int, value: int | bool) -> NDArray[Any]:
-    """A value that all rows of a request share."""
+def shared_value(rows: int, value: int | bool) -> Array:
+    """Return an input with the same value in all rows."""
     if isinstance(value, bool):
         return np.full((rows, 1), value, dtype=np.bool_)
     if not -(2**31) <= value < 2**31:
-        raise InvalidRequestError(f"'k' is {value}, which is no 32-bit number")
+        raise InvalidRequestError(f"'k' is {value}, expected a 32-bit integer")
     return np.full((rows, 1), value, dtype=np.int32)
 
 
-def retrieval(name: str, values: Sequence[bytes], k: int, rerank: bool) -> Call[list[Match]]:
-    """Ask retrieval by texts or images, as ``name`` says."""
-
-    def read(outputs: dict[str, NDArray[Any]]) -> list[list[Match]]:
-        ids, scores = outputs[protocol.ENDPOINT_IDS], outputs[protocol.ENDPOINT_SCORES]
-        return [
-            [Match(key.decode(), float(score)) for key, score in zip(row, line, strict=True)]
-            for row, line in zip(ids, scores, strict=True)
-        ]
-
-    queries = column(values)
-    arrays = {
-        name: queries,
-        protocol.ENDPOINT_K: _shared(len(queries), int(k)),
-        protocol.ENDPOINT_RERANK: _shared(len(queries), bool(rerank)),
-    }
-    return Call(protocol.RETRIEVAL, arrays, read)
+def image_and_texts(image: ImageInput, texts: Sequence[str]) -> dict[str, Array]:
+    """Return the inputs for several texts about one image."""
+    words = column([text.encode() for text in texts])
+    return {protocol.IMAGE: column([image_bytes(image)] * len(words)), protocol.TEXT: words}
 
 
-def query(text: str | None, image: Picture | None) -> tuple[str, list[bytes]]:
-    """The one input that a query of retrieval has.
+def build(task: str, **arguments: Any) -> Request[Any]:
+    """Build a request to the endpoint of a task; its ``client`` module says which arguments there are.
 
     Raises:
-        InvalidRequestError: If it has both or neither, or the file cannot be read.
+        UnknownTaskError: If the task is not served.
+        InvalidRequestError: If the arguments are not a valid request.
     """
-    if (text is None) == (image is None):
-        raise InvalidRequestError(f"give exactly one of text and image, not {'neither' if text is None else 'both'}")
-    if text is not None:
-        return protocol.ENDPOINT_TEXT, [text.encode()]
-    assert image is not None
-    return protocol.ENDPOINT_IMAGE, [file_of(image)]
-
-
-def _pair(image: Picture, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The inputs of texts about one image."""
-    words = column([text.encode() for text in texts])
-    return {protocol.ENDPOINT_IMAGE: column([file_of(image)] * len(words)), protocol.ENDPOINT_TEXT: words}
-
-
-def vqa(
-    image: Picture, questions: Sequence[str], k: int, candidates: Sequence[str] | None, generate: bool | None
-) -> Call[list[Answer]]:
-    """Ask questions about an image."""
-
-    def read(outputs: dict[str, NDArray[Any]]) -> list[list[Answer]]:
-        answers, probabilities = outputs[protocol.ENDPOINT_ANSWERS], outputs[protocol.ENDPOINT_PROBABILITIES]
-        return [
-            [Answer(a.decode(), float(p)) for a, p in zip(row, line, strict=True) if a]
-            for row, line in zip(answers, probabilities, strict=True)
-        ]
-
-    arrays = _pair(image, questions)
-    rows = len(questions)
-    arrays[protocol.ENDPOINT_K] = _shared(rows, int(k))
-    if candidates is not None:
-        given = column([text.encode() for text in candidates]).T
-        arrays[protocol.ENDPOINT_CANDIDATES] = np.repeat(given, rows, axis=0)
-    if generate is not None:
-        arrays[protocol.ENDPOINT_GENERATE] = _shared(rows, bool(generate))
-    return Call(protocol.VQA, arrays, read)
-
-
-def entailment(image: Picture, hypotheses: Sequence[str]) -> Call[dict[str, float]]:
-    """Ask whether an image entails some hypotheses."""
-
-    def read(outputs: dict[str, NDArray[Any]]) -> list[dict[str, float]]:
-        labels, probabilities = outputs[protocol.ENDPOINT_LABELS], outputs[protocol.ENDPOINT_PROBABILITIES]
-        return [
-            {label.decode(): float(p) for label, p in zip(row, line, strict=True)}
-            for row, line in zip(labels, probabilities, strict=True)
-        ]
-
-    return Call(protocol.ENTAILMENT, _pair(image, hypotheses), read)
-
-
-def grounding(image: Picture, expressions: Sequence[str], boxes: Sequence[Sequence[float]] | None) -> Call[Grounded]:
-    """Ask where in an image some expressions are."""
-
-    def read(outputs: dict[str, NDArray[Any]]) -> list[Grounded]:
-        heat, chosen = outputs[protocol.ENDPOINT_HEAT], outputs[protocol.ENDPOINT_BOX]
-        return [
-            Grounded(map_, (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
-            for map_, box in zip(heat, chosen, strict=True)
-        ]
-
-    arrays = _pair(image, expressions)
-    if boxes is not None:
-        given = np.asarray(boxes, dtype=np.float32)
-        if given.ndim != 2 or given.shape[1] != 4:
-            raise InvalidRequestError(f"boxes have shape {given.shape}, expected some x, y, width, height")
-        arrays[protocol.ENDPOINT_BOXES] = np.stack([given] * len(expressions))
-    return Call(protocol.GROUNDING, arrays, read)
+    request: Request[Any] = registry.module(task, "client").request(**arguments)
+    return request

@@ -1,11 +1,11 @@
-"""The local Triton runtime: NVIDIA's own server binary, without Docker, below ``.runtime/``.
+"""Local Triton runtime: NVIDIA's server binary without Docker, installed in ``.runtime/``.
 
-Run as ``python -m albef.serving.runtime``. The server comes from the wheel of nvidia-pytriton (its Python
-dependencies are left out: they pin an old numpy for the whole environment). Its Python backend starts one stub process
-per model instance; the stub needs an environment of its own, with numpy 1, and a shared libpython. Our backend in
-``infra/triton/backends/onnxruntime`` stands in for the C++ one, which no wheel carries.
+Run ``python -m albef.serving.runtime`` to build it. The server comes from the wheel of nvidia-pytriton, installed
+without its Python dependencies, which pin an old NumPy. Its Python backend starts one stub process per model instance.
+The stub needs its own environment with NumPy 1, and a shared libpython. The backend in
+``infra/triton/backends/onnxruntime`` replaces the C++ one, which is not available as a wheel.
 
-Building is idempotent: a marker holds a hash of every input, and the folder is built aside and renamed.
+Building is idempotent: a marker file stores a hash of all inputs, and the folder is built aside and then renamed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 INFRA = CHECKOUT / "infra" / "triton"
 DEFAULT = CHECKOUT / ".runtime"
 PYTHONS = ((3, 12), (3, 11))
-"""Versions with both a stub in the wheel and a wheel of numpy 1; the first is fetched where none is at hand."""
+"""Versions with a stub in the wheel and a wheel of NumPy 1; uv installs the first if none is found."""
 _BUILT = "triton"
 _MARKER = "inputs"
 _RECIPE = 1
-"""To be raised when `_build` makes something else of the same inputs."""
+"""Increment it when `_build` produces a different result from the same inputs."""
 _PROBE = """
 import json, sys, sysconfig
 get = sysconfig.get_config_var
@@ -42,12 +42,12 @@ print(json.dumps({"version": list(sys.version_info[:3]), "executable": sys._base
 
 
 class RuntimeSetupError(ValueError):
-    """The local Triton runtime cannot be built or is not there."""
+    """The local Triton runtime is missing or cannot be built."""
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python that can run the stub; ``library`` is the path of its shared libpython."""
+    """Python interpreter that can run the stub; ``library`` is its shared libpython."""
 
     executable: str
     version: tuple[int, int, int]
@@ -56,18 +56,18 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A built runtime, in the folder ``root``."""
+    """Built runtime in the folder ``root``."""
 
     root: Path
 
     @property
     def package(self) -> Path:
-        """Folder the wheel was unpacked to."""
+        """Folder of the unpacked wheel."""
         return self.root / "wheel"
 
     @property
     def server(self) -> Path:
-        """The tritonserver binary."""
+        """Path of the tritonserver binary."""
         return self.package / "pytriton" / "tritonserver" / "bin" / "tritonserver"
 
     @property
@@ -81,63 +81,63 @@ class Runtime:
         return self.package / "pytriton" / "tritonserver" / "caches"
 
     def environment(self) -> dict[str, str]:
-        """Variables the server runs under.
+        """Return the environment variables of the server.
 
-        The embedded interpreter finds the stub's environment by ``python3`` on PATH and by nothing else. ``lib``
-        holds its libpython alone: the loader could take another Python's, and a whole lib folder could shadow more.
+        The embedded interpreter finds the stub's environment only through ``python3`` on PATH. ``lib`` contains
+        nothing but the libpython of the stub, so that neither another Python nor other libraries are loaded.
         """
         env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
         env["PATH"] = f"{self.root / 'stub' / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
         env["LD_LIBRARY_PATH"] = os.pathsep.join([str(self.root / "lib"), str(self.package / "nvidia_pytriton.libs")])
-        # A stub is one worker of many; ONNX Runtime's threads are set per model.
+        # There are many stubs, so each gets one OpenMP thread; ONNX Runtime's threads are set per model.
         env.update(ORT_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
         return env
 
 
-def find_uv(given: str | None = None) -> str:
-    """Path of uv: as given, or by the variable UV, else beside this Python, else on PATH.
+def find_uv(path: str | None = None) -> str:
+    """Return the path of uv: the argument, the variable UV, next to this Python, or on PATH.
 
     Raises:
         RuntimeSetupError: If there is none.
     """
-    given = given or os.environ.get("UV") or None
-    for place in (given, str(Path(sys.executable).parent / "uv"), "uv"):
-        found = shutil.which(place) if place else None
-        if found:
-            return found
-        if place and place == given:
-            raise RuntimeSetupError(f"UV={given}: no such program")
-    raise RuntimeSetupError("uv is not installed: run `pip install uv`, or name it with --uv")
+    path = path or os.environ.get("UV") or None
+    for candidate in (path, str(Path(sys.executable).parent / "uv"), "uv"):
+        program = shutil.which(candidate) if candidate else None
+        if program:
+            return program
+        if candidate and candidate == path:
+            raise RuntimeSetupError(f"UV={path}: no such program; set --uv or the variable UV to the path of uv")
+    raise RuntimeSetupError("uv is not installed; run `pip install uv` or pass its path with --uv")
 
 
 def inspect(executable: str) -> Interpreter | None:
-    """What the stub needs to know of a Python; None if it cannot run the stub or has no shared libpython."""
+    """Inspect a Python; return None if it cannot run the stub or has no shared libpython."""
     try:
         done = subprocess.run([executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=60)
-        found = json.loads(done.stdout)
+        info = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, json.JSONDecodeError):
         return None
-    major, minor, micro = found["version"]
+    major, minor, micro = info["version"]
     if (major, minor) not in PYTHONS:
         return None
-    folders = [found["libdir"], f"{found['libdir']}/{found['multiarch']}", f"{found['prefix']}/lib", found["libpl"]]
+    folders = [info["libdir"], f"{info['libdir']}/{info['multiarch']}", f"{info['prefix']}/lib", info["libpl"]]
     for folder in folders:
         library = Path(folder) / f"libpython{major}.{minor}.so.1.0"
         if folder and library.is_file():
-            return Interpreter(found["executable"], (major, minor, micro), str(library))
+            return Interpreter(info["executable"], (major, minor, micro), str(library))
     return None
 
 
 def find_python(uv: str | None = None) -> Interpreter:
-    """A Python for the stub: this one if it will do, else one that uv knows of, else one that uv fetches.
+    """Find a Python for the stub: this one, one found by uv, or one installed by uv.
 
     Raises:
-        RuntimeSetupError: If there is none; the message says what to install.
+        RuntimeSetupError: If there is none; the message lists what to install.
     """
-    wanted = [f"{major}.{minor}" for major, minor in PYTHONS]
+    versions = [f"{major}.{minor}" for major, minor in PYTHONS]
 
-    def known(uv: str) -> Iterator[str]:
-        for version in wanted:
+    def installed(uv: str) -> Iterator[str]:
+        for version in versions:
             for preference in ("--no-managed-python", "--managed-python"):
                 done = subprocess.run(
                     [uv, "python", "find", "--no-project", "--system", "--no-python-downloads", preference, version],
@@ -147,37 +147,39 @@ def find_python(uv: str | None = None) -> Interpreter:
                 if done.returncode == 0:
                     yield done.stdout.strip()
 
-    own = inspect(sys.executable)
-    if own:
-        return own
+    current = inspect(sys.executable)
+    if current:
+        return current
     uv = find_uv(uv)
     for attempt in range(2):
-        for executable in known(uv):
+        for executable in installed(uv):
             interpreter = inspect(executable)
             if interpreter:
                 return interpreter
-        if attempt == 0 and subprocess.run([uv, "python", "install", wanted[0]], stdout=sys.stderr).returncode:
+        if attempt == 0 and subprocess.run([uv, "python", "install", versions[0]], stdout=sys.stderr).returncode:
             break
     raise RuntimeSetupError(
-        f"the Triton runtime needs Python {' or '.join(reversed(wanted))} with a shared libpython "
-        f"(libpython{wanted[0]}.so.1.0 or libpython{wanted[1]}.so.1.0), and this machine has none: this Python is "
+        f"the Triton runtime needs Python {' or '.join(reversed(versions))} with a shared libpython "
+        f"(libpython{versions[0]}.so.1.0 or libpython{versions[1]}.so.1.0), and none was found; this Python is "
         f"{sys.version.split()[0]} at {sys.executable}. On Debian install libpython3.11, with pyenv set "
-        f"PYTHON_CONFIGURE_OPTS=--enable-shared, or run `uv python install {wanted[0]}` where the network allows it"
+        f"PYTHON_CONFIGURE_OPTS=--enable-shared, or with network access run `uv python install {versions[0]}`"
     )
 
 
 def inputs_hash(infra: Path, interpreter: Interpreter) -> str:
-    """Hash of all that a runtime is built from, but for our backends, which are kept up to date one by one.
+    """Return the hash of all inputs of a runtime.
+
+    Our backends are not among them: `ensure` updates their files one by one.
 
     Raises:
-        RuntimeSetupError: If the recipe's files are missing.
+        RuntimeSetupError: If the requirement files are missing.
     """
     digest = hashlib.sha256(json.dumps([_RECIPE, asdict(interpreter)], sort_keys=True).encode())
     for path in (infra / "requirements.txt", infra / "server.txt"):
         try:
             digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
         except OSError as error:
-            raise RuntimeSetupError(f"{path}: cannot read the runtime's recipe ({error.strerror})") from error
+            raise RuntimeSetupError(f"{path}: cannot read these requirements ({error.strerror})") from error
     return digest.hexdigest()
 
 
@@ -192,14 +194,14 @@ def _build(target: Path, infra: Path, interpreter: Interpreter, uv: str) -> None
     install = [uv, "pip", "install", "--quiet", "--only-binary", ":all:", "--link-mode", "copy"]
     _run([uv, "venv", "--quiet", "--no-project", "--python", interpreter.executable, str(stub)])
     _run([*install, "--python", str(stub / "bin" / "python"), "-r", str(infra / "requirements.txt")])
-    # --python only says for which version; the wheel is py3-none.
+    # --python only selects the version; the wheel is py3-none.
     python = ["--python", str(stub / "bin" / "python")]
     _run([*install, *python, "--no-deps", "--target", str(wheel), "-r", str(infra / "server.txt")])
     server = wheel / "pytriton" / "tritonserver"
     version = f"{interpreter.version[0]}.{interpreter.version[1]}"
     source = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not source.is_file():
-        raise RuntimeSetupError(f"{infra / 'server.txt'}: the wheel has no stub for Python {version}")
+        raise RuntimeSetupError(f"{infra / 'server.txt'}: the wheel of this release has no stub for Python {version}")
     program = server / "backends" / "python" / source.name
     shutil.copyfile(source, program)
     program.chmod(0o755)
@@ -209,7 +211,7 @@ def _build(target: Path, infra: Path, interpreter: Interpreter, uv: str) -> None
 
 
 def _copy_backends(infra: Path, runtime: Runtime) -> None:
-    """Bring our backends up to date, each file atomically: models may be loading."""
+    """Update our backends, each file atomically because models may be loading."""
     for path in sorted((infra / "backends").rglob("*.py")):
         target = runtime.backends / path.relative_to(infra / "backends")
         if not target.is_file() or target.read_bytes() != path.read_bytes():
@@ -228,18 +230,18 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def load(root: Path = DEFAULT) -> Runtime:
-    """The runtime built below ``root``.
+    """Return the runtime built in ``root``.
 
     Raises:
         RuntimeSetupError: If there is none.
     """
     if not (root / _BUILT / _MARKER).is_file():
-        raise RuntimeSetupError(f"{root}: no Triton runtime here; build it with `python -m albef.serving.runtime`")
+        raise RuntimeSetupError(f"{root}: no Triton runtime found; build it with `python -m albef.serving.runtime`")
     return Runtime((root / _BUILT).resolve())
 
 
 def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> Runtime:
-    """Build the runtime below ``root`` unless the one there has the same inputs. Safe to call from several processes.
+    """Build the runtime in ``root`` unless it is up to date; safe to call from several processes.
 
     Raises:
         RuntimeSetupError: If uv, a usable Python or a package is missing.
@@ -253,8 +255,8 @@ def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> 
             runtime = load(root)
             _copy_backends(infra, runtime)
             return runtime
-        for left in root.glob("building-*"):  # of a build that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in root.glob("building-*"):  # of a killed build
+            shutil.rmtree(leftover, ignore_errors=True)
         aside = Path(tempfile.mkdtemp(dir=root, prefix="building-"))
         try:
             _build(aside / _BUILT, infra, interpreter, find_uv(uv))
@@ -269,10 +271,10 @@ def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build the runtime; the command behind ``make runtime``."""
+    """Build the runtime; used by ``make runtime``."""
     parser = argparse.ArgumentParser(prog="python -m albef.serving.runtime", description="Build the Triton runtime.")
-    parser.add_argument("--root", type=Path, default=DEFAULT)
-    parser.add_argument("--uv", help="the uv to use; by default that of the variable UV, or the one on PATH")
+    parser.add_argument("--root", type=Path, default=DEFAULT, help="folder to build it in (default: %(default)s)")
+    parser.add_argument("--uv", help="path of uv; by default the variable UV, or uv on PATH")
     args = parser.parse_args(arguments)
     try:
         runtime = ensure(args.root, uv=args.uv)

@@ -1,7 +1,7 @@
-"""A sample of what the endpoints are asked, for `albef drift`: figures alone, never a picture, a text or an answer.
+"""Sample of request statistics for `albef drift`: numbers only, never an image, a text or an answer.
 
-Every process of an endpoint writes files of its own, a JSON object a question, and keeps their number and size within
-bounds. Whatever goes wrong here is logged, and no request fails by it.
+Every process of an endpoint writes its own files, one JSON object per row of a request, and keeps their number and size
+bounded. Errors in this module are logged and never fail a request.
 """
 
 from __future__ import annotations
@@ -22,41 +22,50 @@ from PIL import Image
 from albef.data.text import clean
 from albef.serving import protocol
 
-FOLDER, SHARE = "ALBEF_SAMPLE_REQUESTS", "ALBEF_SAMPLE_SHARE"
-"""Environment variables: the folder to write, as an absolute path, and the share of requests that are noted."""
+FOLDER, FRACTION = "ALBEF_SAMPLE_REQUESTS", "ALBEF_SAMPLE_SHARE"
+"""Environment variables: output folder (an absolute path), and fraction of requests to sample."""
 
-DEFAULT_SHARE = 0.1
+DEFAULT_FRACTION = 0.1
 FILE_BYTES, FILES = 4 * 2**20, 16
-"""Largest file, and how many of an endpoint stay: the oldest go first."""
+"""Maximum size of a file, and maximum number of files per endpoint; the oldest files are removed first."""
 PAUSE = 30.0
-"""Seconds without a sample once it could not be written."""
+"""Seconds without sampling after a write error."""
 
-PICTURE = ("width", "height", "bytes", "brightness", "contrast")
+IMAGE = ("width", "height", "bytes", "brightness", "contrast")
 TEXT = ("words", "tokens", "pieces", "unknown")
-COLUMNS = (*PICTURE, *TEXT, "confidence")
-"""Figures of a question; null where it has no picture, no text, or no probabilities."""
+COLUMNS = (*IMAGE, *TEXT, "confidence")
+"""Statistics of a row; null if the row has no image, no text or no probabilities."""
 
 _SIDE = 64
-Figures = dict[str, float | None]
+Stats = dict[str, float | None]
 
 
-class Words(Protocol):
-    """What is used of `albef.data.tokenizer.Encoder`."""
+class TextEncoder(Protocol):
+    """Part of `albef.data.tokenizer.Encoder` used here."""
 
     tokenizer: Any
     unk: int
 
 
-def of_picture(picture: Image.Image, size: int) -> Figures:
-    """Figures of an RGB picture of ``size`` bytes; brightness and its standard deviation (contrast) go from 0 to 1."""
-    small = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=1.0).convert("L")
+def image_stats(image: Image.Image, size: int) -> Stats:
+    """Return statistics of an RGB image.
+
+    Brightness and its standard deviation (contrast) are between 0 and 1.
+
+    Args:
+        size: Size of the image file in bytes.
+    """
+    small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=1.0).convert("L")
     light = np.asarray(small, dtype=np.float32) / 255
-    values = (picture.width, picture.height, size, round(float(light.mean()), 4), round(float(light.std()), 4))
-    return dict(zip(PICTURE, values, strict=True))
+    values = (image.width, image.height, size, round(float(light.mean()), 4), round(float(light.std()), 4))
+    return dict(zip(IMAGE, values, strict=True))
 
 
-def of_text(text: str, encoder: Words) -> Figures:
-    """Figures of a text before it is cut: words, tokens, tokens a word (pieces) and the share of unknown ones."""
+def text_stats(text: str, encoder: TextEncoder) -> Stats:
+    """Return statistics of a text before truncation.
+
+    These are words, tokens, tokens per word (pieces) and the fraction of unknown tokens.
+    """
     text = clean(text)
     ids = encoder.tokenizer.encode(text, add_special_tokens=False).ids
     words, tokens = len(text.split()), len(ids)
@@ -65,63 +74,63 @@ def of_text(text: str, encoder: Words) -> Figures:
     return dict(zip(TEXT, values, strict=True))
 
 
-def _harmless(method: Callable[..., None]) -> Callable[..., None]:
-    """An answer is worth more than its record: what is raised is kept until the record would be written."""
+def _defer_errors(method: Callable[..., None]) -> Callable[..., None]:
+    """Store an exception in the draft instead of raising it; `Sampler.write` reports it after the answer."""
 
     @functools.wraps(method)
     def call(self: Draft, *args: Any) -> None:
         try:
             method(self, *args)
         except Exception as error:
-            self.problem = error
+            self.error = error
 
     return call
 
 
 class Draft:
-    """What is noted of one request while it is answered."""
+    """Statistics of one request, collected while it is answered."""
 
     def __init__(self) -> None:
-        self.pictures: list[Figures] = []
-        self.shown: list[int] = []
-        self.texts: list[Figures] = []
-        self.problem: Exception | None = None
+        self.images: list[Stats] = []
+        self.image_rows: list[int] = []
+        self.texts: list[Stats] = []
+        self.error: Exception | None = None
 
-    @_harmless
-    def picture(self, picture: Image.Image, size: int) -> None:
-        """One of the different pictures, in their order."""
-        self.pictures.append(of_picture(picture, size))
+    @_defer_errors
+    def add_image(self, image: Image.Image, size: int) -> None:
+        """Add the next distinct image."""
+        self.images.append(image_stats(image, size))
 
-    @_harmless
-    def show(self, rows: Sequence[int]) -> None:
-        """Which of the different pictures each row shows."""
-        self.shown = list(rows)
+    @_defer_errors
+    def set_image_rows(self, rows: Sequence[int]) -> None:
+        """Set the number of the distinct image of each row."""
+        self.image_rows = list(rows)
 
-    @_harmless
-    def read(self, texts: Sequence[str], encoder: Words) -> None:
-        """The texts, one a row."""
-        self.texts = [of_text(text, encoder) for text in texts]
+    @_defer_errors
+    def set_texts(self, texts: Sequence[str], encoder: TextEncoder) -> None:
+        """Set the texts, one per row."""
+        self.texts = [text_stats(text, encoder) for text in texts]
 
-    def records(self, rows: int, outputs: Mapping[str, Any]) -> list[Figures]:
-        """Figures of each row, once it has been answered."""
-        found: list[Figures] = [dict.fromkeys(COLUMNS) for _ in range(rows)]
-        for record, at in zip(found, self.shown, strict=False):
-            record |= self.pictures[at]
-        for record, text in zip(found, self.texts, strict=False):
+    def records(self, rows: int, outputs: Mapping[str, Any]) -> list[Stats]:
+        """Return the statistics of each row of an answered request."""
+        records: list[Stats] = [dict.fromkeys(COLUMNS) for _ in range(rows)]
+        for record, number in zip(records, self.image_rows, strict=False):
+            record |= self.images[number]
+        for record, text in zip(records, self.texts, strict=False):
             record |= text
-        if protocol.ENDPOINT_PROBABILITIES in outputs:
-            best = np.asarray(outputs[protocol.ENDPOINT_PROBABILITIES]).max(axis=1)
-            for record, value in zip(found, best, strict=True):
+        if protocol.PROBABILITIES in outputs:
+            best = np.asarray(outputs[protocol.PROBABILITIES]).max(axis=1)
+            for record, value in zip(records, best, strict=True):
                 record["confidence"] = round(float(value), 4)
-        return found
+        return records
 
 
 class Sampler:
-    """Chooses requests and writes their figures. Off unless the environment names a folder.
+    """Samples requests and writes their statistics; disabled unless the environment sets a folder.
 
     Args:
-        log: Called as `albef.serving.metrics.Log` is.
-        environment: By default that of the process.
+        log: Logger with the signature of `albef.serving.metrics.Log`.
+        environment: By default the environment of the process.
     """
 
     def __init__(
@@ -130,39 +139,41 @@ class Sampler:
         environment = os.environ if environment is None else environment
         self._log, self._endpoint, self._version = log, endpoint, version
         self._folder = Path(environment[FOLDER]) if environment.get(FOLDER) else None
-        self._share, self._file, self._size, self._silent = 0.0, -1, 0, 0.0
+        self._fraction, self._file, self._size, self._paused_until = 0.0, -1, 0, 0.0
         if self._folder is None:
             return
-        given = environment.get(SHARE, str(DEFAULT_SHARE))
+        value = environment.get(FRACTION, str(DEFAULT_FRACTION))
         try:
-            self._share = share_of(float(given))
+            self._fraction = check_fraction(float(value))
         except ValueError:
-            log("error", "sample", message=f"{SHARE} is {given!r}, expected a number above 0, at most 1: no sample")
+            message = f"{FRACTION} is {value!r}, expected a number above 0 and at most 1; requests are not sampled"
+            log("error", "sample", message=message)
 
     def draft(self) -> Draft | None:
-        """A draft for a request that is to be noted. Drawn by chance: ids are the caller's, and may all be one."""
-        if not self._share or random.random() >= self._share or time.monotonic() < self._silent:
+        """Return a draft for a request, or None if the request is not sampled."""
+        # Random rather than by request id: callers choose ids and may use the same one for all requests.
+        if not self._fraction or random.random() >= self._fraction or time.monotonic() < self._paused_until:
             return None
         return Draft()
 
     def write(self, draft: Draft, rows: int, outputs: Mapping[str, Any]) -> None:
-        """Note a request that was answered."""
+        """Write the statistics of an answered request."""
         try:
-            if draft.problem is not None:
-                raise draft.problem
+            if draft.error is not None:
+                raise draft.error
             now = time.time()
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
             head = {"time": stamp, "endpoint": self._endpoint, "version": self._version}
-            lines = [json.dumps({**head, **figures}) + "\n" for figures in draft.records(rows, outputs)]
+            lines = [json.dumps({**head, **stats}) + "\n" for stats in draft.records(rows, outputs)]
             self._append("".join(lines).encode())
         except Exception as error:
             self._close()
-            self._silent = time.monotonic() + PAUSE
-            text = f"a request was not noted, none is for {PAUSE:g} s ({type(error).__name__}: {error})"
+            self._paused_until = time.monotonic() + PAUSE
+            text = f"cannot sample a request; sampling pauses for {PAUSE:g} s ({type(error).__name__}: {error})"
             self._log("warning", "sample", message=text)
 
     def _append(self, data: bytes) -> None:
-        # Somebody may have cleared the folder.
+        # A link count of 0 means that the file was deleted meanwhile.
         if self._file < 0 or self._size + len(data) > FILE_BYTES or not os.fstat(self._file).st_nlink:
             self._open()
         written = os.write(self._file, data)
@@ -174,10 +185,10 @@ class Sampler:
         assert self._folder is not None
         self._close()
         self._folder.mkdir(parents=True, exist_ok=True)
-        before = sorted(self._folder.glob(f"{self._endpoint}-*.jsonl"))  # by time: it is in the name
-        for path in before[: max(len(before) - FILES + 1, 0)]:
+        existing = sorted(self._folder.glob(f"{self._endpoint}-*.jsonl"))  # names sort by time
+        for path in existing[: max(len(existing) - FILES + 1, 0)]:
             path.unlink(missing_ok=True)
-        # A name of its own: processes of several containers may share a folder, and their numbers.
+        # A random name: containers may share the folder, and process ids repeat between containers.
         name = f"{self._endpoint}-{time.time_ns()}-{secrets.token_hex(4)}.jsonl"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file, self._size = os.open(self._folder / name, flags, 0o644), 0
@@ -188,12 +199,12 @@ class Sampler:
         self._file = -1
 
 
-def share_of(value: float) -> float:
-    """A share that can be sampled.
+def check_fraction(value: float) -> float:
+    """Return a sampling fraction after checking its range.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not above 0 and at most 1.
     """
     if not 0 < value <= 1:
-        raise ValueError(f"the share of requests to sample is {value:g}, expected above 0, at most 1")
+        raise ValueError(f"sampling fraction is {value:g}, expected above 0 and at most 1")
     return value

@@ -1,4 +1,4 @@
-"""A local Triton server on loopback: started, probed with a real question, stopped without leftovers."""
+"""Local Triton server on loopback; starts, answers probes, and stops without leftovers."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.metrics import LOG_REQUESTS
-from albef.serving.probes import standard
+from albef.serving.probes import default_probes
 from albef.serving.requests import ServingError
 from albef.serving.runtime import Runtime, ensure
-from albef.serving.sample import DEFAULT_SHARE, FOLDER, SHARE, share_of
+from albef.serving.sample import DEFAULT_FRACTION, FOLDER, FRACTION, check_fraction
+from albef.tasks import registry
 
 _logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 CACHE_BYTES = 256 * 2**20
-"""Of the response cache: 340 encoded images of a ViT-B/16 at 256 pixels, 0.8 MB each."""
+"""Size of the response cache: 340 encoded images of a ViT-B/16 at 256 pixels, 0.8 MB each."""
 
 
 class ServerError(ServingError):
-    """The server did not start, or is gone."""
+    """The server did not start, or has stopped."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
+    """Return free ports of the loopback address."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        for sock in sockets:
+            sock.bind((LOOPBACK, 0))
+        return [int(sock.getsockname()[1]) for sock in sockets]
 
 
-def remote(repository: Path | str) -> bool:
-    """Whether a repository lies in object storage, where nothing but Triton looks."""
+def is_remote(repository: Path | str) -> bool:
+    """Return whether a repository is in object storage, which only Triton reads."""
     return isinstance(repository, str) and repository.startswith("s3://")
 
 
-def _taken(port: int) -> bool:
+def _in_use(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -63,26 +63,28 @@ def _taken(port: int) -> bool:
 
 
 class TritonServer:
-    """A server for a model repository; starts and stops with the ``with`` block.
+    """Triton server for a model repository; starts and stops with the ``with`` block.
 
     Args:
-        repository: Model repository, as `albef.export.repository` writes it: a folder, or its copy in S3-compatible
+        repository: Model repository written by `albef.export.repository`: a folder, or its copy in S3-compatible
             storage, ``s3://http://HOST:PORT/BUCKET/FOLDER`` (or ``https``), with credentials in ``AWS_*`` variables.
-        runtime: By default the one of this checkout, built when missing or out of date.
-        http_port: 0 takes a free one, as do the other ports.
-        log: File for the server's log; by default one that is removed with the server.
-        explicit: Whether models are loaded and unloaded on request, as a release does. All are loaded at the start.
-        cache_bytes: Of the response cache, which keeps encodings of images; 0 for none.
-        log_requests: Whether the endpoints log every request, not those alone that are refused or fail.
-        trace: File for the timestamps of every request and of the graphs behind it; see `albef.serving.trace`.
-        sample: Folder for figures of a share ``sample_share`` of the requests; see `albef.serving.sample`.
-        auto_complete: Whether a model's configuration may leave things out. Ours do not, and load faster without.
-        start_timeout: Seconds until the first answer.
-        stop_timeout: Seconds for requests under way when stopping.
+        runtime: Triton runtime; by default that of this checkout, built if missing or out of date.
+        http_port, grpc_port, metrics_port: Ports; 0 selects a free one.
+        log: Log file of the server; by default a temporary one.
+        explicit: Let clients load and unload models, as a release does. All models are loaded at the start.
+        cache_bytes: Size of the response cache, which stores image encodings; 0 disables it.
+        log_requests: Log every request instead of only refused and failed ones.
+        trace: File for timestamps of every request and its graph requests; see `albef.serving.trace`.
+        sample: Folder for request statistics; see `albef.serving.sample`.
+        sample_fraction: Fraction of requests to sample.
+        auto_complete: Let Triton complete model configurations. Ours are complete and load faster without it.
+        start_timeout: Seconds until the server must answer its first request.
+        stop_timeout: Seconds for pending requests when stopping.
 
     Raises:
-        RuntimeSetupError: If there is no runtime and none can be built.
-        ServerError: On entering, if the server does not start; the message ends with what its log complains of.
+        RuntimeSetupError: If there is no runtime and it cannot be built.
+        ServerError: On entering, if the server does not start; the message ends with errors from its log.
+        ValueError: If ``sample_fraction`` is out of range.
     """
 
     def __init__(
@@ -99,23 +101,24 @@ class TritonServer:
         log_requests: bool = False,
         trace: Path | None = None,
         sample: Path | None = None,
-        sample_share: float = DEFAULT_SHARE,
+        sample_fraction: float = DEFAULT_FRACTION,
         auto_complete: bool = False,
         start_timeout: float = 120.0,
         stop_timeout: float = 20.0,
     ) -> None:
-        self.repository = repository if remote(repository) else Path(repository).resolve()
+        self.repository = repository if is_remote(repository) else Path(repository).resolve()
         self.runtime = runtime or ensure()
         self.ports = (http_port, grpc_port, metrics_port)
         self.explicit, self.cache_bytes, self.auto_complete = explicit, cache_bytes, auto_complete
         self.log_requests, self.trace = log_requests, trace.resolve() if trace else None
-        self.sample, self.sample_share = sample.resolve() if sample else None, share_of(sample_share)
+        self.sample = sample.resolve() if sample else None
+        self.sample_fraction = check_fraction(sample_fraction)
         self.start_timeout, self.stop_timeout = start_timeout, stop_timeout
         self.log = log
-        self._wanted_ports = self.ports
-        self._scratch: Path | None = None
+        self._requested_ports = self.ports
+        self._work_dir: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._shared = f"albef_{os.getpid()}_{secrets.token_hex(4)}_"
+        self._shm_prefix = f"albef_{os.getpid()}_{secrets.token_hex(4)}_"
 
     @property
     def http_url(self) -> str:
@@ -134,15 +137,15 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server, which leads a session of its own; None while it does not run."""
+        """Process id of the server, which leads its own session; None if it is not running."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def segments(self) -> list[Path]:
-        """Shared memory between the server and its endpoints; none is left once it has stopped."""
-        return list(Path("/dev/shm").glob(f"{self._shared}*"))
+        """Return shared memory files between server and endpoints; none remain after a stop."""
+        return list(Path("/dev/shm").glob(f"{self._shm_prefix}*"))
 
     def command(self) -> list[str]:
-        """The server's command line."""
+        """Return the command line of the server."""
         http, grpc, metrics = map(str, self.ports)
         options = {
             "model-repository": str(self.repository),
@@ -156,65 +159,65 @@ class TritonServer:
             "allow-gpu-metrics": "false",
             "exit-timeout-secs": str(max(int(self.stop_timeout) - 5, 1)),
         }
-        # Segments of this server alone, to be removed with it.
-        shared = ["--backend-config=python,shm-region-prefix-name=" + self._shared]
-        # A version that was unloaded would count as one that is not ready.
+        # A unique prefix, so that the segments of this server can be removed with it.
+        shared_memory = ["--backend-config=python,shm-region-prefix-name=" + self._shm_prefix]
+        # Strict readiness would count an unloaded version as not ready.
         control = ["--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false"]
         control = control if self.explicit else []
-        store = [f"--cache-directory={self.runtime.caches}", f"--cache-config=local,size={self.cache_bytes}"]
-        cache = store if self.cache_bytes else []
-        kept = [f"triton,file={self.trace}", "rate=1", "level=TIMESTAMPS"] if self.trace else []
-        traced = [f"--trace-config={option}" for option in kept]
-        given = [f"--{name}={value}" for name, value in options.items()]
+        cache = [f"--cache-directory={self.runtime.caches}", f"--cache-config=local,size={self.cache_bytes}"]
+        cache = cache if self.cache_bytes else []
+        settings = [f"triton,file={self.trace}", "rate=1", "level=TIMESTAMPS"] if self.trace else []
+        trace = [f"--trace-config={setting}" for setting in settings]
+        arguments = [f"--{name}={value}" for name, value in options.items()]
         complete = [] if self.auto_complete else ["--disable-auto-complete-config"]
-        return [str(self.runtime.server), *given, *shared, *control, *cache, *traced, *complete]
+        return [str(self.runtime.server), *arguments, *shared_memory, *control, *cache, *trace, *complete]
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Start the server and wait for its first answer.
+        """Start the server and wait until it answers.
 
         Args:
-            cancelled: Asked while waiting; True stops the server again.
+            cancelled: Polled while waiting; True aborts the start.
 
         Raises:
-            ServerError: If it does not come up in time, a port is taken, or the repository is none.
+            ServerError: If the server does not start in time, a port is in use, or there is no model repository.
         """
         if isinstance(self.repository, Path) and not any(self.repository.glob("*/config.pbtxt")):
-            raise ServerError(f"{self.repository}: no model repository (no <model>/config.pbtxt)")
+            raise ServerError(f"{self.repository}: not a model repository, expected <model>/config.pbtxt in it")
         for attempt in range(3):
             free = iter(free_ports(3))
-            http, grpc, metrics = (port or next(free) for port in self._wanted_ports)
+            http, grpc, metrics = (port or next(free) for port in self._requested_ports)
             self.ports = (http, grpc, metrics)
             try:
                 self._start(cancelled)
                 return
             except ServerError:
                 self.stop()
-                # Somebody else may have taken a free port meanwhile; given ports stay as they are.
-                raced = any(
-                    _taken(port) for port, wanted in zip(self.ports, self._wanted_ports, strict=True) if not wanted
+                # Another process may have taken a free port meanwhile; requested ports are not changed.
+                lost_race = any(
+                    _in_use(port) for port, fixed in zip(self.ports, self._requested_ports, strict=True) if not fixed
                 )
-                if attempt == 2 or not raced:
+                if attempt == 2 or not lost_race:
                     raise
             except BaseException:
                 self.stop()
                 raise
 
     def _start(self, cancelled: Callable[[], bool]) -> None:
-        busy = [port for port in self.ports if _taken(port)]
+        busy = [port for port in self.ports if _in_use(port)]
         if busy:
-            raise ServerError(f"{LOOPBACK}:{busy[0]}: the port is taken; stop what listens there or choose another")
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="albef-triton-"))
-        self.log = self.log or self._scratch / "server.log"
+            raise ServerError(f"{LOOPBACK}:{busy[0]}: the port is in use; stop its process or choose another port")
+        if self._work_dir is None:
+            self._work_dir = Path(tempfile.mkdtemp(prefix="albef-triton-"))
+        self.log = self.log or self._work_dir / "server.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = self.runtime.environment()
-        # Without credentials its S3 client would ask for those of an EC2 instance, and wait for an answer.
+        # Without credentials the S3 client would query the EC2 metadata service and wait for its timeout.
         environment.setdefault("AWS_EC2_METADATA_DISABLED", "true")
         if self.log_requests:
             environment[LOG_REQUESTS] = "1"
         if self.sample:
             self.sample.mkdir(parents=True, exist_ok=True)
-            environment |= {FOLDER: str(self.sample), SHARE: str(self.sample_share)}
+            environment |= {FOLDER: str(self.sample), FRACTION: str(self.sample_fraction)}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(),
@@ -222,30 +225,30 @@ class TritonServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                cwd=self._scratch,
+                cwd=self._work_dir,
                 start_new_session=True,
             )
         deadline = time.monotonic() + self.start_timeout
         self._until(self._loaded, deadline, cancelled)
         with Client(self.grpc_url, timeout=max(deadline - time.monotonic(), 1.0), retries=2) as client:
             models = client.models()
-            for probe in standard(name for name in protocol.ENDPOINTS if name in models):
+            for probe in default_probes(name for name in registry.endpoints() if name in models):
                 try:
                     probe.ask(client)
                 except ServingError as error:
                     raise ServerError(
-                        f"{probe.endpoint}: loaded, but gives no answer: {error}\n{self.complaints()}"
+                        f"{probe.endpoint}: loaded, but does not answer: {error}\n{self.log_excerpt()}"
                     ) from error
 
     def _until(self, done: Callable[[], bool], deadline: float, cancelled: Callable[[], bool]) -> None:
         while not done():
             if self._process is None or self._process.poll() is not None:
                 status = self._process.returncode if self._process else None
-                raise ServerError(f"the Triton server exited with status {status}\n{self.complaints()}")
+                raise ServerError(f"the Triton server exited with status {status}\n{self.log_excerpt()}")
             if cancelled():
-                raise ServerError("stopped while starting")
+                raise ServerError("the start of the Triton server was canceled")
             if time.monotonic() > deadline:
-                raise ServerError(f"no Triton server after {self.start_timeout:g} s\n{self.complaints()}")
+                raise ServerError(f"the server is not ready after {self.start_timeout:g} s\n{self.log_excerpt()}")
             time.sleep(0.05)
 
     def _loaded(self) -> bool:
@@ -258,28 +261,33 @@ class TritonServer:
         finally:
             connection.close()
 
-    def complaints(self, limit: int = 12) -> str:
-        """The last errors of the log, and its last lines where there are none, or the server crashed: maybe of them."""
+    def log_excerpt(self, limit: int = 12) -> str:
+        """Return the last errors of the log.
+
+        Its last lines are added if there are no errors, or if the server crashed, since a crash logs no error.
+        """
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log else []
         except OSError:
             return ""
-        # Without a GPU the server complains of CUDA, and goes on.
+        # Without a GPU the server logs CUDA errors and continues.
         errors = [line for line in lines if line.startswith("E") and "CUDA" not in line and "cuda" not in line]
         status = self._process.poll() if self._process else None
         crashed = status is not None and status < 0
-        shown, last = errors[-limit:], lines[-limit:]
-        return "\n".join([*shown, *(line for line in last if line not in shown)] if crashed or not errors else shown)
+        excerpt, last = errors[-limit:], lines[-limit:]
+        if crashed or not errors:
+            excerpt += [line for line in last if line not in excerpt]
+        return "\n".join(excerpt)
 
     def alive(self) -> bool:
-        """Whether the server's process runs."""
+        """Return whether the server process is running."""
         return self.pid is not None
 
     def stop(self) -> int | None:
-        """Stop the server: requests under way are answered, then nothing of it is left.
+        """Stop the server after pending requests and remove its files, processes and shared memory.
 
         Returns:
-            Its exit status (0 is clean), None if it was not running.
+            Exit status (0 if clean), or None if the server was not running.
         """
         process, self._process = self._process, None
         status = None
@@ -289,19 +297,19 @@ class TritonServer:
             try:
                 status = process.wait(self.stop_timeout)
             except subprocess.TimeoutExpired:
-                _logger.warning("the Triton server did not stop within %g s and is killed", self.stop_timeout)
-            # A stub whose server crashed ignores SIGTERM.
+                _logger.warning("the Triton server did not stop within %g s and was killed", self.stop_timeout)
+            # A stub ignores SIGTERM after its server has crashed.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             if status is None:
                 status = process.wait()
         for segment in self.segments():
             segment.unlink(missing_ok=True)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            if self.log and self.log.parent == self._scratch:
+        if self._work_dir is not None:
+            shutil.rmtree(self._work_dir, ignore_errors=True)
+            if self.log and self.log.parent == self._work_dir:
                 self.log = None
-            self._scratch = None
+            self._work_dir = None
         return status
 
     def __enter__(self) -> TritonServer:
@@ -316,7 +324,7 @@ class TritonServer:
 
 @contextlib.contextmanager
 def _signals(event: threading.Event) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM set ``event``."""
+    """Set ``event`` on SIGINT and SIGTERM within the block."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         event.set()
@@ -340,14 +348,16 @@ def serve(
     log_requests: bool = False,
     trace: Path | None = None,
     sample: Path | None = None,
-    sample_share: float = DEFAULT_SHARE,
+    sample_fraction: float = DEFAULT_FRACTION,
 ) -> None:
-    """Serve a repository until SIGINT or SIGTERM; for the main thread. Port 0 takes a free one.
+    """Serve a repository until SIGINT or SIGTERM; call it from the main thread.
+
+    Arguments are those of `TritonServer`.
 
     Raises:
-        RuntimeSetupError: If there is no runtime and none can be built.
-        ServerError: If the server does not start, or dies.
-        ValueError: If there is no such share.
+        RuntimeSetupError: If there is no runtime and it cannot be built.
+        ServerError: If the server does not start or stops unexpectedly.
+        ValueError: If ``sample_fraction`` is out of range.
     """
     stopping = threading.Event()
     server = TritonServer(
@@ -360,7 +370,7 @@ def serve(
         log_requests=log_requests,
         trace=trace,
         sample=sample,
-        sample_share=sample_share,
+        sample_fraction=sample_fraction,
     )
     with _signals(stopping):
         try:
@@ -377,7 +387,7 @@ def serve(
             )
             while not stopping.wait(0.5):
                 if not server.alive():
-                    raise ServerError(f"the Triton server is gone\n{server.complaints()}")
+                    raise ServerError(f"the Triton server stopped unexpectedly\n{server.log_excerpt()}")
         finally:
             status = server.stop()
             if status:

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of exported graphs, and their signatures against the contract. Needs no torch."""
+"""ONNX Runtime sessions of exported graphs and the check of their signatures; needs no torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TYPES = {"FP32": "tensor(float)", "INT64": "tensor(int64)"}
 
 
 class GraphError(ValueError):
-    """A graph cannot be loaded or has another signature than the contract says."""
+    """A graph cannot be loaded, or its signature differs from the protocol."""
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -43,23 +43,23 @@ def open_session(path: Path, threads: int = 1) -> InferenceSession:
 
 
 def check_signature(session: InferenceSession, spec: ModelSpec) -> None:
-    """Compare names, types and shapes of a graph with the contract.
+    """Compare names, types and shapes of a graph with the protocol.
 
     Raises:
         GraphError: If one differs; the message names the tensor.
     """
-    for kind, have, want in (
+    for kind, actual, expected in (
         ("inputs", session.get_inputs(), spec.inputs),
         ("outputs", session.get_outputs(), spec.outputs),
     ):
-        if [tensor.name for tensor in have] != [tensor.name for tensor in want]:
-            names = [tensor.name for tensor in have], [tensor.name for tensor in want]
-            raise GraphError(f"{spec.name}: {kind} {names[0]}, the contract says {names[1]}")
-        for tensor, stated in zip(have, want, strict=True):
+        names = [tensor.name for tensor in actual], [tensor.name for tensor in expected]
+        if names[0] != names[1]:
+            raise GraphError(f"{spec.name}: {kind} {names[0]}, expected {names[1]}")
+        for tensor, tensor_spec in zip(actual, expected, strict=True):
             shape = [size if isinstance(size, int) else ANY for size in tensor.shape]
-            expected = [ANY, *stated.dims]
-            if shape != expected or tensor.type != _TYPES[stated.dtype]:
+            expected_shape = [ANY, *tensor_spec.dims]
+            if shape != expected_shape or tensor.type != _TYPES[tensor_spec.dtype]:
                 raise GraphError(
                     f"{spec.name}: {tensor.name} is {tensor.type} {shape}, "
-                    f"the contract says {_TYPES[stated.dtype]} {expected}"
+                    f"expected {_TYPES[tensor_spec.dtype]} {expected_shape}"
                 )

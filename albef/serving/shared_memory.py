@@ -1,6 +1,7 @@
-"""Images by way of shared memory: a client on the server's host need not send them.
+"""Shared memory for images, so that a client on the server's host need not send them.
 
-A region is lent to one request at a time. The server maps it once, under its name, and reads from it while it answers.
+A region is borrowed by one request at a time. The server maps a region once, by name, and reads from it while it
+answers.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ import threading
 from collections.abc import Iterable
 from multiprocessing.shared_memory import SharedMemory
 
-_SMALLEST = 2**16
+_MIN_SIZE = 2**16
 _LENGTH = struct.Struct("<I")
 
 
 class Region:
-    """A piece of shared memory.
+    """Shared memory region.
 
     Attributes:
-        name: That the server knows it by.
-        size: Its bytes.
-        used: Bytes of the tensor in it.
-        registered: Whether the server maps it, as far as is known.
-        stale: Whether the server may hold it for another one.
+        name: Name under which the server registers it.
+        size: Size in bytes.
+        used: Bytes of the tensor stored in it.
+        registered: True if the server maps it, as far as is known.
+        stale: True if the server may still have an older registration under this name.
     """
 
     def __init__(self, size: int) -> None:
@@ -34,15 +35,15 @@ class Region:
 
     @property
     def key(self) -> str:
-        """The name that the operating system knows it by."""
+        """Name of the region in the operating system."""
         return f"/{self.name}"
 
     def lost(self) -> None:
-        """Note that the server may not know it any more."""
+        """Mark the registration as unknown."""
         self.stale, self.registered = True, False
 
     def fill(self, values: Iterable[bytes]) -> None:
-        """Write a tensor of type BYTES: each element after its length."""
+        """Write a tensor of type BYTES: each element preceded by its length."""
         at, buffer = 0, self.memory.buf
         assert buffer is not None
         for value in values:
@@ -53,13 +54,13 @@ class Region:
         self.used = at
 
     def destroy(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.memory.close()
         self.memory.unlink()
 
 
 class Pool:
-    """The regions of a client; usable from several threads."""
+    """Thread-safe pool of a client's regions."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -67,17 +68,17 @@ class Pool:
         self._all: list[Region] = []
 
     def take(self, values: list[bytes]) -> Region:
-        """A region that holds a tensor of these elements.
+        """Borrow a region and fill it with a BYTES tensor.
 
         Raises:
-            OSError: If there is not that much shared memory.
+            OSError: If there is not enough shared memory.
         """
         needed = sum(len(value) + _LENGTH.size for value in values)
         with self._lock:
             fitting = [region for region in self._free if region.size >= needed]
             region = min(fitting, key=lambda region: region.size, default=None)
             if region is None:
-                region = Region(max(1 << (needed - 1).bit_length(), _SMALLEST))
+                region = Region(max(1 << (needed - 1).bit_length(), _MIN_SIZE))
                 self._all.append(region)
             else:
                 self._free.remove(region)
@@ -85,17 +86,17 @@ class Pool:
         return region
 
     def give(self, region: Region) -> None:
-        """Take a region back, to be lent again. One that the server may still read from is not given back."""
+        """Return a region to the pool; never one that the server may still read from."""
         with self._lock:
             self._free.append(region)
 
     def regions(self) -> list[Region]:
-        """All regions."""
+        """Return all regions, borrowed ones included."""
         with self._lock:
             return list(self._all)
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Free all regions."""
         for region in self.regions():
             region.destroy()
         self._all, self._free = [], []

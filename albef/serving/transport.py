@@ -1,4 +1,4 @@
-"""What the clients share: requests as the library takes them, its errors as ours, and what is tried again."""
+"""Conversion of requests, answers and errors to and from tritonclient, and the retry policy."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from albef.serving import protocol
-from albef.serving.requests import Call, InvalidRequestError, ServingError
+from albef.serving.requests import InvalidRequestError, Request, ServingError
 from albef.serving.shared_memory import Pool, Region
 
 T = TypeVar("T")
 MAX_MESSAGE = 2**31 - 1
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 1.0
-# A server that stops or starts answers NOT_FOUND for models it knows but does not hold now.
+# A starting or stopping server answers NOT_FOUND with this ending for models that are not loaded.
 _NOT_LOADED = "has no available versions"
 
 
 class ServerUnavailableError(ServingError, ConnectionError):
-    """No server at this address, or one that is starting or about to stop."""
+    """There is no server at this address, or it is starting or stopping."""
 
 
 class NoSuchEndpointError(ServingError, ConnectionError):
@@ -30,7 +30,7 @@ class NoSuchEndpointError(ServingError, ConnectionError):
 
 
 class ServerTimeoutError(ServingError, TimeoutError):
-    """No answer in time."""
+    """The server did not answer in time."""
 
 
 class SharedMemoryError(ServingError):
@@ -38,7 +38,7 @@ class SharedMemoryError(ServingError):
 
 
 class LostRegionError(ServingError):
-    """The server does not know a region of shared memory: it was started again meanwhile."""
+    """The server lost the registration of a shared memory region, as after a restart."""
 
 
 _ERRORS: dict[str, type[ServingError]] = {
@@ -50,8 +50,8 @@ _ERRORS: dict[str, type[ServingError]] = {
 
 
 @contextmanager
-def errors(url: str, model: str) -> Iterator[None]:
-    """Turns the library's exception into one of ours."""
+def translated_errors(url: str, model: str) -> Iterator[None]:
+    """Translate exceptions of tritonclient to `ServingError` and its subclasses."""
     from tritonclient.utils import InferenceServerException
 
     try:
@@ -68,56 +68,64 @@ def errors(url: str, model: str) -> Iterator[None]:
         raise kind(f"{url}: {model}: {text}") from error
 
 
-def options() -> list[tuple[str, int]]:
-    """Of the channel to the server."""
+def channel_options() -> list[tuple[str, int]]:
+    """Return gRPC options of the channel to the server."""
     return [
-        ("grpc.enable_http_proxy", 0),  # a proxy of the environment cannot reach this machine's loopback
-        # Within its pause the channel fails without connecting, whoever asks; by itself it grows to two minutes.
+        ("grpc.enable_http_proxy", 0),  # a proxy from the environment cannot reach the loopback address
+        # While a channel backs off, all its requests fail; the default backoff grows to two minutes.
         ("grpc.initial_reconnect_backoff_ms", int(1000 * _FIRST_WAIT)),
         ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_WAIT)),
-        ("grpc.use_local_subchannel_pool", 1),  # or a new client waits out the pause of another one of the process
+        ("grpc.use_local_subchannel_pool", 1),  # otherwise a new client inherits the backoff of others in the process
         ("grpc.max_send_message_length", MAX_MESSAGE),
         ("grpc.max_receive_message_length", MAX_MESSAGE),
     ]
 
 
-def request(call: Call[T], version: int | None = None, region: Region | None = None) -> dict[str, Any]:
-    """Arguments of an inference call; its images lie in ``region``, or else in the request."""
+def infer_arguments(request: Request[T], version: int | None = None, region: Region | None = None) -> dict[str, Any]:
+    """Return the arguments of tritonclient's ``infer``.
+
+    Args:
+        region: Shared memory that holds the images; by default the request itself does.
+    """
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
     inputs = []
-    for tensor in call.spec.inputs:
-        if tensor.name in call.arrays:
-            value = InferInput(tensor.name, call.arrays[tensor.name].shape, tensor.dtype)
-            if region is not None and tensor.name == protocol.ENDPOINT_IMAGE:
+    for tensor in request.spec.inputs:
+        if tensor.name in request.arrays:
+            value = InferInput(tensor.name, request.arrays[tensor.name].shape, tensor.dtype)
+            if region is not None and tensor.name == protocol.IMAGE:
                 value.set_shared_memory(region.name, region.used)
             else:
-                value.set_data_from_numpy(call.arrays[tensor.name])
+                value.set_data_from_numpy(request.arrays[tensor.name])
             inputs.append(value)
-    outputs = [InferRequestedOutput(name) for name in call.spec.output_names]
+    outputs = [InferRequestedOutput(name) for name in request.spec.output_names]
     return {
-        "model_name": call.spec.name,
+        "model_name": request.spec.name,
         "model_version": "" if version is None else str(version),
         "inputs": inputs,
         "outputs": outputs,
-        "request_id": secrets.token_hex(8),  # the server's logs and traces name it
+        "request_id": secrets.token_hex(8),  # appears in the server's logs and traces
     }
 
 
 @contextmanager
-def lent(call: Call[T], pool: Pool | None) -> Iterator[Region | None]:
-    """Shared memory with the images of a request, if it has any and they are to go that way.
+def borrowed(request: Request[T], pool: Pool | None) -> Iterator[Region | None]:
+    """Borrow shared memory filled with the images of a request.
 
-    It is lent again afterwards, but not after a timeout, when the server may still read from it.
+    Yields None without a pool or images. The region returns to the pool afterwards, except after a timeout, when the
+    server may still read from it.
+
+    Raises:
+        SharedMemoryError: If there is not enough shared memory.
     """
-    images = call.arrays.get(protocol.ENDPOINT_IMAGE)
+    images = request.arrays.get(protocol.IMAGE)
     if pool is None or images is None:
         yield None
         return
     try:
         region = pool.take(list(images.reshape(-1)))
     except OSError as error:
-        raise SharedMemoryError(f"no shared memory for the images ({error})") from error
+        raise SharedMemoryError(f"cannot allocate shared memory for the images ({error})") from error
     try:
         yield region
     except ServingError as error:
@@ -128,60 +136,60 @@ def lent(call: Call[T], pool: Pool | None) -> Iterator[Region | None]:
 
 
 @contextmanager
-def registering(url: str) -> Iterator[None]:
-    """Errors of a server that is told of shared memory.
+def translated_registration_errors(url: str) -> Iterator[None]:
+    """Translate exceptions of tritonclient while shared memory is registered.
 
     Raises:
-        SharedMemoryError: If it cannot read it.
-        ServerUnavailableError, ServerTimeoutError: If there is no server, or no answer.
+        SharedMemoryError: If the server cannot read the region.
+        ServerUnavailableError, ServerTimeoutError: If there is no server or no answer.
     """
     try:
-        with errors(url, "shared memory"):
+        with translated_errors(url, "shared memory"):
             yield
     except (ServerUnavailableError, ServerTimeoutError):
         raise
     except ServingError as error:
         raise SharedMemoryError(
-            f"{error}; the server has no access to this machine's shared memory, as on another host or in a container "
-            "without --ipc=host"
+            f"{error}; the server has no access to this machine's shared memory; use a server on this host, and "
+            "--ipc=host if it runs in a container"
         ) from error
 
 
-def answers(call: Call[T], result: Any) -> list[T]:
-    """One answer a row."""
-    return call.read({name: result.as_numpy(name) for name in call.spec.output_names})
+def read_answers(request: Request[T], result: Any) -> list[T]:
+    """Return the answers in a result of tritonclient, one per row."""
+    return request.read({name: result.as_numpy(name) for name in request.spec.output_names})
 
 
 class Attempts:
-    """How often and how long a question may be put."""
+    """Retry policy of one request: number of attempts and deadline."""
 
     def __init__(self, timeout: float, retries: int | None) -> None:
         self.deadline = time.monotonic() + timeout
         self.retries, self.longest = math.inf if retries is None else retries, _FIRST_WAIT
-        self.again = False
+        self.region_lost = False
 
-    def left(self) -> float:
-        """Seconds until the deadline."""
+    def remaining(self) -> float:
+        """Return seconds until the deadline, at least a millisecond."""
         return max(self.deadline - time.monotonic(), 0.001)
 
-    def region(self, error: LostRegionError) -> None:
-        """Note that shared memory was unknown to the server; it may be so once a question.
+    def lose_region(self, error: LostRegionError) -> None:
+        """Allow one more attempt after a lost registration.
 
         Raises:
             LostRegionError: ``error`` itself, the second time.
         """
-        if self.again:
+        if self.region_lost:
             raise error
-        self.again = True
+        self.region_lost = True
 
     def pause(self, error: ServerUnavailableError) -> float:
-        """Seconds before another attempt: doubling, and never in step with other clients.
+        """Return seconds to wait before the next attempt: exponential backoff with jitter.
 
         Raises:
-            ServerUnavailableError: ``error`` itself, where no attempt or no time is left.
+            ServerUnavailableError: ``error`` itself, if no attempts or no time are left.
         """
         wait = self.longest * random.uniform(0.5, 1.0)
-        if self.retries <= 0 or wait >= self.left():
+        if self.retries <= 0 or wait >= self.remaining():
             raise error
         self.retries -= 1
         self.longest = min(2 * self.longest, _LONGEST_WAIT)

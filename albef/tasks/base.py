@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from albef.config import Config, TrainConfig
+from albef.config import Config, TrainConfig, train_config
 from albef.models.albef import ALBEF
+from albef.tasks import registry
 
 if TYPE_CHECKING:
     from albef.data.datasets import TrainSet
@@ -58,9 +59,9 @@ class Task(nn.Module, ABC):
         self.model = ALBEF(config.model, encoder.vocab_size, self.name)
 
     @classmethod
-    @abstractmethod
     def train_config(cls, config: Config) -> TrainConfig:
-        """This task's training parameters."""
+        """Return this task's training parameters."""
+        return train_config(config, cls.name)
 
     @abstractmethod
     def dataset(self, data: TaskData) -> TrainSet:
@@ -93,3 +94,13 @@ class Task(nn.Module, ABC):
             "optim.warmup_steps": ("factor", 0.25, 4.0),
             "alpha": ("uniform", 0.0, 0.8),
         }
+
+
+def task_class(name: str) -> type[Task]:
+    """Return the class that trains a task.
+
+    Raises:
+        UnknownTaskError: If no task has this name, or the task has no training.
+    """
+    found: type[Task] = registry.module(name, "train").TASK
+    return found

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from albef.config import ClassificationConfig, Config, TrainConfig
+from albef.config import ClassificationConfig, Config, section_of
 from albef.losses.classify import classification_loss
 from albef.tasks.base import Batch, Task, TaskData
 from albef.tasks.classification_data import StatementDataset
@@ -24,13 +24,8 @@ class Classification(Task):
     @classmethod
     def section(cls, config: Config) -> ClassificationConfig:
         """This task's section of the parameters."""
-        section: ClassificationConfig = getattr(config.tasks, cls.name)
+        section: ClassificationConfig = section_of(config, cls.name)
         return section
-
-    @classmethod
-    def train_config(cls, config: Config) -> TrainConfig:
-        """``train`` of the section."""
-        return cls.section(config).train
 
     def dataset(self, data: TaskData) -> StatementDataset:
         """Sentences with pictures and labels."""

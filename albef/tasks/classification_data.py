@@ -27,6 +27,6 @@ class StatementDataset(TrainSet):
         """Pictures as of `stack`, ``input_ids``, ``attention_mask``, ``label (B,)``."""
         return {
             **self.stack(samples),
-            **self.words(encoder, [s["text"] for s in samples]),
+            **self.tokenize(encoder, [s["text"] for s in samples]),
             "label": torch.tensor([s["label"] for s in samples]),
         }

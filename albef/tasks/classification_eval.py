@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from albef.config import ClassificationConfig
+from albef.config import ClassificationConfig, section_of
 from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of, read_list
 from albef.inference.encode import by_image, evaluating, pixels_of, words_of
 from albef.models.albef import ALBEF
+from albef.tasks import registry
 from albef.tasks.job import Job, spaced
 
 if TYPE_CHECKING:
@@ -81,13 +82,10 @@ def _metrics(probabilities: NDArray[np.float32], split: StatementSet) -> dict[st
     return metrics
 
 
-_PREFIXES = {"entailment": "ve", "nlvr2": "nlvr"}
-
-
 def run(job: Job) -> None:
     """Write ``metrics.json``, ``confusion.csv`` and ``shown/examples.json``."""
-    split = StatementSet.read(job.lists / f"{_PREFIXES[job.task]}_test.json", job.images)
-    result = evaluate(job.model, split, job.encoder, getattr(job.config.tasks, job.task))
+    split = StatementSet.read(job.lists / f"{registry.spec(job.task).test_list}.json", job.images)
+    result = evaluate(job.model, split, job.encoder, section_of(job.config, job.task))
     actual = [split.classes[label] for label in split.labels]
     predicted = [split.classes[label] for label in result.probabilities.argmax(axis=1)]
     chance = float(np.bincount(split.labels).max() / len(split.labels))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,21 +9,9 @@ import torch
 from albef.config import Config
 from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
-from albef.models.architecture import models_for
-from albef.tasks import classification_eval
-from albef.tasks.grounding import word_maps
+from albef.tasks import registry
 from albef.tasks.job import Job
-from albef.tasks.retrieval import evaluate as retrieval
-from albef.tasks.vqa import evaluate as vqa
 from albef.weights import checkpoint
-
-_RUNS: dict[str, Callable[[Job], None]] = {
-    "retrieval": retrieval.run,
-    "vqa": vqa.run,
-    "entailment": classification_eval.run,
-    "nlvr2": classification_eval.run,
-    "grounding": word_maps.run,
-}
 
 
 class EvaluationError(ValueError):
@@ -40,14 +27,12 @@ def run(config: Config, task: str, model: Path, lists: Path, images: Path, token
     Raises:
         EvaluationError: If the task has no evaluation, or the model is one for other tasks.
     """
-    if task not in _RUNS:
-        raise EvaluationError(f"no evaluation for task {task!r}; known are {', '.join(_RUNS)}")
+    evaluate = registry.module(task, "evaluate")
     path = model / "model.pth"
     net, meta = checkpoint.load(path)
-    if meta.task not in models_for(task):
-        raise EvaluationError(
-            f"{path}: a model for {meta.task!r}, expected one for {' or '.join(models_for(task))} to evaluate {task!r}"
-        )
+    if meta.task not in registry.models_for(task):
+        expected = " or ".join(registry.models_for(task))
+        raise EvaluationError(f"{path}: a model for {meta.task!r}, expected one for {expected} to evaluate {task!r}")
     encoder = Encoder.from_file(tokenizer / "tokenizer.json")
     if encoder.vocab_size != meta.vocab_size:
         raise EvaluationError(
@@ -55,4 +40,4 @@ def run(config: Config, task: str, model: Path, lists: Path, images: Path, token
             f"{meta.vocab_size}"
         )
     net.to("cuda" if torch.cuda.is_available() else "cpu")
-    _RUNS[task](Job(task, config, net, encoder, lists, image_root(images), out))
+    evaluate.run(Job(task, config, net, encoder, lists, image_root(images), out))

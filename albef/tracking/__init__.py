@@ -1,1 +1,1 @@
-"""Experiment tracking: MLflow behind a journal on disk, for training and the report."""
+"""Experiment tracking with MLflow, buffered in a journal on disk."""

@@ -1,4 +1,4 @@
-"""Delivery of a buffer to an MLflow store. Whatever is delivered twice is there once."""
+"""Upload of offline buffers to an MLflow store; sending an item twice has no effect."""
 
 from __future__ import annotations
 
@@ -16,65 +16,69 @@ from albef.tracking.offline_buffer import Item, OfflineBuffer, headers
 _logger = logging.getLogger(__name__)
 
 KEY = "albef.run"
-"""Tag by which a run is found again whose creation was not answered."""
-_BATCH = 100  # the most parameters, tags or rows of metrics in a request
-_METRICS = 1000
+"""Tag that identifies a run whose creation was never confirmed by the store."""
+_BATCH = 100  # parameters, tags or journal rows per request, at most
+_METRICS = 1000  # metric values per request, at most
 
 
 def connect(uri: str) -> Any:
-    """A client that gives up on a slow server within seconds rather than minutes."""
+    """Return an MLflow client that gives up on a slow server after seconds, not minutes."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # a first database is announced line by line
+    for name in ("alembic", "mlflow.store.db.utils"):  # they log every migration of a new database
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a store that is away is told of once
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # the caller warns once
     return MlflowClient(tracking_uri=uri)
 
 
 def experiment_id(client: Any, uri: str, name: str) -> str:
-    """Of an experiment, made where there is none. Files of a SQLite store lie beside it, wherever this process runs."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    place = None
+    """Return the id of an experiment, creating it if necessary.
+
+    Artifacts of a SQLite store are placed next to the database, whatever the working directory of this process.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    location = None
     if uri.startswith("sqlite:///"):
-        place = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlruns" / name).as_uri()
-    return str(client.create_experiment(name, artifact_location=place))
+        location = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlruns" / name).as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
 
 
-class Delivery:
-    """Delivers one buffer.
+class BufferUpload:
+    """Sends the items of one buffer to its MLflow run.
 
     Args:
-        own: The run goes on in this process. Else its process is gone, and its end may be in the buffer or unknown.
+        live: Whether this process is still logging the run. Otherwise its process is gone, and the end of the run may
+            be missing from the buffer.
     """
 
-    def __init__(self, client: Any, buffer: OfflineBuffer, own: bool = True) -> None:
-        self.client, self.buffer, self.own = client, buffer, own
-        self.run_id = self._open()
+    def __init__(self, client: Any, buffer: OfflineBuffer, live: bool = True) -> None:
+        self.client, self.buffer, self.live = client, buffer, live
+        self.run_id = self._open_run()
 
-    def _open(self) -> str:
+    def _open_run(self) -> str:
         from mlflow.entities import Param, RunTag
 
         header, client = self.buffer.header, self.client
         run_id: str | None = header.get("run_id")
-        with _exclusive(self.buffer.folder.parent):  # a run is made by one process
+        with _exclusive(self.buffer.folder.parent):  # only one process may create the run
             if run_id is not None and not self._exists(run_id):
-                run_id, header["described"] = None, False  # somebody has deleted it
+                run_id, header["described"] = None, False  # the run was deleted from the store
             run_id = run_id or self._find(header["key"])
             if run_id is None:
-                run_id = self._make(header)
-            elif self.own:
+                run_id = self._create_run(header)
+            elif self.live:
                 client.update_run(run_id, status="RUNNING")
             if header.get("described"):
                 return run_id
-            above = header.get("parent")
-            nested = {"mlflow.parentRunId": self._find(above["key"]) or self._make(above)} if above else {}
-        params, tags = list(header["params"].items()), list({**header["tags"], **nested}.items())
+            parent = header.get("parent")
+            nesting = {"mlflow.parentRunId": self._find(parent["key"]) or self._create_run(parent)} if parent else {}
+        params, tags = list(header["params"].items()), list({**header["tags"], **nesting}.items())
         for start in range(0, max(len(params), len(tags)), _BATCH):
             part = slice(start, start + _BATCH)
             try:
@@ -82,9 +86,9 @@ class Delivery:
                     run_id, params=[Param(k, v) for k, v in params[part]], tags=[RunTag(k, v) for k, v in tags[part]]
                 )
             except Exception as error:
-                if not _final(error):
+                if not _is_permanent(error):
                     raise
-                self._refuse({"kind": "params", "params": dict(params[part]), "tags": dict(tags[part])}, error)
+                self._reject({"kind": "params", "params": dict(params[part]), "tags": dict(tags[part])}, error)
         self.buffer.update(run_id=run_id, described=True)
         return run_id
 
@@ -92,7 +96,7 @@ class Delivery:
         try:
             self.client.get_run(run_id)
         except Exception as error:
-            if not _final(error):
+            if not _is_permanent(error):
                 raise
             return False
         return True
@@ -101,47 +105,49 @@ class Delivery:
         experiment = self.client.get_experiment_by_name(self.buffer.header["experiment"])
         if experiment is None:
             return None
-        found = self.client.search_runs([experiment.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-        return str(found[0].info.run_id) if found else None
+        runs = self.client.search_runs([experiment.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
 
-    def _make(self, run: Mapping[str, Any]) -> str:
-        """A run in the store, this one or the one above it, which may come to the store later than what is below."""
+    def _create_run(self, header: Mapping[str, Any]) -> str:
+        """Create this run or its parent, which may reach the store later than its children."""
         experiment = experiment_id(self.client, self.buffer.header["uri"], self.buffer.header["experiment"])
-        made = self.client.create_run(experiment, start_time=run["start"], tags={KEY: run["key"]}, run_name=run["name"])
-        return str(made.info.run_id)
+        run = self.client.create_run(
+            experiment, start_time=header["start"], tags={KEY: header["key"]}, run_name=header["name"]
+        )
+        return str(run.info.run_id)
 
     def send(self, items: list[tuple[Item, int]]) -> None:
-        """Deliver items in order, and take them off the list."""
+        """Send items in order, and remove them from the list as the store accepts them."""
         while items:
-            taken = _batch(items)
+            batch = _next_batch(items)
             try:
-                self._put([item for item, _ in taken])
+                self._log([item for item, _ in batch])
             except Exception as error:
-                if not _final(error):
+                if not _is_permanent(error):
                     raise
-                if len(taken) > 1:  # find the one that is refused
-                    taken = taken[:1]
+                if len(batch) > 1:  # send one by one, to reject only the item at fault
+                    batch = batch[:1]
                     try:
-                        self._put([taken[0][0]])
-                    except Exception as again:
-                        if not _final(again):
+                        self._log([batch[0][0]])
+                    except Exception as item_error:
+                        if not _is_permanent(item_error):
                             raise
-                        self._refuse(taken[0][0], again)
+                        self._reject(batch[0][0], item_error)
                 else:
-                    self._refuse(taken[0][0], error)
-            del items[: len(taken)]
-            self.buffer.mark(taken[-1][1])
+                    self._reject(batch[0][0], error)
+            del items[: len(batch)]
+            self.buffer.mark_sent(batch[-1][1])
 
-    def _refuse(self, item: Item, error: Exception) -> None:
-        self.buffer.refuse(item, first_line(error))
+    def _reject(self, item: Item, error: Exception) -> None:
+        self.buffer.reject(item, first_line(error))
         _logger.warning(
-            "MLflow refuses %s: %s; kept in %s",
+            "MLflow rejected %s: %s; the item is in %s",
             ", ".join(item.get("metrics", {})) or item["kind"],
             first_line(error),
             self.buffer.folder.parent / "refused.jsonl",
         )
 
-    def _put(self, items: list[Item]) -> None:
+    def _log(self, items: list[Item]) -> None:
         from mlflow.entities import Metric
 
         first = items[0]
@@ -152,9 +158,9 @@ class Delivery:
         elif first["kind"] == "end":
             self.client.set_terminated(self.run_id, first["status"], first["time"])
         else:
-            self._file(first)
+            self._log_file(first)
 
-    def _file(self, item: Item) -> None:
+    def _log_file(self, item: Item) -> None:
         path = Path(item["path"])
         path = path if path.is_absolute() else self.buffer.folder / path
         if path.is_dir():
@@ -162,11 +168,14 @@ class Delivery:
         elif path.is_file():
             self.client.log_artifact(self.run_id, str(path), item["place"] or None)
         else:
-            self.buffer.refuse(item, "the file is gone")
+            self.buffer.reject(item, "the file no longer exists")
 
     def finish(self, others: bool) -> None:
-        """All is sent: end a run whose process was killed, unless ``others`` go on with it, and forget the buffer."""
-        if not self.own and not others and self.client.get_run(self.run_id).info.status == "RUNNING":
+        """Delete the buffer after everything has been sent.
+
+        A run whose process was killed is marked as such, unless other buffers of the same run exist (``others``).
+        """
+        if not self.live and not others and self.client.get_run(self.run_id).info.status == "RUNNING":
             self.client.set_terminated(self.run_id, "KILLED")
         self.buffer.remove()
 
@@ -181,50 +190,50 @@ def _exclusive(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _batch(items: list[tuple[Item, int]]) -> list[tuple[Item, int]]:
-    """The first item, or the first metrics, as one request takes them."""
+def _next_batch(items: list[tuple[Item, int]]) -> list[tuple[Item, int]]:
+    """Return the leading metrics that fit one request, or the first item of another kind."""
     count = 0
     while count < min(len(items), _BATCH) and items[count][0]["kind"] == "metrics":
         count += 1
     return items[: max(count, 1)]
 
 
-def _final(error: Exception) -> bool:
-    """Whether the store will say the same the next time."""
+def _is_permanent(error: Exception) -> bool:
+    """Return whether a repeated request would fail in the same way."""
     return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short."""
+    """Return the first line of an error message, or the type name if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def flush(client: Any, uri: str, root: Path) -> int:
-    """Deliver what processes that are gone have left for this store; returns how many runs.
+def sync_abandoned(client: Any, uri: str, root: Path) -> int:
+    """Send the buffers that dead processes left for this store, and return their number.
 
     Raises:
-        Exception: Whatever the store or the network does; what is left stays.
+        Exception: Any error of the store or the network; unsent items stay in their buffers.
     """
     count = 0
     for buffer in OfflineBuffer.abandoned(root):
         try:
             if buffer.header["uri"] == uri:
-                delivery = Delivery(client, buffer, own=False)
-                delivery.send(buffer.unsent())
-                delivery.finish(others=spools_of(root, buffer.header["key"]) != [buffer.folder])
+                upload = BufferUpload(client, buffer, live=False)
+                upload.send(buffer.unsent())
+                upload.finish(others=buffers_of(root, buffer.header["key"]) != [buffer.folder])
                 count += 1
         finally:
             buffer.release()
     return count
 
 
-def spools_of(root: Path, key: str) -> list[Path]:
-    """Folders of what a run has left, or is about to."""
-    found = []
+def buffers_of(root: Path, key: str) -> list[Path]:
+    """Return the folders of all buffers of a run, including those of living processes."""
+    folders = []
     for path in headers(root):
         try:
             if json.loads(path.read_text(encoding="utf-8"))["key"] == key:
-                found.append(path.parent)
+                folders.append(path.parent)
         except (OSError, ValueError):
-            continue  # delivered and removed meanwhile
-    return found
+            continue  # sent and removed in the meantime
+    return folders

@@ -1,8 +1,9 @@
-"""What was logged and is not delivered yet, on disk: a folder for each process that logs.
+"""On-disk buffer of tracking data that MLflow has not received yet, one folder per logging process.
 
-``run.json`` says which run it is, ``journal.jsonl`` has a line for whatever was logged, ``files`` the files, ``sent``
-how many bytes of the journal the store has. A line is on its way to disk before `append` returns, so a killed process
-loses nothing. The folder is locked as long as its process lives; then any other may deliver what is left.
+``run.json`` describes the run, ``journal.jsonl`` has one line per logged item, ``files`` holds copies of logged files,
+and ``sent`` is the number of journal bytes that the store has received. `OfflineBuffer.append` hands each line to the
+operating system before it returns, so a killed process loses nothing. The folder stays locked while its process lives;
+after that any other process may send what is left.
 """
 
 from __future__ import annotations
@@ -22,35 +23,37 @@ from typing import Any, TypeAlias
 _logger = logging.getLogger(__name__)
 
 Item: TypeAlias = dict[str, Any]
-_GONE = ".gone-"
+_REMOVED = ".gone-"
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a file that is absent, old or complete."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    """Write a file such that readers see the old or the complete new content."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def headers(root: Path) -> Iterator[Path]:
-    """The ``run.json`` of every buffer below a folder, of living processes or not."""
+    """Yield the ``run.json`` of every buffer below a folder, locked or not."""
     return root.glob("[!.]*/run.json")
 
 
-def sweep(root: Path) -> None:
-    """Remove what is left of delivered spools, and the folder once it is empty."""
-    for folder in root.glob(f"{_GONE}*"):
+def remove_leftovers(root: Path) -> None:
+    """Delete remains of sent buffers, and the root folder once it is empty."""
+    for folder in root.glob(f"{_REMOVED}*"):
         shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others are at work
+    with contextlib.suppress(OSError):  # other processes still have buffers here
         root.rmdir()
 
 
 class OfflineBuffer:
-    """A folder of undelivered items; `create` makes one, `abandoned` finds those of processes that are gone.
+    """A folder of unsent items.
+
+    `create` makes a new buffer; `abandoned` yields those of processes that no longer exist.
 
     Args:
-        header: Which run it is: ``uri``, ``key``, ``experiment``, ``name``, ``params``, ``tags``, ``start``,
-            ``parent``, which is null or has of the run above it the ``key``, ``name`` and ``start``.
+        header: Description of the run: ``uri``, ``key``, ``experiment``, ``name``, ``params``, ``tags``, ``start`` and
+            ``parent``, which is None or holds the ``key``, ``name`` and ``start`` of the parent run.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], lock: int) -> None:
@@ -63,17 +66,17 @@ class OfflineBuffer:
 
     @classmethod
     def create(cls, root: Path, header: dict[str, Any]) -> OfflineBuffer:
-        """A new, locked one below ``root``.
+        """Create and lock a new buffer below ``root``.
 
         Raises:
-            OSError: If the disk does not take it.
+            OSError: If the folder or its files cannot be written.
         """
         folder = root / uuid.uuid4().hex
         try:
             (folder / "files").mkdir(parents=True)
-        except FileNotFoundError:  # another process has just removed the root, as its last buffer was empty
+        except FileNotFoundError:  # another process removed the root with its last buffer just now
             (folder / "files").mkdir(parents=True)
-        lock = _locked(folder / "lock", os.O_CREAT)
+        lock = _try_lock(folder / "lock", os.O_CREAT)
         assert lock is not None
         buffer = cls(folder, header, lock)
         buffer._journal = os.open(folder / "journal.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -82,36 +85,44 @@ class OfflineBuffer:
 
     @classmethod
     def abandoned(cls, root: Path) -> Iterator[OfflineBuffer]:
-        """Those that no living process holds, each locked until `release`."""
-        for folder in sorted(headers(root), key=lambda path: path.stat().st_mtime if path.exists() else 0):
+        """Yield buffers that no living process holds, oldest first, each locked until `release`."""
+        for path in sorted(headers(root), key=lambda path: path.stat().st_mtime if path.exists() else 0):
             try:
-                lock = _locked(folder.parent / "lock")
+                lock = _try_lock(path.parent / "lock")
             except OSError:
-                continue  # delivered and removed meanwhile
+                continue  # sent and removed in the meantime
             if lock is None:
                 continue
             try:
-                header = json.loads(folder.read_text(encoding="utf-8"))
+                header = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 os.close(lock)
                 continue
-            yield cls(folder.parent, header, lock)
+            yield cls(path.parent, header, lock)
 
     def append(self, item: Item) -> int:
-        """Write an item down; returns where it ends in the journal, or where the journal ends if the disk is full."""
+        """Append an item to the journal.
+
+        Returns:
+            Offset of the item's end in the journal; the end of the journal if the disk is full.
+        """
         with self._append:
             line = (b"\n" if self._torn else b"") + json.dumps(item).encode() + b"\n"
             try:
                 written = os.write(self._journal, line)
             except OSError as error:
-                _logger.warning("%s: %s; what is logged is kept in memory", self.folder, error)
+                _logger.warning("%s: cannot write the journal (%s); items stay in memory", self.folder, error)
                 return self._size
             self._size += written
             self._torn = written < len(line)
             return self._size
 
-    def keep(self, source: Path) -> Path:
-        """Copy a file or folder, which may change then; returns the copy, or the source if the disk is full."""
+    def copy_file(self, source: Path) -> Path:
+        """Copy a file or folder into the buffer, so that the source may change.
+
+        Returns:
+            The copy, or ``source`` itself if the disk is full.
+        """
         with self._append:
             self._files += 1
             target = self.folder / "files" / str(self._files) / source.name
@@ -122,26 +133,29 @@ class OfflineBuffer:
                 target.parent.mkdir()
                 shutil.copyfile(source, target)
         except OSError as error:
-            _logger.warning("%s: %s; %s is not copied", self.folder, error, source)
+            _logger.warning("%s: cannot copy %s (%s); the original will be sent", self.folder, source, error)
             return source
         return target
 
     def unsent(self) -> list[tuple[Item, int]]:
-        """What the store has not taken, each with where it ends; a line that a kill cut off is none."""
+        """Return the items that the store has not received, each with the offset of its end.
+
+        A last line that was cut off by a kill is skipped.
+        """
         try:
             data = (self.folder / "journal.jsonl").read_bytes()
         except OSError:
             return []
         end = self._sent()
-        found = []
+        items = []
         for line in data[end:].splitlines(keepends=True):
             end += len(line)
             try:
                 item = json.loads(line)
             except ValueError:
                 continue
-            found.append((item, end))
-        return found
+            items.append((item, end))
+        return items
 
     def _sent(self) -> int:
         try:
@@ -149,38 +163,42 @@ class OfflineBuffer:
         except (OSError, ValueError):
             return 0
 
-    def mark(self, end: int) -> None:
-        """The store has all up to ``end``."""
-        with contextlib.suppress(OSError):  # then a part is sent again, which changes nothing
+    def mark_sent(self, end: int) -> None:
+        """Record that the store has received the journal up to offset ``end``."""
+        with contextlib.suppress(OSError):  # on failure items are sent again, which is harmless
             write_atomic(self.folder / "sent", str(end))
 
     def update(self, **values: Any) -> None:
-        """Change the header."""
+        """Change entries of the header."""
         self.header |= values
         with contextlib.suppress(OSError):
             write_atomic(self.folder / "run.json", json.dumps(self.header))
 
-    def refuse(self, item: Item, why: str) -> None:
-        """Put an item aside that the store will never take."""
+    def reject(self, item: Item, reason: str) -> None:
+        """Move an item that the store refuses for good to ``refused.jsonl``."""
         with (self.folder.parent / "refused.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"run": self.header["name"], "uri": self.header["uri"], "why": why, **item}) + "\n")
+            record = {"run": self.header["name"], "uri": self.header["uri"], "why": reason, **item}
+            file.write(json.dumps(record) + "\n")
 
     def remove(self) -> None:
-        """All is delivered. A kill in the middle leaves what `sweep` knows for rubbish."""
+        """Delete the buffer after everything has been sent.
+
+        If the process is killed meanwhile, `remove_leftovers` deletes the rest.
+        """
         with contextlib.suppress(OSError):
-            self.folder.rename(self.folder.with_name(_GONE + self.folder.name))
+            self.folder.rename(self.folder.with_name(_REMOVED + self.folder.name))
         self.release()
-        sweep(self.folder.parent)
+        remove_leftovers(self.folder.parent)
 
     def release(self) -> None:
-        """Leave what is there to others."""
+        """Close and unlock the buffer, so that another process may send it."""
         for descriptor in (self._journal, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
         self._journal = self._lock = -1
 
 
-def _locked(path: Path, flags: int = 0) -> int | None:
+def _try_lock(path: Path, flags: int = 0) -> int | None:
     descriptor = os.open(path, os.O_RDWR | flags, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

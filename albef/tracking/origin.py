@@ -1,4 +1,4 @@
-"""Where a result comes from, as tags of MLflow runs and of registered models."""
+"""Provenance of results, as tags of MLflow runs and registered models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def origin() -> dict[str, str]:
-    """The commit (``git_commit``) and the hash of the pipeline's lock file (``dvc_lock``), as far as there are any."""
+    """Return the commit (``git_commit``) and the hash of ``dvc.lock`` (``dvc_lock``), if available."""
     tags = {"git_commit": _git_commit() or ""}
     if (lock := Path("dvc.lock")).is_file():
         tags["dvc_lock"] = hashlib.md5(lock.read_bytes(), usedforsecurity=False).hexdigest()
@@ -19,14 +19,14 @@ def origin() -> dict[str, str]:
 
 
 def run_tags(name: str) -> dict[str, str]:
-    """Tags that every tracked run has.
+    """Return the tags common to all tracked runs.
 
     Args:
-        name: ``stage`` outside of DVC, which knows that of a pipeline.
+        name: Value of ``stage`` outside of DVC; DVC sets the stage name in ``DVC_STAGE``.
 
     Returns:
-        ``stage``; those of `origin`, the commit also where MLflow shows it; ``flow_run``, where ``ALBEF_FLOW_RUN`` has
-        the name of a Prefect run that this is a part of.
+        ``stage``; the tags of `origin`, with the commit also under the name that MLflow displays; ``flow_run``, the
+        name of the surrounding Prefect run, if ``ALBEF_FLOW_RUN`` is set.
     """
     tags = {"stage": os.environ.get("DVC_STAGE", name), **origin()}
     if "git_commit" in tags:
@@ -38,26 +38,26 @@ def run_tags(name: str) -> dict[str, str]:
 
 def _git_commit() -> str | None:
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return result.stdout.strip()
 
 
 def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file, read once as long as it stays the same."""
+    """Return the SHA-256 of a file, cached until its size or modification time changes."""
     state = path.stat()
     return _digest(path.resolve(), state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
-def _digest(path: Path, size: int, changed: int) -> bytes:
+def _digest(path: Path, size: int, mtime_ns: int) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def data_hash(files: Iterable[Path]) -> str:
-    """One hash of the lists that something was made from, by their names and content; needs no DVC."""
+    """Return one SHA-256 over the names and contents of data files, as hex; independent of DVC."""
     total = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.name):
         total.update(path.name.encode() + b"\0" + file_digest(path))

@@ -13,8 +13,8 @@ from albef.tracking.system import system_metrics
 from albef.tracking.tracker import MlflowTracker, NoTracker, resolve, tracked
 
 
-def absolute(uri: str | None) -> str:
-    """The store as `albef.tracking.tracker.resolve` finds it, a SQLite file seen from any folder."""
+def absolute_uri(uri: str | None) -> str:
+    """Return the store's URI, with the absolute path of a SQLite file."""
     uri = resolve(uri)
     prefix = "sqlite:///"
     return prefix + str(Path(uri.removeprefix(prefix)).resolve()) if uri.startswith(prefix) else uri
@@ -23,28 +23,28 @@ def absolute(uri: str | None) -> str:
 def start(
     name: str, params: Mapping[str, Any], tags: Mapping[str, str], folder: Path, uri: str | None = None
 ) -> AbstractContextManager[NoTracker | MlflowTracker]:
-    """A tracked run around a piece of work, as `albef.tracking.tracker.tracked`.
+    """Track a block of work as a run; see `albef.tracking.tracker.tracked`.
 
     Args:
-        params: Nested parameters.
-        tags: Besides those of every run.
-        folder: Scratch folder of the run.
+        params: Nested parameters, recorded with dotted names.
+        tags: Tags in addition to the common ones.
+        folder: Folder of the run in the work directory.
     """
-    return tracked(name, folder, uri, dict(_flat(params)), dict(tags))
+    return tracked(name, folder, uri, dict(_flatten(params)), dict(tags))
 
 
 @contextmanager
 def start_run(
     name: str, config: Config, folder: Path, uri: str | None = None, data: str = "", **params: Any
 ) -> Iterator[NoTracker | MlflowTracker]:
-    """A tracked run around a training stage, with system metrics.
+    """Track a training stage as a run, with system metrics.
 
     Args:
         name: Task name.
-        folder: Scratch folder of the run.
-        uri: MLflow tracking URI; "none" tracks nothing; None takes ``MLFLOW_TRACKING_URI`` or a local SQLite file.
-        data: Hash of what it trains on.
-        params: Further parameters to record.
+        folder: Folder of the run in the work directory.
+        uri: MLflow store; "none" disables tracking; None means ``MLFLOW_TRACKING_URI`` or a local SQLite file.
+        data: Hash of the training data.
+        params: Additional parameters to record.
     """
     recorded = {"model": to_dict(config.model), "train": to_dict(section_of(config, name)), **params}
     tags = {"task": name, **({"data": data} if data else {})}
@@ -54,9 +54,9 @@ def start_run(
             yield tracker
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in data.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, str(value)

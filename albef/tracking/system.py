@@ -1,4 +1,4 @@
-"""System metrics: measured by MLflow's own monitors, delivered as all else is."""
+"""System metrics, measured by MLflow's monitors and logged through the tracker."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from albef.tracking.tracker import MlflowTracker, NoTracker
 
 _logger = logging.getLogger(__name__)
 
-_SECONDS = 10.0
+_INTERVAL = 10.0  # seconds
 
 
 def _monitors() -> list[Any]:
-    """Of CPU and memory, disk, network and GPUs: those that work here."""
+    """Return the available monitors of CPU, memory, disk, network and GPUs."""
     from importlib import import_module
 
-    found = []
+    monitors = []
     for module, name in (
         ("cpu_monitor", "CPUMonitor"),
         ("disk_monitor", "DiskMonitor"),
@@ -30,31 +30,31 @@ def _monitors() -> list[Any]:
         ("rocm_monitor", "ROCMMonitor"),
     ):
         try:
-            found.append(getattr(import_module(f"mlflow.system_metrics.metrics.{module}"), name)())
-        except Exception as error:  # no psutil, no library of the GPU's, or no GPU
-            _logger.debug("no %s: %s", name, first_line(error))
-    return found
+            monitors.append(getattr(import_module(f"mlflow.system_metrics.metrics.{module}"), name)())
+        except Exception as error:  # psutil, a GPU library or a GPU is missing
+            _logger.debug("%s is not available: %s", name, first_line(error))
+    return monitors
 
 
 class _Sampler:
-    """A thread that measures until it is told to stop, and then once more."""
+    """Thread that samples metrics until stopped, with a last sample at the end."""
 
     def __init__(self, tracker: MlflowTracker) -> None:
         self.tracker = tracker
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._work, name="system-metrics", daemon=True)
+        self.thread = threading.Thread(target=self._sample, name="system-metrics", daemon=True)
         self.thread.start()
 
-    def _work(self) -> None:
+    def _sample(self) -> None:
         try:
-            from mlflow import environment_variables as known
+            from mlflow import environment_variables as variables
 
-            interval = known.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or _SECONDS
-            samples = known.MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING.get() or 1
-            node = known.MLFLOW_SYSTEM_METRICS_NODE_ID.get()
+            interval = variables.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or _INTERVAL
+            samples = variables.MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING.get() or 1
+            node = variables.MLFLOW_SYSTEM_METRICS_NODE_ID.get()
             prefix = "system/" + (f"{node}/" if node else "")
             monitors = _monitors()
-            for monitor in monitors:  # the CPU's load is that since it was last asked for
+            for monitor in monitors:  # CPU load is measured since the previous call
                 monitor.collect_metrics()
                 monitor.clear_metrics()
             while monitors:
@@ -66,18 +66,21 @@ class _Sampler:
                 for monitor in monitors:
                     values |= monitor.aggregate_metrics()
                     monitor.clear_metrics()
-                # Counted from the start of the run, so that one that is started again goes on counting.
+                # Steps count from the first start of the run, so that a resumed run continues the count.
                 step = round((time.time() - self.tracker.identity["start"] / 1000) / (interval * samples))
                 self.tracker.log_metrics({prefix + key: float(value) for key, value in values.items()}, step)
                 if self.stop.is_set():
                     return
-        except Exception as error:  # nothing that is measured here is worth a training
-            _logger.warning("no system metrics: %s", first_line(error))
+        except Exception as error:  # a failing monitor must not stop a training
+            _logger.warning("system metrics are not logged: %s", first_line(error))
 
 
 @contextmanager
 def system_metrics(tracker: NoTracker | MlflowTracker) -> Iterator[None]:
-    """Log the machine's load every ten seconds (or ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL``) and at the end."""
+    """Log system metrics while the block runs, and once at its end.
+
+    The interval is ten seconds, or ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL``.
+    """
     if not isinstance(tracker, MlflowTracker):
         yield
         return

@@ -1,4 +1,8 @@
-"""A tracked run. MLflow lives behind a thread and a journal: nothing waits for it, fails with it or is lost by it."""
+"""Tracked runs.
+
+All requests to MLflow are made by a background thread that reads a journal on disk: a slow or unreachable store neither
+delays nor fails a run, and logged data is not lost.
+"""
 
 from __future__ import annotations
 
@@ -13,94 +17,94 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from albef.tracking.mlflow_sync import Delivery, connect, first_line, flush, spools_of
-from albef.tracking.offline_buffer import Item, OfflineBuffer, sweep, write_atomic
+from albef.tracking.mlflow_sync import BufferUpload, buffers_of, connect, first_line, sync_abandoned
+from albef.tracking.offline_buffer import Item, OfflineBuffer, remove_leftovers, write_atomic
 from albef.tracking.origin import run_tags
 
 _logger = logging.getLogger(__name__)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 EXPERIMENT = "albef"
-PENDING = "tracking"
-"""Folder of journals, beside the scratch folders of runs."""
+BUFFERS = "tracking"
+"""Folder of offline buffers, next to the folders of runs in the work directory."""
 _KEY_FILE = "tracking-key"
 _CLOSE_SECONDS = 30.0
-_RETRY_SECONDS = 5.0  # after the end, for a store that is merely busy
+_RETRY_SECONDS = 5.0  # retries after the end of the run, for a store that is only busy
 _MAX_BACKOFF = 30.0
-_GATHER_SECONDS = 2.0  # many values in a request cost training less than many requests
+_GATHER_SECONDS = 2.0  # batching values into few requests takes less time from training
 
 
 def resolve(uri: str | None) -> str:
-    """The store: as given, or ``MLFLOW_TRACKING_URI``, or a SQLite file in this folder."""
+    """Return the store's URI: ``uri``, ``MLFLOW_TRACKING_URI``, or a SQLite file in the working directory."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
-def deliver(uri: str | None, scratch: Path) -> int:
-    """Deliver what earlier runs left below a scratch folder; returns how many runs that were.
+def sync(uri: str | None, work_dir: Path) -> int:
+    """Send what earlier runs left in a work directory, and return the number of buffers sent.
 
     Raises:
-        ValueError: If the store does not answer.
+        ValueError: If the store cannot be reached.
     """
     uri = resolve(uri)
-    root = scratch / PENDING
+    root = work_dir / BUFFERS
     if uri == "none" or not root.is_dir():
         return 0
     try:
-        return flush(connect(uri), uri, root)
+        return sync_abandoned(connect(uri), uri, root)
     except Exception as error:
-        raise ValueError(f"MLflow at {uri}: {first_line(error)}; what is left stays in {root}") from error
+        raise ValueError(f"MLflow at {uri}: {first_line(error)}; unsent data stays in {root}") from error
 
 
-def settle(uri: str, scratch: Path, folders: Iterable[Path], seconds: float) -> None:
-    """Deliver what some runs left, waiting for processes of theirs that are about to end.
+def flush_runs(uri: str, work_dir: Path, folders: Iterable[Path], seconds: float) -> None:
+    """Send what some runs left, waiting for their processes that are about to exit.
 
     Args:
-        folders: Scratch folders of these runs.
-        seconds: To wait at most. What is left then, or if the store does not answer, stays.
+        folders: Folders of these runs.
+        seconds: Time limit. Unsent data stays on disk then, or if the store cannot be reached.
     """
     keys = [_identity(folder)[0] for folder in folders if (folder / _KEY_FILE).is_file()]
     deadline = time.monotonic() + seconds
-    while uri != "none" and any(spools_of(scratch / PENDING, key) for key in keys):
+    while uri != "none" and any(buffers_of(work_dir / BUFFERS, key) for key in keys):
         try:
-            deliver(uri, scratch)
+            sync(uri, work_dir)
         except ValueError as error:
             _logger.warning("%s", error)
             return
         if time.monotonic() > deadline:
             return
         time.sleep(0.2)
-    sweep(scratch / PENDING)
+    remove_leftovers(work_dir / BUFFERS)
 
 
 class NoTracker:
-    """Tracks nothing."""
+    """Tracker that records nothing."""
 
     identity = None
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Forget the values."""
+        """Ignore the values."""
 
-    def log_artifact(self, path: Path, place: str = "") -> None:
-        """Forget the file."""
+    def log_artifact(self, path: Path, artifact_path: str = "") -> None:
+        """Ignore the file."""
 
-    def log_text(self, text: str, name: str, place: str = "") -> None:
-        """Forget the text."""
+    def log_text(self, text: str, name: str, artifact_path: str = "") -> None:
+        """Ignore the text."""
 
 
 class MlflowTracker:
-    """Delivers parameters, metrics and files to an MLflow store from a thread of its own.
+    """Tracker that sends parameters, metrics and files to an MLflow store from a background thread.
 
-    What is logged goes to a journal in ``pending`` first. What the store does not take before the end, or before the
-    process is killed, the next tracker with the same folder delivers.
+    Everything is written to an offline buffer first. Whatever the store has not received when the run ends, or when the
+    process is killed, is sent by the next tracker that uses the same folder of buffers.
 
     Args:
         uri: MLflow tracking URI.
         name: Run name.
         params: Flat parameters.
         tags: Run tags.
-        folder: Scratch folder of the run, if there is one: started again, it goes on with the same MLflow run.
-        pending: Folder of journals; by default `PENDING` beside ``folder``.
-        parent: `identity` of the run above it.
+        folder: Folder of the run, if it exists: a restart in the same folder continues the same MLflow run.
+        buffers: Folder of offline buffers; by default `BUFFERS` next to ``folder``.
+        parent: `identity` of the parent run.
     """
 
     def __init__(
@@ -110,14 +114,14 @@ class MlflowTracker:
         params: dict[str, str],
         tags: dict[str, str],
         folder: Path,
-        pending: Path | None = None,
+        buffers: Path | None = None,
         parent: dict[str, Any] | None = None,
     ) -> None:
         self.uri, self.name = uri, name
-        self.root = pending or folder.parent / PENDING
+        self.root = buffers or folder.parent / BUFFERS
         key, start = _identity(folder)
         self.identity: dict[str, Any] = {"key": key, "name": name, "start": start}
-        """By which the run is known before the store has heard of it."""
+        """Key, name and start time, which identify the run before it exists in the store."""
         self._id_file = folder / "mlflow-run-id"
         header: dict[str, Any] = {**self.identity, "uri": uri, "experiment": EXPERIMENT}
         header |= {"params": params, "tags": tags, "parent": parent}
@@ -127,111 +131,119 @@ class MlflowTracker:
         self._new = threading.Condition()
         self._closed = False
         self._warned = False
-        self._spool: OfflineBuffer | None = None
+        self._buffer: OfflineBuffer | None = None
         try:
-            self._spool = OfflineBuffer.create(self.root, header)
+            self._buffer = OfflineBuffer.create(self.root, header)
         except OSError as error:
-            _logger.warning("%s: %s; nothing is tracked", self.root, error)
+            _logger.warning("%s: cannot create an offline buffer (%s); nothing is tracked", self.root, error)
             return
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Note values for delivery."""
-        self._note({"kind": "metrics", "metrics": dict(metrics), "step": step, "time": _now()})
+        """Queue metric values."""
+        self._queue({"kind": "metrics", "metrics": dict(metrics), "step": step, "time": _now()})
 
-    def log_artifact(self, path: Path, place: str = "") -> None:
-        """Note a copy of a file or folder for delivery.
+    def log_artifact(self, path: Path, artifact_path: str = "") -> None:
+        """Queue a copy of a file or folder.
 
         Args:
-            place: Folder among the run's artifacts.
+            artifact_path: Folder among the run's artifacts.
         """
-        if self._spool is not None:
-            kept = self._spool.keep(path)
-            inside = kept.is_relative_to(self._spool.folder)
-            where = kept.relative_to(self._spool.folder) if inside else kept.resolve()
-            self._note({"kind": "file", "path": str(where), "place": place})
+        if self._buffer is not None:
+            copy = self._buffer.copy_file(path)
+            inside = copy.is_relative_to(self._buffer.folder)
+            stored = copy.relative_to(self._buffer.folder) if inside else copy.resolve()
+            self._queue({"kind": "file", "path": str(stored), "place": artifact_path})
 
-    def log_text(self, text: str, name: str, place: str = "") -> None:
-        """Note a text for delivery, as a file."""
-        if self._spool is None:
+    def log_text(self, text: str, name: str, artifact_path: str = "") -> None:
+        """Queue a text as a file."""
+        if self._buffer is None:
             return
-        path = self._spool.folder / name
+        path = self._buffer.folder / name
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            _logger.warning("%s: %s; not tracked", path, error)
+            _logger.warning("%s: cannot write (%s); the file is not tracked", path, error)
             return
-        self.log_artifact(path, place)
+        self.log_artifact(path, artifact_path)
         path.unlink()
 
-    def _note(self, item: Item) -> None:
-        if self._spool is None or self._closed:
+    def _queue(self, item: Item) -> None:
+        if self._buffer is None or self._closed:
             return
         with self._new:
-            self._items.append((item, self._spool.append(item)))
+            self._items.append((item, self._buffer.append(item)))
             if len(self._items) == 1:
                 self._new.notify()
 
     def close(self, status: str) -> None:
-        """Deliver what is there, for at most half a minute, and end the run; what is left stays on disk."""
-        self._note({"kind": "end", "status": status, "time": _now()})
+        """End the run, waiting at most half a minute for the store; unsent data stays on disk."""
+        self._queue({"kind": "end", "status": status, "time": _now()})
         with self._new:
             self._closed = True
             self._new.notify()
-        if self._spool is None:
+        if self._buffer is None:
             return
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive() or self._items:
-            what = f"{len(self._items)} entries of {self.name}" if self._items else "what earlier runs left"
-            _logger.warning("MLflow at %s did not take %s; kept in %s for the next run", self.uri, what, self.root)
+            unsent = f"{len(self._items)} items of run {self.name}" if self._items else "items of earlier runs"
+            _logger.warning(
+                "MLflow at %s did not accept %s; they stay in %s and are sent by the next run, or by"
+                " `albef tracking sync`",
+                self.uri,
+                unsent,
+                self.root,
+            )
 
     def _work(self) -> None:
-        assert self._spool is not None
+        assert self._buffer is not None
         try:
-            self._deliver_all(self._spool)
+            self._send_all(self._buffer)
         finally:
-            self._spool.release()  # without effect once it is removed
+            self._buffer.release()  # no-op if the buffer has been removed
 
-    def _deliver_all(self, buffer: OfflineBuffer) -> None:
-        backoff, flushed = 1.0, False
+    def _send_all(self, buffer: OfflineBuffer) -> None:
+        backoff, synced = 1.0, False
         client: Any = None
-        delivery: Delivery | None = None
+        upload: BufferUpload | None = None
         deadline = float("inf")
         while True:
             with self._new:
-                if delivery is not None:
+                if upload is not None:
                     self._new.wait_for(lambda: self._items or self._closed)
                     self._new.wait_for(lambda: self._closed, _GATHER_SECONDS)
                 closed, items = self._closed, list(self._items)
             if closed:
                 deadline = min(deadline, time.monotonic() + _RETRY_SECONDS)
             try:
-                if delivery is None:
+                if upload is None:
                     client = connect(self.uri)
-                    delivery = Delivery(client, buffer)
-                    self._remember(delivery.run_id)
+                    upload = BufferUpload(client, buffer)
+                    self._remember(upload.run_id)
                 count = len(items)
                 try:
-                    delivery.send(items)
+                    upload.send(items)
                 finally:
                     with self._new:
                         del self._items[: count - len(items)]
                 if closed:
-                    delivery.finish(others=False)
+                    upload.finish(others=False)
                 backoff = 1.0
-                if not flushed or closed:
-                    self._flush(client)
-                    flushed = True
+                if not synced or closed:
+                    self._sync_abandoned(client)
+                    synced = True
                 if closed:
                     return
-            except Exception as error:  # whatever the store or the network does, training goes on
+            except Exception as error:  # no failure of the store or the network may stop the run
                 if not self._warned:
                     self._warned = True
-                    _logger.warning("MLflow at %s: %s; all goes on, and is kept", self.uri, first_line(error))
+                    _logger.warning(
+                        "MLflow at %s: %s; the run goes on, its data is buffered", self.uri, first_line(error)
+                    )
                 if closed and (not self._items or time.monotonic() > deadline):
                     return
-                delivery = None
+                upload = None
                 if closed:
                     time.sleep(1)
                 else:
@@ -239,26 +251,28 @@ class MlflowTracker:
                         self._new.wait_for(lambda: self._closed, backoff)
                 backoff = min(2 * backoff, _MAX_BACKOFF)
 
-    def _flush(self, client: Any) -> None:
+    def _sync_abandoned(self, client: Any) -> None:
         try:
-            flush(client, self.uri, self.root)
-        except Exception as error:  # it stays for the next one
-            _logger.warning("MLflow at %s: what earlier runs left in %s: %s", self.uri, self.root, first_line(error))
+            sync_abandoned(client, self.uri, self.root)
+        except Exception as error:  # left to the next tracker
+            _logger.warning(
+                "MLflow at %s: cannot send data of earlier runs from %s: %s", self.uri, self.root, first_line(error)
+            )
 
     def _remember(self, run_id: str) -> None:
         try:
             if self._id_file.parent.is_dir():
                 write_atomic(self._id_file, run_id)
         except OSError:
-            pass  # the run is found by its key, too
+            pass  # the run can also be found by its key
 
 
 def _identity(folder: Path) -> tuple[str, int]:
-    """Key and time of the first start of a run, the same when it is started again in the same folder."""
+    """Return key and first start time of a run, which a restart in the same folder keeps."""
     path = folder / _KEY_FILE
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return str(known["key"]), int(known["start"])
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return str(stored["key"]), int(stored["start"])
     except (OSError, ValueError, KeyError, TypeError):
         key, start = uuid.uuid4().hex, _now()
     try:
@@ -277,13 +291,13 @@ def _now() -> int:
 def tracked(
     name: str, folder: Path, uri: str | None, params: dict[str, Any], tags: dict[str, str]
 ) -> Iterator[NoTracker | MlflowTracker]:
-    """A run around some work, with the tags that every run has; its status says how the work ended."""
+    """Track a block of work as a run with the common tags; the run's status reflects how the block ends."""
     uri = resolve(uri)
     if uri == "none":
         yield NoTracker()
         return
-    described = {key: str(value) for key, value in params.items()}
-    tracker = MlflowTracker(uri, name, described, {**run_tags(name), **tags}, folder)
+    texts = {key: str(value) for key, value in params.items()}
+    tracker = MlflowTracker(uri, name, texts, {**run_tags(name), **tags}, folder)
     status = "FAILED"
     try:
         yield tracker

@@ -1,1 +1,1 @@
-"""Training: one loop for every task, with step-exact resume."""
+"""Training: one loop for all tasks, with step-exact resume."""

@@ -1,8 +1,8 @@
-"""Training by several workers, on one machine or many, with Ray Train.
+"""Distributed training with Ray Train, on one or several hosts.
 
-Ray starts them, joins them in a process group and replaces those that are lost; what each does is
-`albef.training.job.train`. All see the same files. Checkpoints are those of the loop: workers that Ray starts anew go
-on from the last one, and so does a run that starts after everything was killed.
+Ray starts the workers, joins them in a process group and replaces lost ones; each worker runs
+`albef.training.job.train`. All workers need access to the same files. Checkpoints are those of the training loop:
+restarted workers resume from the latest one, and so does a run that is started again after it was killed.
 """
 
 from __future__ import annotations
@@ -24,39 +24,41 @@ from typing import Any
 
 import torch
 
-from albef import tasks
 from albef.config import Config
 from albef.data.loader import EpochSampler
-from albef.tracking.runs import absolute
+from albef.tasks.base import task_class
+from albef.tracking.runs import absolute_uri
 from albef.training.job import Job
 from albef.training.job import train as train_here
 from albef.training.loop import TrainingError
 from albef.training.state import write_text_atomic
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Workers pass little through Ray."""
+"""Small, since workers exchange little data through Ray."""
 
 
 def run(config: Config, job: Job) -> dict[str, float]:
-    """Train with ``config.distributed.world_size`` workers; if one is lost, new ones go on from the last checkpoint.
+    """Train with ``config.distributed.world_size`` workers.
+
+    If a worker is lost, new workers resume from the latest checkpoint.
 
     Raises:
-        TrainingError: If training cannot go on, or workers were lost more than ``max_failures`` times.
+        TrainingError: If training fails, or workers were lost more than ``max_failures`` times.
     """
     from ray import train
     from ray.train.torch import TorchTrainer
 
     settings = config.distributed
-    batch_size = tasks.get(job.task).train_config(config).batch_size
-    EpochSampler(batch_size, batch_size, seed=0, share=(0, settings.world_size))  # complains before anything starts
-    job = _anywhere(job)
+    batch_size = task_class(job.task).train_config(config).batch_size
+    EpochSampler(batch_size, batch_size, seed=0, shard=(0, settings.world_size))  # check before Ray starts
+    job = _with_absolute_paths(job)
     state = job.work_dir / f"{job.task}-ray"
-    shutil.rmtree(state, ignore_errors=True)  # of a run that was killed: what counts are the loop's checkpoints
+    shutil.rmtree(state, ignore_errors=True)  # left by a killed run; resuming needs only the checkpoints of the loop
     resources = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
-    with cluster(settings.world_size * settings.cpus_per_worker), _lines() as lines:
+    with cluster(settings.world_size * settings.cpus_per_worker), _worker_logs() as logs:
         trainer = TorchTrainer(
-            _work,
-            train_loop_config={"config": config, "job": job, "state": state, "lines": lines},
+            _train_worker,
+            train_loop_config={"config": config, "job": job, "state": state, "logs": logs},
             scaling_config=train.ScalingConfig(
                 num_workers=settings.world_size,
                 use_gpu=settings.gpus_per_worker > 0,
@@ -71,48 +73,54 @@ def run(config: Config, job: Job) -> dict[str, float]:
         )
         failure: Exception | None = None
         try:
-            with _ended_by_sigterm():
+            with _exit_on_sigterm():
                 trainer.fit()
         except train.TrainingFailedError as error:
             failure = error
-    refused = _refusal(state)
+    rejection = _rejection(state)
     shutil.rmtree(state, ignore_errors=True)
-    if refused:
-        raise TrainingError(refused)
+    if rejection:
+        raise TrainingError(rejection)
     if failure is not None:
-        raise TrainingError(f"{job.task}: {_last_line(failure)}; run again to go on from the last checkpoint")
+        raise TrainingError(f"{job.task}: {_last_line(failure)}; run again to resume from the latest checkpoint")
     metrics: dict[str, float] = json.loads((job.out / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
 
-def _work(given: dict[str, Any]) -> None:
-    """What a worker runs."""
+def _train_worker(arguments: dict[str, Any]) -> None:
+    """Run the training job in a worker."""
     from ray import train
     from ray.train.torch import get_device
 
-    config, job, state = given["config"], given["job"], given["state"]
-    if _refusal(state):
-        return  # and nobody tries again
+    config, job, state = arguments["config"], arguments["job"], arguments["state"]
+    if _rejection(state):
+        return  # end without an error, so that Ray does not restart the workers
     logger = logging.getLogger("albef")
     logger.setLevel(logging.INFO if train.get_context().get_world_rank() == 0 else logging.WARNING)
-    logger.addHandler(QueueHandler(given["lines"]))
+    logger.addHandler(QueueHandler(arguments["logs"]))
     torch.set_num_threads(config.distributed.cpus_per_worker)
     try:
         train_here(config, job, get_device())
-    except ValueError as error:  # not the worker's fault: it would be the same again
+    except ValueError as error:  # invalid input or parameters, which a restart would not change
         write_text_atomic(state / "refused", str(error))
         raise
 
 
 @contextlib.contextmanager
-def _lines() -> Iterator[Any]:
-    """A queue that brings what workers log to this process, on a terminal with the steps that a bar would show."""
+def _worker_logs() -> Iterator[Any]:
+    """Forward log records of workers to this process.
+
+    On a terminal, the steps of the training loop are always shown, in place of its progress bar.
+
+    Yields:
+        The queue for the workers' `QueueHandler`.
+    """
     from ray.util.queue import Queue
 
     class Listener(QueueListener):
         def handle(self, record: logging.LogRecord) -> None:
-            told = sys.stderr.isatty() and record.name == "albef.training.loop"
-            if told or logging.getLogger(record.name).isEnabledFor(record.levelno):
+            progress = sys.stderr.isatty() and record.name == "albef.training.loop"
+            if progress or logging.getLogger(record.name).isEnabledFor(record.levelno):
                 super().handle(record)
 
     queue = Queue()
@@ -125,23 +133,24 @@ def _lines() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Leave in order on SIGTERM, so that Ray and its workers end, too."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM, to shut down Ray and its workers."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
+        yield  # only the main thread can set signal handlers
         return
 
-    def leave(signum: int, frame: FrameType | None) -> None:
+    def handle(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + signum)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    previous = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _refusal(state: Path) -> str:
+def _rejection(state: Path) -> str:
+    """Return the message of a permanent error, or an empty string."""
     path = state / "refused"
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
@@ -151,18 +160,21 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _anywhere(job: Job) -> Job:
-    """The job with paths that hold in a worker."""
+def _with_absolute_paths(job: Job) -> Job:
+    """Return the job with absolute paths, as workers have another working directory."""
     paths: dict[str, Any] = {name: value.resolve() for name, value in vars(job).items() if isinstance(value, Path)}
-    return dataclasses.replace(job, tracking_uri=absolute(job.tracking_uri), **paths)
+    return dataclasses.replace(job, tracking_uri=absolute_uri(job.tracking_uri), **paths)
 
 
 @contextlib.contextmanager
 def cluster(cpus: int) -> Iterator[None]:
-    """Ray: what this process is connected to, else the cluster that ``RAY_ADDRESS`` names, else an own one on loopback.
+    """Connect to Ray.
+
+    An existing connection is reused. Otherwise connect to the cluster at ``RAY_ADDRESS``, or start a local one on the
+    loopback address.
 
     Args:
-        cpus: That an own one gives out at least: on fewer cores it is slow, that is all.
+        cpus: Minimum number of CPUs of a local cluster. It may exceed the number of cores.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -171,14 +183,14 @@ def cluster(cpus: int) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {
+    local: dict[str, Any] = {
         "include_dashboard": False,
         "num_cpus": max(cpus, os.cpu_count() or 1),
         "object_store_memory": OBJECT_STORE_BYTES,
         "_node_ip_address": "127.0.0.1",
     }
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    ray.init(address=address or "local", **quiet, **({} if address else own))
+    ray.init(address=address or "local", **quiet, **({} if address else local))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A training stage in one process: from files to files."""
+"""Training stage of a single process, from input files to output files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from albef import distributed, tasks
+from albef import distributed
 from albef.config import Config
 from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
-from albef.tasks.base import TaskData
+from albef.tasks.base import TaskData, task_class
 from albef.tracking.runs import start_run
 from albef.training.loop import Loop
 from albef.training.state import digest_of, fingerprint
@@ -24,15 +24,17 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A training stage: what it trains, and from which files to which.
+    """Inputs and outputs of a training stage.
 
     Args:
+        task: Name of the task.
         lists: Folder of validated JSON lists.
-        images: Folder of the prepared data; its manifest may name another one that image paths start from.
+        images: Folder of the prepared data; its manifest may set another root folder of image paths.
         tokenizer: Folder of the tokenizer.
+        out: Folder for the results.
         init: Folder of the stage whose ``model.pth`` this one starts from.
-        work_dir: Folder for checkpoints; emptied of this run's at its end.
-        tracking_uri: MLflow store; "none" logs nowhere, None leaves it to the environment.
+        work_dir: Folder for checkpoints; those of this run are deleted at its end.
+        tracking_uri: MLflow tracking URI; "none" disables tracking, None takes it from the environment.
     """
 
     task: str
@@ -46,21 +48,25 @@ class Job:
 
 
 def train(config: Config, job: Job, device: torch.device) -> dict[str, float]:
-    """Train in this process, as one of several workers where there is a process group; see `Loop.run`."""
+    """Train in this process, possibly as one rank of several.
+
+    Returns:
+        Final metrics, on rank 0 only; see `Loop.run`.
+    """
     torch.set_float32_matmul_precision("high")
     encoder = Encoder.from_file(job.tokenizer / "tokenizer.json")
-    torch.manual_seed(task_seed := tasks.get(job.task).train_config(config).seed)
-    task = tasks.get(job.task)(config, encoder)
+    torch.manual_seed(task_seed := task_class(job.task).train_config(config).seed)
+    task = task_class(job.task)(config, encoder)
     inputs = [job.lists / f"{name}.json" for name in task.lists] + [job.images / "manifest.json"]
     inputs = [job.tokenizer / "tokenizer.json", *(path for path in inputs if path.is_file())]
     if job.init is not None:
-        fresh = model_file.initialise(task.model, job.init / "model.pth")
+        untouched = model_file.initialize(task.model, job.init / "model.pth")
         inputs.append(job.init / "model.pth")
-        _logger.info("%s: not in %s and left as built: %s", job.task, job.init, ", ".join(fresh) or "nothing")
+        _logger.info("%s: randomly initialized, not in %s: %s", job.task, job.init, ", ".join(untouched) or "nothing")
     elif job.task == "pretrain" and config.init is not None:
-        fresh = init_weights.initialise(task.model, config)
+        untouched = init_weights.initialize(task.model, config)
         inputs += init_weights.files(config.init)
-        _logger.info("%s: not in the parts of init and left as built: %s", job.task, ", ".join(fresh) or "nothing")
+        _logger.info("%s: randomly initialized, not in init: %s", job.task, ", ".join(untouched) or "nothing")
     data = digest_of(inputs)
     folder = job.work_dir / f"{job.task}-{fingerprint(job.task, config, data)}"
     folder.mkdir(parents=True, exist_ok=True)

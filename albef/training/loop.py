@@ -1,8 +1,8 @@
-"""The training loop, the same for every task.
+"""Training loop for all tasks.
 
-A run is a function of parameters, data and code: killed at any point and started again, it ends with the same
-weights to the bit (on CPU). Nothing here needs a process group; in one, its workers share each batch and average their
-gradients (DDP), and the first of them validates and writes.
+A run is deterministic in parameters, data and code: if killed at any point and started again, it ends with the same
+weights bit for bit (on CPU). With a process group, ranks split each batch and average gradients (DDP), and rank 0
+validates and writes files.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _logger = logging.getLogger(__name__)
 
 
 class TrainingError(ValueError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Tracker(Protocol):
-    """Where metrics of a run go."""
+    """Interface of experiment trackers."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Record values at a step; must not block or raise."""
+        """Log metrics of a step; must not block or raise."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with the weights."""
+    """Progress of a run, saved in checkpoints."""
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Progress:
 
 
 class _Stop:
-    """Set by SIGTERM: the loop then saves and leaves."""
+    """Signal handler that requests the loop to save a checkpoint and exit."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -74,8 +74,9 @@ class _Stop:
 @contextmanager
 def _on_sigterm() -> Iterator[_Stop]:
     stop = _Stop()
-    if threading.current_thread() is not threading.main_thread() or distributed.count() > 1:
-        yield stop  # signals belong to the main thread; and of several workers none can stop by itself
+    if threading.current_thread() is not threading.main_thread() or distributed.world_size() > 1:
+        # Only the main thread can set signal handlers, and a single rank that exits would block the others.
+        yield stop
         return
     previous = signal.signal(signal.SIGTERM, stop)
     try:
@@ -89,11 +90,11 @@ class Loop:
 
     Args:
         task: Model and losses.
-        data: Where the task finds its lists.
+        data: Data of the task.
         work_dir: Folder for checkpoints of exactly this run (see `albef.training.state.fingerprint`).
         out: Folder for the results.
-        tracker: Receives metrics.
-        device: Where to train.
+        tracker: Tracker that metrics are logged to.
+        device: Device to train on.
     """
 
     def __init__(
@@ -104,62 +105,63 @@ class Loop:
         self.work_dir, self.out = work_dir, out
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
-        self.first = distributed.rank() == 0
+        self.is_main = distributed.rank() == 0
         self.optimizer = build_optimizer(task, self.config.optim, task.config.model.official_quirks)
         self.parameters = [p for p in task.parameters() if p.requires_grad]
         self.progress = Progress()
         self.sums: dict[str, Tensor] = {}
-        self.counted = 0
+        self.num_summed = 0
         if self.config.compile:
             model = task.model
             for encoders in (model.student, *([model.teacher] if model.architecture.teacher else [])):
-                for part in (encoders.vision, encoders.text, encoders.fusion):
-                    part.compile()
-        self.step_of = _shared(self.task, device) if distributed.count() > 1 else self.task
+                for module in (encoders.vision, encoders.text, encoders.fusion):
+                    module.compile()
+        self.forward = _data_parallel(self.task, device) if distributed.world_size() > 1 else self.task
 
     def run(self) -> dict[str, float]:
-        """Train to the end, from the last checkpoint where there is one; returns the final metrics.
+        """Train to the end, resuming from the latest checkpoint if any.
 
-        Of several workers the first returns them, the others nothing.
+        Returns:
+            Final metrics, on rank 0 only.
 
         Raises:
             TrainingError: If a loss is not finite.
-            SystemExit: After SIGTERM, once the state is saved (code 143).
+            SystemExit: With code 143 after SIGTERM, once a checkpoint is saved.
         """
         self._resume()
         total = self.steps_per_epoch * self.config.epochs
-        disable = None if self.first else True
+        disable = None if self.is_main else True
         bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=disable)
         with _on_sigterm() as stop, bar:
             for epoch in range(self.progress.step // max(self.steps_per_epoch, 1), self.config.epochs):
                 self._epoch(epoch, bar, stop)
-                if self.first:
+                if self.is_main:
                     self._validate(epoch)
-                self._save()  # where the others wait
-        return self._finish() if self.first else {}
+                self._save()  # the other ranks wait here for rank 0
+        return self._finish() if self.is_main else {}
 
     def _epoch(self, epoch: int, bar: tqdm[Any], stop: _Stop) -> None:
         self.task.train()
         start = self.progress.step - epoch * self.steps_per_epoch
-        since = time.perf_counter()
-        share = (distributed.rank(), distributed.count())
-        for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start, share):
+        logged_at = time.perf_counter()
+        shard = (distributed.rank(), distributed.world_size())
+        for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start, shard):
             self._step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
             bar.update()
             step = self.progress.step
             if step % self.config.log_every == 0:
                 row = self._log()
-                rate = self.config.log_every * self.config.batch_size / (time.perf_counter() - since)
-                since = time.perf_counter()
+                rate = self.config.log_every * self.config.batch_size / (time.perf_counter() - logged_at)
+                logged_at = time.perf_counter()
                 self.tracker.log_metrics({**row, "images_per_second": rate}, step)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
-                if self.first:
+                if self.is_main:
                     _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
             last = step % self.steps_per_epoch == 0
             if stop.requested or (step % self.config.checkpoint_every == 0 and not last):
                 self._save()
             if stop.requested:
-                _logger.warning("%s: stopped by SIGTERM at step %d; run again to go on", self.task.name, step)
+                _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
                 raise SystemExit(128 + signal.SIGTERM)
 
     def _step(self, batch: dict[str, Tensor]) -> None:
@@ -169,7 +171,7 @@ class Loop:
             group["lr"] = rate * group["lr_scale"]
         alpha = ramped_alpha(config.alpha, step, config.alpha_ramp_epochs * self.steps_per_epoch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            outputs = self.step_of(batch, alpha)
+            outputs = self.forward(batch, alpha)
         losses = {name: value for name, value in outputs.items() if name.endswith("_loss")}
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -180,19 +182,25 @@ class Loop:
         for name, value in {**outputs, "loss": loss}.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.counted += 1
+        self.num_summed += 1
         self.progress.step += 1
 
     def _log(self) -> dict[str, float]:
-        """Mean losses since the last call; the only wait for the device."""
+        """Return the mean losses since the last call.
+
+        This is the only host-device synchronization of the training steps.
+
+        Raises:
+            TrainingError: If a loss is not finite.
+        """
         step = self.progress.step
-        sums = distributed.mean(torch.stack(list(self.sums.values()))).tolist()
-        means = {name: value / self.counted for name, value in zip(self.sums, sums, strict=True)}
-        self.sums, self.counted = {}, 0
+        sums = distributed.all_reduce_mean(torch.stack(list(self.sums.values()))).tolist()
+        means = {name: value / self.num_summed for name, value in zip(self.sums, sums, strict=True)}
+        self.sums, self.num_summed = {}, 0
         for name, value in means.items():
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"{self.task.name}: {name} is {value} near step {step}; lower optim.lr or check data"
+                    f"{self.task.name}: {name} is {value} near step {step}; lower optim.lr or check the data"
                 )
         row = {
             "step": step,
@@ -213,7 +221,7 @@ class Loop:
             self.tracker.log_metrics({f"val_{k}": v for k, v in metrics.items()}, self.progress.step)
         selection = self.task.selection
         if selection is None or selection not in metrics:
-            return  # a validation split without answers picks nothing
+            return  # without the selection metric (a split without answers) no epoch is the best
         if metrics[selection] > self.progress.best:
             self.progress.best = metrics[selection]
             run_state.save(self.work_dir / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
@@ -221,13 +229,13 @@ class Loop:
 
     def _save(self) -> None:
         sums = {name: value.cpu() for name, value in self.sums.items()}
-        workers = distributed.gather({"random": run_state.random_state(), "sums": sums})
-        if not self.first:
+        workers = distributed.gather_objects({"random": run_state.random_state(), "sums": sums})
+        if not self.is_main:
             return
         state = {
             "step": self.progress.step,
             "progress": vars(self.progress),
-            "counted": self.counted,
+            "counted": self.num_summed,
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "workers": workers,
@@ -236,7 +244,7 @@ class Loop:
 
     def _resume(self) -> None:
         state = run_state.load(self.work_dir / "checkpoint.pt")
-        distributed.wait()  # that none reads what another has begun to write
+        distributed.barrier()  # no rank may start to write while another still reads
         if state is None:
             torch.manual_seed(self.config.seed + distributed.rank())
             self.task.begin()
@@ -244,11 +252,11 @@ class Loop:
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self.counted = state["counted"]
-        own = state["workers"][distributed.rank()]
-        self.sums = {name: value.to(self.device) for name, value in own["sums"].items()}
-        run_state.restore_random(own["random"])
-        if self.first:
+        self.num_summed = state["counted"]
+        worker = state["workers"][distributed.rank()]
+        self.sums = {name: value.to(self.device) for name, value in worker["sums"].items()}
+        run_state.restore_random(worker["random"])
+        if self.is_main:
             _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
 
     def _finish(self) -> dict[str, float]:
@@ -260,8 +268,8 @@ class Loop:
         if any(self.progress.validation):
             selection = self.task.selection
             rows = self.progress.validation
-            chosen = max(rows, key=lambda row: row[selection]) if selection in rows[-1] else rows[-1]
-            metrics |= {f"val_{name}": value for name, value in chosen.items()}
+            selected = max(rows, key=lambda row: row[selection]) if selection in rows[-1] else rows[-1]
+            metrics |= {f"val_{name}": value for name, value in selected.items()}
         model_file.save(self.task.model, self.out / "model.pth")
         run_state.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))
         run_state.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
@@ -269,15 +277,16 @@ class Loop:
         return metrics
 
 
-def _shared(task: Task, device: torch.device) -> DistributedDataParallel:
-    """The task's step with gradients averaged over the workers.
+def _data_parallel(task: Task, device: torch.device) -> DistributedDataParallel:
+    """Wrap a task so that gradients are averaged over the ranks.
 
-    Teacher, queue and frozen parts are the same everywhere by themselves: from the same start by the same changes.
+    Buffers are not synchronized: teacher, queue and frozen modules start equal and change equally on all ranks.
     """
     devices = [device] if device.type == "cuda" else None
-    known = inspect.signature(DistributedDataParallel).parameters
-    quiet = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
-    options: dict[str, Any] = {quiet: False, "static_graph": True, "gradient_as_bucket_view": True}
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    # Renamed in torch 2.15.
+    sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    options: dict[str, Any] = {sync_buffers: False, "static_graph": True, "gradient_as_bucket_view": True}
     return DistributedDataParallel(task, devices, **options)
 
 

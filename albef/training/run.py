@@ -1,4 +1,4 @@
-"""The training stages: pretraining and fine-tuning, by this process or by several workers."""
+"""Training stages: pretraining and fine-tuning, in one process or distributed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from albef.training.job import Job, train
 
 
 def device_of(name: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
-    """The device to train on: a GPU where there is one."""
+    """Return the device to train on; "auto" selects a GPU if available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
@@ -29,10 +29,16 @@ def run(
     work_dir: Path = Path("scratch"),
     tracking_uri: str | None = None,
 ) -> dict[str, float]:
-    """Train a task, see `Job`, and write its model, metrics and history to ``out``; here, or by several workers.
+    """Train a task and write model, metrics and history to ``out``.
+
+    Training runs in this process, or distributed if ``config.distributed.world_size`` is more than 1. See `Job` for the
+    arguments.
+
+    Returns:
+        Final metrics.
 
     Raises:
-        TrainingError: If training cannot go on.
+        TrainingError: If training cannot continue.
     """
     job = Job(task_name, lists, images, tokenizer, out, init, work_dir, tracking_uri)
     if config.distributed.world_size == 1:

@@ -1,7 +1,8 @@
-"""Training state on disk: everything a run needs to go on as if it had never stopped.
+"""Training state on disk, for exact resume.
 
-Checkpoints live in a scratch folder named by what the run depends on, outside the pipeline's outputs, which are
-deleted before a stage runs. A changed parameter, input or source file is another folder: never a wrong resume.
+Checkpoints are stored in a work directory outside the outputs of the pipeline, which are deleted before a stage runs.
+Its name is a digest of everything the run depends on, so a run with changed parameters, inputs or code never resumes
+from a checkpoint of another.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from albef.config import Config, section_of
 from albef.weights.checkpoint import save_atomic
 from albef.weights.official import CheckpointError, read_weights
 
-_ROOMS = ("config.py", "data", "evaluation", "model", "objectives", "tasks", "training")
+_SOURCES = ("config.py", "distributed.py", "data", "inference", "losses", "models", "tasks", "training", "weights")
+"""Modules and packages of this library that training results depend on."""
 
 
 def digest_of(files: Iterable[Path]) -> str:
-    """Digest of the content of files."""
+    """Return a digest of the contents of files."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -35,9 +37,13 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def fingerprint(task: str, config: Config, data: str) -> str:
-    """Digest of a run's parameters, of its input files (``data``, see `digest_of`) and of the code that trains it."""
+    """Return a digest of a run's parameters, input files and code.
+
+    Args:
+        data: Digest of the input files; see `digest_of`.
+    """
     package = Path(__file__).resolve().parents[1]
-    sources = [p for room in _ROOMS for p in sorted([package / room, *(package / room).rglob("*.py")]) if p.is_file()]
+    sources = [p for name in _SOURCES for p in sorted([package / name, *(package / name).rglob("*.py")]) if p.is_file()]
     parameters: dict[str, Any] = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
     parameters["train"] = asdict(section_of(config, task))
     parameters["workers"] = config.distributed.world_size
@@ -48,7 +54,7 @@ def fingerprint(task: str, config: Config, data: str) -> str:
 
 
 def random_state() -> dict[str, Any]:
-    """State of every random generator, as plain data and tensors."""
+    """Return the state of all random number generators as plain data."""
     _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -61,12 +67,12 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random(state: dict[str, Any]) -> None:
-    """Undo what happened to the generators since `random_state`."""
+    """Restore the random number generators to a state of `random_state`."""
     torch.set_rng_state(state["torch"])
     keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, internal, following = state["python"]
-    random.setstate((version, tuple(internal), following))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
 
@@ -77,21 +83,24 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """Read a training state; None where there is none.
+    """Read a training state; None if the file does not exist.
 
     Raises:
-        CheckpointError: If the file is damaged.
+        CheckpointError: If the file is damaged or not a training state.
     """
     if not path.exists():
         return None
     state = read_weights(path)
     if not isinstance(state, dict) or "step" not in state:
-        raise CheckpointError(f"{path}: not a training state; delete it to start again")
+        raise CheckpointError(f"{path}: not a training state; delete it to start training from the beginning")
     return state
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write a text file that is either absent, old or complete."""
+    """Write a text file through a temporary file.
+
+    An interruption leaves the previous file intact.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".tmp")
     part.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What Ray calls while it searches."""
+"""Ray Tune callbacks."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ from albef.tuning import search_state
 
 
 class Recorder(Callback):
-    """Keeps validations and states as they come, and removes what nothing will go on from.
+    """Saves validation metrics and Ray's state as they appear, and deletes checkpoints of finished trials.
 
     Args:
-        work: Folder of the search, with a folder for each trial.
-        metric: That trials tell.
+        trials_dir: Folder of the search, with one subfolder per trial.
+        metric: Name of the metric that trials report.
     """
 
-    def __init__(self, work: Path, metric: str) -> None:
-        self.work, self.metric = work, metric
-        self._seen = 0
+    def __init__(self, trials_dir: Path, metric: str) -> None:
+        self.trials_dir, self.metric = trials_dir, metric
+        self._saved = 0
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Write down a validation."""
+        """Record the metric of a validation."""
         if self.metric in result:
-            search_state.tell(self.work, trial.trial_id, int(result["epoch"]), float(result[self.metric]))
+            search_state.record_validation(
+                self.trials_dir, trial.trial_id, int(result["epoch"]), float(result[self.metric])
+            )
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Keep Ray's state if it is new; only then is what trials had that are over by it of no use."""
+        """Save Ray's state if it changed, then delete what finished trials no longer need.
+
+        A trial's checkpoints are deleted only once a saved state contains its end.
+        """
         if not trials:
             return
-        written = Path(trials[0].storage.experiment_driver_staging_path)
-        stamp = max((path.stat().st_mtime_ns for path in written.glob(search_state.STATES)), default=0)
-        if stamp == self._seen:
+        staging = Path(trials[0].storage.experiment_driver_staging_path)
+        mtime = max((path.stat().st_mtime_ns for path in staging.glob(search_state.STATES)), default=0)
+        if mtime == self._saved:
             return
-        self._seen = stamp
-        if search_state.keep(written, self.work):
+        self._saved = mtime
+        if search_state.save(staging, self.trials_dir):
             for trial in trials:
                 if trial.status == "TERMINATED":
-                    search_state.discard(self.work, trial.trial_id)
+                    search_state.discard_trial(self.trials_dir, trial.trial_id)

@@ -1,4 +1,4 @@
-"""What a search found: the best setting as parameters, all trials as a table, and two plots."""
+"""Results of a search: best setting, table of trials and plots."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from albef.data.files import new_folder
-from albef.tuning.search_state import told
-from albef.tuning.space import nested
+from albef.tuning.search_state import read_validations
+from albef.tuning.space import as_params
 
 
 class SearchError(ValueError):
-    """A search without a result."""
+    """A search that ended without a usable result."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting and how it did.
+    """A hyper-parameter setting with its validation metrics.
 
     Args:
         history: Epoch and metric of each validation.
@@ -33,17 +33,18 @@ class Trial:
 
     @property
     def best(self) -> float:
-        """The metric of its best epoch, which fine-tuning keeps."""
+        """Metric of the best epoch, whose weights fine-tuning keeps."""
         return max((value for _, value in self.history), default=float("-inf"))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A search that has ended.
+    """A completed search.
 
     Args:
-        setting: That was there before: its trial is the first one.
-        trials: Empty without a search.
+        metric: Name of the validation metric, larger is better.
+        setting: The current setting, before the search; the first trial is the one with it.
+        trials: Empty if the search is disabled.
     """
 
     task: str
@@ -52,72 +53,81 @@ class Outcome:
     trials: list[Trial]
 
     @classmethod
-    def of(cls, found: Any, work: Path, task: str, metric: str, setting: dict[str, float]) -> Outcome:
-        """From Ray's results, and what trials told meanwhile.
+    def from_ray(cls, ray_results: Any, trials_dir: Path, task: str, metric: str, setting: dict[str, float]) -> Outcome:
+        """Combine Ray's results with the recorded validations.
 
         Raises:
-            SearchError: If no trial came to a validation, or not the one with the present setting.
+            SearchError: If no trial was validated, or the trial with the current setting was not.
         """
         trials = []
-        # Their order is no longer that of the proposals once a search was interrupted; their names count on.
-        for result in sorted(found, key=lambda result: int(Path(result.path).name.split("_")[2])):
+        # After an interruption Ray's order is not that of the proposals; the numbers in the names are.
+        for result in sorted(ray_results, key=lambda result: int(Path(result.path).name.split("_")[2])):
             parts = Path(result.path).name.split("_")[:3]  # trainable, trial, number; then setting and time
-            history = told(work, parts[1])
-            tried = {key: result.config[key] for key in setting}
+            history = read_validations(trials_dir, parts[1])
+            values = {key: result.config[key] for key in setting}
             error = str(result.error).strip().splitlines()[-1] if result.error else ""
-            trials.append(Trial("_".join(parts), tried, history, error))
+            trials.append(Trial("_".join(parts), values, history, error))
         if not any(trial.history for trial in trials):
             errors = sorted({trial.error for trial in trials if trial.error})
-            raise SearchError(f"{task}: no trial came to a validation: {'; '.join(errors) or 'all were interrupted'}")
-        before = [trial for trial in trials if trial.setting == setting and trial.history]
-        if not before:
-            raise SearchError(f"{task}: the present setting came to no validation, to compare others with")
-        return cls(task, metric, setting, [*before[:1], *(trial for trial in trials if trial is not before[0])])
+            raise SearchError(f"{task}: no trial was validated: {'; '.join(errors) or 'all were interrupted'}")
+        baselines = [trial for trial in trials if trial.setting == setting and trial.history]
+        if not baselines:
+            raise SearchError(f"{task}: the trial with the current setting was not validated, so there is no baseline")
+        baseline = baselines[0]
+        return cls(task, metric, setting, [baseline, *(trial for trial in trials if trial is not baseline)])
 
     @property
-    def before(self) -> Trial:
-        """The trial with the setting that was there before."""
+    def baseline(self) -> Trial:
+        """Trial with the current setting."""
         return self.trials[0]
 
     @property
     def best(self) -> Trial:
-        """The best trial; among equals the first, so that what is no better than the present changes nothing."""
+        """Best trial; the first among equals, so that ties keep the current setting."""
         return max(self.trials, key=lambda trial: trial.best)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metric of the best setting, of that before, and how many were tried."""
+        """Metrics of the best and the current setting, and the number of trials."""
         if not self.trials:
             return {}
         return {
             self.metric: self.best.best,
-            f"{self.metric}_before": self.before.best,
+            f"{self.metric}_before": self.baseline.best,
             "trials": len(self.trials),
         }
 
     @property
     def changes(self) -> dict[str, float]:
-        """The best setting; empty where the one before is."""
-        return {} if not self.trials or self.best is self.before else self.best.setting
+        """Best setting; empty if it is the current one."""
+        return {} if not self.trials or self.best is self.baseline else self.best.setting
+
+    def summary(self) -> str:
+        """Return one line that compares the best setting with the current one."""
+        setting = ", ".join(f"{key}={value:.4g}" for key, value in self.best.setting.items())
+        return f"{self.task}: {self.metric} {self.baseline.best:.4f} before, {self.best.best:.4f} with {setting}"
 
 
 def write(outcome: Outcome, out: Path) -> None:
-    """Write ``best.yaml``, ``metrics.json``, ``trials.csv``, and ``plots``, a folder of two, or none without trials."""
+    """Write ``best.yaml``, ``metrics.json``, ``trials.csv`` and the folder ``plots``.
+
+    The folder holds two plots, or none without trials.
+    """
     from ruamel.yaml import YAML
 
     with new_folder(out) as folder:
         with (folder / "best.yaml").open("w", encoding="utf-8") as file:
-            YAML().dump(nested(outcome.task, outcome.changes), file)
+            YAML().dump(as_params(outcome.task, outcome.changes), file)
         (folder / "metrics.json").write_text(json.dumps(outcome.metrics, indent=1) + "\n", encoding="utf-8")
-        (folder / "trials.csv").write_text(table(outcome), encoding="utf-8")
+        (folder / "trials.csv").write_text(to_csv(outcome), encoding="utf-8")
         (folder / "plots").mkdir()
         if outcome.trials:
-            _parallel(outcome, folder / "plots" / "parallel.png")
-            _progress(outcome, folder / "plots" / "progress.png")
+            _plot_parallel(outcome, folder / "plots" / "parallel.png")
+            _plot_progress(outcome, folder / "plots" / "progress.png")
 
 
-def table(outcome: Outcome) -> str:
-    """All trials, the best first."""
+def to_csv(outcome: Outcome) -> str:
+    """Return all trials as CSV, the best first."""
     buffer = io.StringIO()
     keys = list(outcome.setting)
     writer = csv.writer(buffer, lineterminator="\n")
@@ -128,8 +138,8 @@ def table(outcome: Outcome) -> str:
     return buffer.getvalue()
 
 
-def _parallel(outcome: Outcome, path: Path) -> None:
-    """Each trial a line from parameter to parameter to metric, the better the darker."""
+def _plot_parallel(outcome: Outcome, path: Path) -> None:
+    """Plot parallel coordinates: one line per trial, darker for better metrics."""
     from matplotlib.figure import Figure
 
     trials = sorted((trial for trial in outcome.trials if trial.history), key=lambda trial: trial.best)
@@ -138,23 +148,23 @@ def _parallel(outcome: Outcome, path: Path) -> None:
     figure = Figure(figsize=(1.8 * len(keys) + 1, 4), layout="constrained")
     axes = figure.subplots()
     for number, trial in enumerate(trials):
-        share = (number + 1) / len(trials)
-        heights = [_height(column, column[number], key) for key, column in zip(keys, columns, strict=True)]
-        last = trial is outcome.best
-        axes.plot(heights, color="C3" if last else str(0.85 * (1 - share)), linewidth=2.5 if last else 1)
-    for place, column in enumerate(columns):
-        axes.axvline(place, color="0.7", linewidth=0.8)
-        axes.text(place, -0.04, f"{min(column):.3g}", ha="center", va="top", fontsize=8)
-        axes.text(place, 1.04, f"{max(column):.3g}", ha="center", va="bottom", fontsize=8)
+        fraction = (number + 1) / len(trials)
+        heights = [_height(column, column[number]) for column in columns]
+        best = trial is outcome.best
+        axes.plot(heights, color="C3" if best else str(0.85 * (1 - fraction)), linewidth=2.5 if best else 1)
+    for position, column in enumerate(columns):
+        axes.axvline(position, color="0.7", linewidth=0.8)
+        axes.text(position, -0.04, f"{min(column):.3g}", ha="center", va="top", fontsize=8)
+        axes.text(position, 1.04, f"{max(column):.3g}", ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(keys)), keys)
     axes.set_yticks([])
     axes.set_ylim(-0.15, 1.15)
-    axes.set_title(f"{outcome.task}: settings and what they reached, the best in red")
+    axes.set_title(f"{outcome.task}: settings and their metric, the best in red")
     figure.savefig(path, dpi=100)
 
 
-def _height(column: list[float], value: float, key: str) -> float:
-    """Place of a value between the lowest and the highest, by its logarithm where there is one."""
+def _height(column: list[float], value: float) -> float:
+    """Return the relative position of a value in its column, on a log scale if possible."""
     from math import log
 
     if min(column) > 0:
@@ -163,16 +173,16 @@ def _height(column: list[float], value: float, key: str) -> float:
     return 0.5 if low == high else (value - low) / (high - low)
 
 
-def _progress(outcome: Outcome, path: Path) -> None:
-    """The metric of each trial, epoch by epoch."""
+def _plot_progress(outcome: Outcome, path: Path) -> None:
+    """Plot the metric of each trial over epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for trial in outcome.trials:
         if trial.history:
-            label = "before" if trial is outcome.before else "best" if trial is outcome.best else None
-            color = "C0" if trial is outcome.before else "C3" if trial is outcome.best else "0.7"
+            label = "before" if trial is outcome.baseline else "best" if trial is outcome.best else None
+            color = "C0" if trial is outcome.baseline else "C3" if trial is outcome.best else "0.7"
             axes.plot(*zip(*trial.history, strict=True), marker="o", color=color, label=label)
     axes.set_xlabel("epoch")
     axes.set_ylabel(outcome.metric)

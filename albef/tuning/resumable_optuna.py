@@ -1,8 +1,8 @@
-"""Optuna's proposals, such that a search that was killed at any moment goes on.
+"""Optuna search algorithm that survives an interrupted search.
 
-Ray saves the trials and what the searcher knows of them one after the other. Killed in between, the two differ: a trial
-that the searcher counts as running and that nobody knows would then keep its place for ever, and one that the searcher
-does not know would stop the search.
+Ray saves the trials and the searcher's state one after the other, so a kill in between leaves them inconsistent. A
+trial that only the searcher has recorded as running would occupy its slot forever, and a trial that the searcher has
+not recorded would raise an error.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
 
-class Proposals(OptunaSearch):
-    """Learns nothing from trials that it does not know."""
+class ResumableOptunaSearch(OptunaSearch):
+    """Optuna search that ignores results of trials missing from its state."""
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on the metric of a validation."""
@@ -27,15 +27,15 @@ class Proposals(OptunaSearch):
             super().on_trial_complete(trial_id, result, error)
 
 
-class Limit(ConcurrencyLimiter):
-    """Counts the trials that it proposed itself; those that are resumed run beside them while there is room."""
+class ResumableLimiter(ConcurrencyLimiter):
+    """Limit on concurrent new trials; resumed trials do not count towards it."""
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore all but who was running."""
+        """Restore the state, except for the set of running trials."""
         super().set_state({**state, "live_trials": set(), "num_unfinished_live_trials": 0})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Make room, and tell the searcher."""
+        """Free the trial's slot, if it has one, and inform the searcher."""
         if trial_id in self.live_trials:
             super().on_trial_complete(trial_id, result, error)
         else:

@@ -1,8 +1,8 @@
-"""What a search has come to, on disk, such that a kill at any moment neither breaks it nor costs more than a moment.
+"""On-disk state of a search, consistent after a kill at any time.
 
-Ray writes its state in place, into a folder of its session, and copies it from there in the background: killed
-meanwhile, a part is there, or an old one. Here it is kept whole each time that Ray has written it, and what trials tell
-is written down as it comes.
+Ray writes its state in place into a folder of its session, and copies it from there in the background; after a kill
+the copy may be partial or outdated. Here each state that Ray has written is copied as a whole, and each validation
+metric is recorded at once.
 """
 
 from __future__ import annotations
@@ -12,82 +12,89 @@ import shutil
 from pathlib import Path
 
 CHECKPOINTS, RESULTS = "scratch", "out"
-"""Folders of a trial with what it goes on from, and with what its training wrote: gigabytes."""
+"""Subfolders of a trial with its checkpoints and its training results: gigabytes."""
 STATES = "experiment_state-*.json"
-"""Ray's files of all trials, one for each session."""
+"""Ray's files with the state of all trials, one per session."""
 _FILES = (STATES, "search_gen_state-*.json", "searcher-state-*.pkl", "callback-states-*.pkl")
 _STATE = "state-"
-_TOLD = "told.jsonl"
+_VALIDATIONS = "told.jsonl"
 
 
-def tell(work: Path, trial: str, epoch: int, value: float) -> None:
-    """Write down a validation."""
-    path = work / trial / _TOLD
+def record_validation(trials_dir: Path, trial: str, epoch: int, value: float) -> None:
+    """Append the metric of a validation to the trial's record."""
+    path = trials_dir / trial / _VALIDATIONS
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:  # a line that a kill cut off spoils no other
-        file.write("\n" + json.dumps([epoch, value]))
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + json.dumps([epoch, value]))  # the newline first: a truncated line must not spoil this one
 
 
-def told(work: Path, trial: str) -> list[tuple[int, float]]:
-    """Epoch and metric of each validation of a trial. A trial killed before it saved an epoch tells of it twice."""
-    found: dict[int, float] = {}
-    path = work / trial / _TOLD
+def read_validations(trials_dir: Path, trial: str) -> list[tuple[int, float]]:
+    """Return epoch and metric of each validation of a trial.
+
+    A trial that was killed before it saved an epoch repeats it; the last value counts.
+    """
+    values: dict[int, float] = {}
+    path = trials_dir / trial / _VALIDATIONS
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             epoch, value = json.loads(line)
         except ValueError:
             continue
-        found[epoch] = value
-    return sorted(found.items())
+        values[epoch] = value
+    return sorted(values.items())
 
 
-def keep(written: Path, work: Path) -> bool:
-    """Copy the state that Ray wrote to the folder of its session; False if it has no trial yet."""
-    newest = max(written.glob(STATES), key=lambda path: path.stat().st_mtime_ns)
+def save(staging: Path, trials_dir: Path) -> bool:
+    """Copy the state that Ray wrote to its session; return False if it has no trial yet."""
+    newest = max(staging.glob(STATES), key=lambda path: path.stat().st_mtime_ns)
     if not json.loads(newest.read_text(encoding="utf-8"))["trial_data"]:
         return False
-    before = _states(work)
-    number = int(before[-1].name.removeprefix(_STATE)) + 1 if before else 0
-    aside = work / "state.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    previous = _states(trials_dir)
+    number = int(previous[-1].name.removeprefix(_STATE)) + 1 if previous else 0
+    temporary = trials_dir / "state.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     for name in _FILES:
-        for path in written.glob(name):
-            shutil.copyfile(path, aside / path.name)
-    aside.rename(work / f"{_STATE}{number}")
-    for old in before:
-        shutil.rmtree(old, ignore_errors=True)
+        for path in staging.glob(name):
+            shutil.copyfile(path, temporary / path.name)
+    temporary.rename(trials_dir / f"{_STATE}{number}")
+    for state in previous:
+        shutil.rmtree(state, ignore_errors=True)
     return True
 
 
-def discard(work: Path, trial: str) -> None:
-    """Remove what a trial would go on from."""
+def discard_trial(trials_dir: Path, trial: str) -> None:
+    """Delete checkpoints and results of a trial."""
     for name in (CHECKPOINTS, RESULTS):
-        shutil.rmtree(work / trial / name, ignore_errors=True)
+        shutil.rmtree(trials_dir / trial / name, ignore_errors=True)
 
 
-def bring_back(work: Path, folder: Path) -> bool:
-    """Put the state that was kept last into Ray's folder; False if there is none, and then there is no such folder."""
-    states = _states(work)
-    if not states or not (folder / "tuner.pkl").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+def restore(trials_dir: Path, ray_dir: Path) -> bool:
+    """Copy the last saved state into Ray's folder of the search.
+
+    Returns:
+        False if there is no complete state; Ray's folder does not exist then.
+    """
+    states = _states(trials_dir)
+    if not states or not (ray_dir / "tuner.pkl").is_file():
+        shutil.rmtree(ray_dir, ignore_errors=True)
         for state in states:
             shutil.rmtree(state)
         return False
     for name in _FILES:
-        for path in folder.glob(name):
+        for path in ray_dir.glob(name):
             path.unlink()
     for path in states[-1].iterdir():
-        shutil.copyfile(path, folder / path.name)
+        shutil.copyfile(path, ray_dir / path.name)
     return True
 
 
-def forget(work: Path, folder: Path) -> None:
-    """Remove all of a search, such that no part of it is taken for one to go on with."""
-    (folder / "tuner.pkl").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(work, ignore_errors=True)
+def remove(trials_dir: Path, ray_dir: Path) -> None:
+    """Delete all files of a search, in an order that never leaves a resumable rest."""
+    (ray_dir / "tuner.pkl").unlink(missing_ok=True)
+    shutil.rmtree(ray_dir, ignore_errors=True)
+    shutil.rmtree(trials_dir, ignore_errors=True)
 
 
-def _states(work: Path) -> list[Path]:
-    return sorted(work.glob(f"{_STATE}*"), key=lambda path: int(path.name.removeprefix(_STATE)))
+def _states(trials_dir: Path) -> list[Path]:
+    return sorted(trials_dir.glob(f"{_STATE}*"), key=lambda path: int(path.name.removeprefix(_STATE)))

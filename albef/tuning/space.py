@@ -1,36 +1,36 @@
-"""What a search varies, as settings of a task's training parameters."""
+"""Search spaces over the training parameters of a task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from albef import tasks
 from albef.config import Config, overlay, section_of, to_dict
+from albef.tasks.base import task_class
 
 DISTRIBUTIONS = ("uniform", "loguniform", "randint", "factor")
-"""What a task may declare, see `albef.tasks.base.Task.search_space`."""
+"""Distributions that a task may declare; see `albef.tasks.base.Task.search_space`."""
 Space = dict[str, tuple[str, float, float]]
-"""By training parameter: uniform, loguniform, randint or lograndint, and its bounds, both within."""
+"""Distribution (uniform, loguniform, randint or lograndint) and inclusive bounds, by training parameter."""
 
 
 class SpaceError(ValueError):
-    """A search space that does not fit the parameters."""
+    """A search space that does not match the parameters."""
 
 
 def space_of(config: Config, task: str, learned: Mapping[str, float]) -> Space:
-    """The search space that a task declares, around the present setting.
+    """Return the search space that a task declares, widened to contain the current setting.
 
     Args:
-        learned: What null stands for, of parameters that the weights already have.
+        learned: Values from the pretrained weights, for parameters that are null.
 
     Raises:
-        SpaceError: If it names what is no training parameter, or bounds that are none.
+        SpaceError: If the space names an unknown training parameter or has invalid bounds.
     """
     if not hasattr(config.tasks, task):
-        raise SpaceError(f"{task}: expected one of {', '.join(sorted(to_dict(config.tasks)))}")
+        raise SpaceError(f"{task}: unknown task, expected one of {', '.join(sorted(to_dict(config.tasks)))}")
     space = {}
-    for key, (kind, low, high) in tasks.get(task).search_space().items():
+    for key, (kind, low, high) in task_class(task).search_space().items():
         where = f"{task}.search_space: {key}"
         if kind not in DISTRIBUTIONS:
             raise SpaceError(f"{where}: expected one of {', '.join(DISTRIBUTIONS)}, got {kind!r}")
@@ -38,37 +38,37 @@ def space_of(config: Config, task: str, learned: Mapping[str, float]) -> Space:
             raise SpaceError(
                 f"{where}: expected ascending bounds, above 0 for loguniform and factor, got {low}, {high}"
             )
-        value = present(config, task, key, learned)
+        value = current_value(config, task, key, learned)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SpaceError(f"{where}: expected a number in tasks.{task}.train, got {value!r}")
         if kind == "factor":
             if value <= 0:
-                continue  # nothing to multiply
-            whole = isinstance(value, int)
-            kind, low, high = "lograndint" if whole else "loguniform", low * value, high * value
-            low, high = (max(round(low), 1), max(round(high), 2)) if whole else (low, high)
-        space[key] = (kind, min(low, value), max(high, value))  # what is now is always among what may be
+                continue  # a factor cannot change it
+            integer = isinstance(value, int)
+            kind, low, high = "lograndint" if integer else "loguniform", low * value, high * value
+            low, high = (max(round(low), 1), max(round(high), 2)) if integer else (low, high)
+        space[key] = (kind, min(low, value), max(high, value))
     if not space:
         raise SpaceError(f"{task}: the task declares no search space")
     return space
 
 
-def present(config: Config, task: str, key: str, learned: Mapping[str, float]) -> Any:
-    """The present value of a training parameter.
+def current_value(config: Config, task: str, key: str, learned: Mapping[str, float]) -> Any:
+    """Return the current value of a training parameter.
 
     Raises:
-        SpaceError: If there is no such parameter.
+        SpaceError: If the parameter does not exist.
     """
     value: Any = to_dict(section_of(config, task).train)
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise SpaceError(f"{task}.search_space: {key}: no key of tasks.{task}.train")
+            raise SpaceError(f"{task}.search_space: {key}: not a key of tasks.{task}.train")
         value = value[part]
     return learned.get(key) if value is None else value
 
 
-def nested(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting as part of ``params.yaml``."""
+def as_params(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a setting with dotted keys as a nested part of ``params.yaml``."""
     train: dict[str, Any] = {}
     for key, value in setting.items():
         *parents, last = key.split(".")
@@ -79,9 +79,9 @@ def nested(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
     return {"tasks": {task: {"train": train}}}
 
 
-def applied(config: Config, task: str, setting: Mapping[str, Any]) -> Config:
-    """The parameters of a trial: those of the task with a setting, and the epochs of the search."""
-    values = nested(task, setting)
+def trial_config(config: Config, task: str, setting: Mapping[str, Any]) -> Config:
+    """Return the parameters of a trial: the task's with a setting, and the epochs of the search."""
+    values = as_params(task, setting)
     if config.tune.epochs is not None:
         values["tasks"][task]["train"]["epochs"] = config.tune.epochs
     return overlay(config, values)

@@ -1,4 +1,4 @@
-"""One trial of a search: a fine-tuning that tells the search of each validation."""
+"""One trial of a search: a fine-tuning run that reports each validation to Ray."""
 
 from __future__ import annotations
 
@@ -11,86 +11,86 @@ from typing import Any
 
 import torch
 
-from albef import tasks
 from albef.config import Config
 from albef.data.files import image_root, write_text
 from albef.data.tokenizer import Encoder
-from albef.tasks.base import TaskData
-from albef.tracking.tracker import PENDING, MlflowTracker, NoTracker
+from albef.tasks.base import TaskData, task_class
+from albef.tracking.tracker import BUFFERS, MlflowTracker, NoTracker
 from albef.training.loop import Loop
 from albef.training.run import device_of
 from albef.tuning.search_state import CHECKPOINTS, RESULTS
-from albef.tuning.space import applied
+from albef.tuning.space import trial_config
 from albef.weights import checkpoint as model_file
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a fine-tuning finds what it needs, as absolute paths.
+    """Inputs of a fine-tuning run, with absolute paths.
 
     Args:
-        work: Where trials keep what they go on from, each in a folder of its own. Ray's folders do not do: those that a
-            trial sees are of one session, and gone with it.
-        uri: MLflow store, ``none`` for none.
-        parent: MLflow run of the search, as `MlflowTracker.identity` has it.
-        tags: Of the MLflow runs of trials.
+        init: Folder of the ``model.pth`` that fine-tuning starts from.
+        trials_dir: Folder for checkpoints, one subfolder per trial. Ray's own folders are unsuitable, because they
+            belong to one session and are deleted with it.
+        uri: MLflow store; ``none`` disables tracking.
+        parent: `MlflowTracker.identity` of the search's MLflow run.
+        tags: Tags of the trials' MLflow runs.
     """
 
     lists: Path
     images: Path
     tokenizer: Path
     init: Path
-    work: Path
+    trials_dir: Path
     uri: str
     parent: dict[str, Any] | None
     tags: Mapping[str, str]
 
 
 class Reporter:
-    """Passes metrics on to MLflow, and those of a validation to the search."""
+    """Tracker that forwards metrics to MLflow, and validation metrics to Ray."""
 
     def __init__(self, tracker: MlflowTracker | NoTracker, selection: str) -> None:
         self.tracker, self.selection = tracker, selection
         self.steps_per_epoch = self.epochs = 1
-        self.whole = False
-        """Whether the last epoch is told of: Ray ends the thread in that report too."""
+        self.complete = False
+        """True once the last epoch is reported; Ray may end the thread in that very report."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Record values at a step; a validation may end the trial here."""
+        """Log values at a step; Ray may end the trial here after a validation."""
         from ray import tune
 
         self.tracker.log_metrics(metrics, step)
         if (value := metrics.get(f"val_{self.selection}")) is not None:
             epoch = step // self.steps_per_epoch
-            self.whole = epoch == self.epochs
+            self.complete = epoch == self.epochs
             tune.report({self.selection: value, "epoch": epoch, "step": step})
 
 
 def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inputs) -> None:
-    """Train with a setting; goes on from its last checkpoint where it was interrupted. For a worker of Ray."""
+    """Train with a setting in a Ray worker, resuming from the trial's last checkpoint."""
     from ray import tune
 
     torch.set_num_threads(max(int(config.tune.cpus_per_trial), 1))
     torch.set_float32_matmul_precision("high")
-    folder = inputs.work / tune.get_context().get_trial_id()
-    config = applied(config, task_name, setting)
-    kind = tasks.get(task_name)
+    folder = inputs.trials_dir / tune.get_context().get_trial_id()
+    config = trial_config(config, task_name, setting)
+    kind = task_class(task_name)
     torch.manual_seed(kind.train_config(config).seed)
     encoder = Encoder.from_file(inputs.tokenizer / "tokenizer.json")
     task = kind(config, encoder)
-    model_file.initialise(task.model, inputs.init / "model.pth")
+    model_file.initialize(task.model, inputs.init / "model.pth")
     data = TaskData(_lists(inputs.lists, kind.lists, config.tune.rows, folder), image_root(inputs.images), encoder)
-    scratch = folder / CHECKPOINTS
-    scratch.mkdir(parents=True, exist_ok=True)
+    work_dir = folder / CHECKPOINTS
+    work_dir.mkdir(parents=True, exist_ok=True)
     with _reporter(setting, inputs, folder, str(kind.selection)) as reporter:
-        loop = Loop(task, data, scratch, folder / RESULTS, reporter, device_of())
+        loop = Loop(task, data, work_dir, folder / RESULTS, reporter, device_of())
         reporter.steps_per_epoch, reporter.epochs = loop.steps_per_epoch, loop.config.epochs
         loop.run()
-    (folder / RESULTS / "model.pth").unlink()  # what counts is the setting
+    (folder / RESULTS / "model.pth").unlink()  # only the setting is kept
 
 
 def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) -> Path:
-    """The lists, or a folder of them whose training lists have fewer rows."""
+    """Return the folder of lists, or a copy whose training lists are cut to ``rows`` rows."""
     if rows is None:
         return lists
     target = folder / "lists"
@@ -105,23 +105,26 @@ def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) 
 
 @contextlib.contextmanager
 def _reporter(setting: Mapping[str, Any], inputs: Inputs, folder: Path, selection: str) -> Iterator[Reporter]:
-    """Of an MLflow run below that of the search, finished once its last epoch is told, killed if it ended before."""
+    """Report to a child run of the search's MLflow run.
+
+    The child run ends as finished once the last epoch is reported, as failed after an error, and as killed otherwise.
+    """
     if inputs.uri == "none":
         yield Reporter(NoTracker(), selection)
         return
     from ray import tune
 
     params = {key: str(value) for key, value in setting.items()}
-    pending = folder.parents[1] / PENDING  # outlives the search
+    buffers = folder.parents[1] / BUFFERS  # outside the folder of trials, which is deleted after the search
     name = Path(tune.get_context().get_trial_dir()).name
-    tracker = MlflowTracker(inputs.uri, name, params, dict(inputs.tags), folder, pending, inputs.parent)
+    tracker = MlflowTracker(inputs.uri, name, params, dict(inputs.tags), folder, buffers, inputs.parent)
     reporter = Reporter(tracker, selection)
     failed = False
     try:
         yield reporter
-        reporter.whole = True
+        reporter.complete = True
     except Exception:
         failed = True
         raise
     finally:
-        tracker.close("FAILED" if failed else "FINISHED" if reporter.whole else "KILLED")
+        tracker.close("FAILED" if failed else "FINISHED" if reporter.complete else "KILLED")

@@ -1,1 +1,1 @@
-"""The gate between preparation and training. Great Expectations lives here and nowhere else."""
+"""Data validation between preparation and training; the only users of Great Expectations."""

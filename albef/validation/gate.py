@@ -1,4 +1,4 @@
-"""The `validate` stage: nothing behind it sees a record that broke an expectation."""
+"""The `validate` stage: passes on only records that meet all expectations."""
 
 from __future__ import annotations
 
@@ -11,52 +11,53 @@ from tqdm import tqdm
 from albef.config import ValidateConfig
 from albef.data.files import image_root, new_folder, write_list, write_text
 from albef.data.schema import EXTRAS, LISTS, SchemaError, images_of, load_rows
-from albef.validation.features import Bench, frame, sound
-from albef.validation.gx_runner import Finding, Inspector, told
-from albef.validation.image_stats import inspect
+from albef.validation import image_stats
+from albef.validation.features import ValidationContext, check_records, feature_table
+from albef.validation.gx_runner import Finding, GxRunner, format_failures
 from albef.validation.suites import expectations
 
 
 class ValidationError(ValueError):
-    """The data broke an expectation; the message names it with its list, rows and examples."""
+    """A failed expectation, named with its list, rows and examples."""
 
 
 def run(config: ValidateConfig, data: Path, out: Path) -> None:
-    """Judge every list and hand on what is sound.
+    """Validate every list and write the clean lists.
 
     Args:
-        data: What `albef prepare` wrote.
-        out: Folder to write: ``report.json``, ``docs/`` (HTML), ``quarantine.json`` and, unless the data is refused,
+        data: Output folder of `albef prepare`.
+        out: Folder to write: ``report.json``, ``docs/`` (HTML), ``quarantine.json`` and, unless the data is rejected,
             the clean ``lists/``.
 
     Raises:
-        ValidationError: If an expectation fails and its records are not (or may not be) quarantined. The report and
-            the docs are written all the same.
-        SchemaError: If a file is no JSON list.
+        ValidationError: If an expectation fails and its records are not (or cannot be) quarantined. The report and the
+            docs are still written.
+        SchemaError: If a file is not a JSON list.
     """
     names = [name for name in LISTS if (data / f"{name}.json").is_file()]
     if not names:
-        raise ValidationError(f"{data}: no list, expected files such as pretrain.json as `albef prepare` writes them")
+        raise ValidationError(f"{data}: no list, expected files such as pretrain.json, written by `albef prepare`")
     rows = {name: load_rows(data / f"{name}.json") for name in names}
     extras = {name: _extra(data / f"{name}.json") for name in EXTRAS if (data / f"{name}.json").is_file()}
-    judged = {name: sound(rows[name], LISTS[name]) for name in names}
-    lists = {name: records for name, (records, _) in judged.items()}
-    pictures = inspect((i for r in lists.values() for x in r if x is not None for i in images_of(x)), image_root(data))
+    checked = {name: check_records(rows[name], LISTS[name]) for name in names}
+    lists = {name: records for name, (records, _) in checked.items()}
+    paths = (path for records in lists.values() for record in records if record for path in images_of(record))
+    images = image_stats.collect(paths, image_root(data))
     answers = frozenset(map(str, extras["answer_list"])) if "answer_list" in extras else None
-    bench = Bench(lists, pictures, answers, extras.get("grounding_boxes"))
-    with new_folder(out) as aside:
-        inspector = Inspector(aside / "docs")
+    context = ValidationContext(lists, images, answers, extras.get("grounding_boxes"))
+    with new_folder(out) as folder:
+        runner = GxRunner(folder / "docs")
         findings = []
         for name in tqdm(names, desc="validate", unit="list", disable=None):
-            table = frame(name, LISTS[name], judged[name][1], bench)
-            suite = expectations(inspector.gx.expectations, config, LISTS[name], table)
-            findings += inspector.judge(name, suite, table)
-        inspector.write_docs()
+            table = feature_table(name, LISTS[name], checked[name][1], context)
+            suite = expectations(runner.gx.expectations, config, LISTS[name], table)
+            findings += runner.validate(name, suite, table)
+        runner.write_docs()
         quarantine = _bad_rows(findings, rows)
-        refused = _refused(config, findings, rows, quarantine)
-        _write(aside, rows, quarantine, extras, findings, refused)
-    if refused:
-        raise ValidationError(told(refused, out))
+        fatal = _fatal(config, findings, rows, quarantine)
+        _write(folder, rows, quarantine, extras, findings, fatal)
+    if fatal:
+        raise ValidationError(format_failures(fatal, out))
 
 
 def _extra(path: Path) -> Any:
@@ -67,7 +68,7 @@ def _extra(path: Path) -> Any:
     if path.stem == "answer_list" and not (
         isinstance(value, list) and value and all(isinstance(v, str) for v in value)
     ):
-        raise SchemaError(f"{path}: expected a JSON list of texts, the answer candidates")
+        raise SchemaError(f"{path}: expected a non-empty JSON list of strings, the answer candidates")
     if path.stem == "grounding_boxes" and not (
         isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("refs", "proposals"))
     ):
@@ -76,18 +77,18 @@ def _extra(path: Path) -> Any:
 
 
 def _bad_rows(findings: list[Finding], rows: dict[str, list[Any]]) -> dict[str, dict[int, str]]:
-    """By list, the rows that broke an expectation, with the first reason."""
+    """Return failing rows by list, each with its first reason."""
     bad: dict[str, dict[int, str]] = {name: {} for name in rows}
     for finding in findings:
         for row, value in finding.bad.items():
             bad[finding.list].setdefault(row, f"{finding.name}: {value}")
-    return {name: dict(sorted(found.items())) for name, found in bad.items()}
+    return {name: dict(sorted(reasons.items())) for name, reasons in bad.items()}
 
 
-def _refused(
+def _fatal(
     config: ValidateConfig, findings: list[Finding], rows: dict[str, list[Any]], bad: dict[str, dict[int, str]]
 ) -> list[Finding]:
-    """The failed expectations that stop the pipeline."""
+    """Return the failed expectations that stop the pipeline."""
     failed = [f for f in findings if not f.success]
     if config.on_bad_record == "refuse":
         return failed
@@ -100,21 +101,21 @@ def _write(
     bad: dict[str, dict[int, str]],
     extras: dict[str, Any],
     findings: list[Finding],
-    refused: list[Finding],
+    fatal: list[Finding],
 ) -> None:
     report = {
-        "success": not refused,
+        "success": not fatal,
         "lists": {name: {"rows": len(rows[name]), "bad": len(bad[name])} for name in rows},
         "expectations": [f.report() for f in findings],
     }
     write_text(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     records = [
         {"file": f"{name}.json", "row": row, "reason": reason, "record": rows[name][row]}
-        for name, found in bad.items()
-        for row, reason in found.items()
+        for name, reasons in bad.items()
+        for row, reason in reasons.items()
     ]
     write_list(out / "quarantine.json", records)
-    if refused:
+    if fatal:
         return
     for name, value in extras.items():
         write_list(out / "lists" / f"{name}.json", value)

@@ -1,4 +1,4 @@
-"""Great Expectations at work: tables are judged, and their findings collected in HTML data docs."""
+"""Great Expectations runner: validates tables and builds HTML data docs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-_EXAMPLES = 5
-_SHOWN = 3
+_REPORT_EXAMPLES = 5
+_MESSAGE_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one expectation went on one list.
+    """Result of one expectation on one list.
 
-    ``bad`` holds the offending rows with their values; an expectation on the whole list has none, ``observed`` tells.
+    ``bad`` maps failing rows to their values. It is empty for expectations on the whole list, which set ``observed``.
     """
 
     name: str
@@ -29,8 +29,8 @@ class Finding:
     bad: dict[int, str] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
-        """The plain-data form of the report."""
-        examples = [{"row": row, "value": value} for row, value in list_head(self.bad)]
+        """Return the finding as stored in ``report.json``."""
+        examples = [{"row": row, "value": value} for row, value in self.examples()]
         return {
             "name": self.name,
             "list": self.list,
@@ -39,32 +39,38 @@ class Finding:
             "examples": examples,
         }
 
+    def examples(self) -> list[tuple[int, str]]:
+        """Return the first failing rows with their values."""
+        return list(self.bad.items())[:_REPORT_EXAMPLES]
 
-def list_head(bad: dict[int, str]) -> list[tuple[int, str]]:
-    """The first few offending rows."""
-    return list(bad.items())[:_EXAMPLES]
 
+def format_failures(failures: Sequence[Finding], out: Path) -> str:
+    """Format failed expectations as an error message.
 
-def told(refused: Sequence[Finding], out: Path) -> str:
-    """Failed expectations in a sentence: the first with its list, rows and values, the others by name."""
-    first = refused[0]
-    shown = "; ".join(f"row {row}: {value}" for row, value in list_head(first.bad)[:_SHOWN])
-    detail = f"{len(first.bad)} bad rows, such as {shown}" if first.bad else f"observed {first.observed}"
-    others = ", ".join(f"{f.name} ({f.list})" for f in refused[1:6])
-    more = f"; also failed: {others}{', ...' if len(refused) > 6 else ''}" if others else ""
+    The first one is described with its list, rows and values, the others by name.
+    """
+    first = failures[0]
+    examples = "; ".join(f"row {row}: {value}" for row, value in first.examples()[:_MESSAGE_EXAMPLES])
+    detail = f"{len(first.bad)} bad rows, such as {examples}" if first.bad else f"observed {first.observed}"
+    others = ", ".join(f"{f.name} ({f.list})" for f in failures[1:6])
+    more = f"; also failed: {others}{', ...' if len(failures) > 6 else ''}" if others else ""
     name = first.list if first.list.endswith(".json") else f"{first.list}.json"
     return f"{name}: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"
 
 
-class Inspector:
-    """A Great Expectations context that judges tables and collects their data docs."""
+class GxRunner:
+    """Great Expectations context that validates tables and builds their data docs.
+
+    Args:
+        docs: Folder of the data docs.
+    """
 
     def __init__(self, docs: Path) -> None:
-        # Before the import: the library starts its telemetry client with it.
+        # Set before the import, which starts the telemetry client.
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
         import great_expectations as gx
 
-        # This module sets its own level on import, and tells of a temporary folder that it does not keep.
+        # This module sets its level on import and logs a temporary folder that is of no use.
         logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
         self.gx = gx
         self.context = gx.get_context(mode="ephemeral")
@@ -79,10 +85,15 @@ class Inspector:
         )
         self.source = self.context.data_sources.add_pandas("lists")
 
-    def judge(self, name: str, expectations: Sequence[Any], table: pd.DataFrame) -> list[Finding]:
-        """Run expectations, named in their ``meta``, on the table of list ``name``, which has a column ``row``."""
+    def validate(self, name: str, expectations: Sequence[Any], table: pd.DataFrame) -> list[Finding]:
+        """Validate the table of list ``name``.
+
+        Args:
+            expectations: Expectations with their names in ``meta``.
+            table: Table with a column ``row``.
+        """
         gx = self.gx
-        title = name.replace("/", "--")  # pages are files
+        title = name.replace("/", "--")  # titles become file names
         suite = self.context.suites.add(gx.ExpectationSuite(name=title, expectations=list(expectations)))
         batch = self.source.add_dataframe_asset(title).add_batch_definition_whole_dataframe("whole")
         definition = self.context.validation_definitions.add(
@@ -95,7 +106,7 @@ class Inspector:
         return [_finding(name, result) for result in outcome.results]
 
     def write_docs(self) -> None:
-        """Write the HTML of everything judged so far."""
+        """Write the HTML data docs of all validations so far."""
         self.context.build_data_docs(site_names=["docs"])
 
 
@@ -114,7 +125,7 @@ def _finding(name: str, result: Any) -> Finding:
 
 
 def _infos(info: dict[str, Any]) -> list[Any]:
-    # Either one record, or one record a metric.
+    # Either a single record or one record per metric.
     return [info] if "raised_exception" in info else list(info.values())
 
 

@@ -1,4 +1,4 @@
-"""What the gate knows of every picture: whether it decodes, how large it is, what its content is."""
+"""Readability, size and content hash of every image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from albef.data.images import ImageError, open_image
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """Facts of one file; ``problem`` says why it cannot be used, and nothing else is known then."""
+class ImageStats:
+    """Size and content hash of an image file.
+
+    ``problem`` is the reason why the image cannot be used, with the other fields unset.
+    """
 
     width: int
     height: int
@@ -24,27 +27,26 @@ class Picture:
     problem: str | None
 
 
-def inspect(paths: Iterable[str], root: Path) -> dict[str, Picture]:
-    """Decode every picture once.
+def collect(paths: Iterable[str], root: Path) -> dict[str, ImageStats]:
+    """Decode every image once and return its stats by path.
 
     Args:
-        paths: As the lists write them, relative to ``root`` or absolute.
+        paths: Paths as in the lists, relative to ``root`` or absolute.
     """
     unique = sorted(set(paths))
-    # Pillow and hashlib release the interpreter lock while they work.
+    # Threads suffice, as Pillow and hashlib release the interpreter lock.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        facts = pool.map(lambda path: _look(root / path), unique)
-        return dict(
-            zip(unique, tqdm(facts, total=len(unique), desc="pictures", unit="image", disable=None), strict=True)
-        )
+        stats = pool.map(lambda path: _stats(root / path), unique)
+        progress = tqdm(stats, total=len(unique), desc="images", unit="image", disable=None)
+        return dict(zip(unique, progress, strict=True))
 
 
-def _look(path: Path) -> Picture:
+def _stats(path: Path) -> ImageStats:
     try:
         image = open_image(path)
     except ImageError as error:
-        return Picture(0, 0, b"", str(error))
-    # The digest of pixels, not of the file: the same picture under another compression leaks as well.
+        return ImageStats(0, 0, b"", str(error))
+    # A hash of the pixels rather than the file, as the same image leaks under another compression, too.
     content = hashlib.blake2b(image.tobytes(), digest_size=16)
     content.update(f"{image.width}x{image.height}".encode())
-    return Picture(image.width, image.height, content.digest(), None)
+    return ImageStats(image.width, image.height, content.digest(), None)

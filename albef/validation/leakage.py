@@ -1,4 +1,4 @@
-"""Pictures that training must not see because an evaluation uses them."""
+"""Leakage check: images of evaluation lists in training lists."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from albef.data.schema import images_of
-from albef.validation.image_stats import Picture
+from albef.validation.image_stats import ImageStats
 
 _EVALUATION = ("_val", "_test")
 
 
-def guards(name: str) -> tuple[str, ...]:
-    """The suffixes and tasks whose evaluation lists a list must not share pictures with, as list names.
+def held_out_lists(name: str) -> tuple[str, ...]:
+    """Return the evaluation lists that a list must not share images with.
 
-    Pretraining must keep away from every evaluation, a train list from those of its own task, and val from test.
+    Pretraining must be disjoint from every evaluation, a train list from the evaluations of its task, val from test.
     """
     tasks = ("retrieval", "vqa", "ve", "nlvr", "grounding")
     if name == "pretrain":
@@ -23,33 +23,35 @@ def guards(name: str) -> tuple[str, ...]:
     return {"train": (f"{task}_val", f"{task}_test"), "val": (f"{task}_test",)}.get(split, ())
 
 
-def leaks(
-    name: str, lists: Mapping[str, Sequence[Mapping[str, Any] | None]], pictures: Mapping[str, Picture]
+def find_leaks(
+    name: str, lists: Mapping[str, Sequence[Mapping[str, Any] | None]], images: Mapping[str, ImageStats]
 ) -> list[str | None]:
-    """For every record of list ``name``, where an evaluation uses its picture; None where none does.
+    """Return a message for every record with a held-out image.
+
+    The result has None for the other records of list ``name``.
 
     Args:
-        lists: Sound records of every list, None in place of a malformed one.
-        pictures: Facts by path; pictures with the same pixels are the same under any path.
+        lists: Valid records of every list, None in place of a malformed one.
+        images: Stats by path; images with the same pixels are the same under any path.
     """
-    taken: dict[str | bytes, str] = {}
-    for other in guards(name):
+    held_out: dict[str | bytes, str] = {}
+    for other in held_out_lists(name):
         for row, record in enumerate(lists.get(other, ())):
             for image in images_of(dict(record)) if record is not None else ():
-                for key in _keys(image, pictures):
-                    taken.setdefault(key, f"{other}.json, row {row}")
-    found: list[str | None] = []
+                for key in _keys(image, images):
+                    held_out.setdefault(key, f"{other}.json, row {row}")
+    result: list[str | None] = []
     for record in lists[name]:
-        hits = [
-            f"{image} is the picture of {taken[key]}"
+        leaks = [
+            f"{image} has the same content as an image of {held_out[key]}"
             for image in (images_of(dict(record)) if record is not None else ())
-            for key in _keys(image, pictures)
-            if key in taken
+            for key in _keys(image, images)
+            if key in held_out
         ]
-        found.append(hits[0] if hits else None)
-    return found
+        result.append(leaks[0] if leaks else None)
+    return result
 
 
-def _keys(image: str, pictures: Mapping[str, Picture]) -> tuple[str | bytes, ...]:
-    fact = pictures.get(image)
-    return (image, fact.digest) if fact is not None and fact.problem is None else (image,)
+def _keys(image: str, images: Mapping[str, ImageStats]) -> tuple[str | bytes, ...]:
+    stats = images.get(image)
+    return (image, stats.digest) if stats is not None and stats.problem is None else (image,)

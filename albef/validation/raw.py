@@ -1,7 +1,7 @@
-"""The `inspect` stage: raw lists are judged as they came, before anything is made of them.
+"""The `inspect` stage: validates raw lists as delivered, before any conversion.
 
-What it names are files and rows of whoever delivered them; the `validate` stage behind `prepare` looks at what became
-of these, and at everything that takes more than a file and the names of its pictures.
+Findings refer to files and rows of the raw data. The `validate` stage after `prepare` checks the converted lists, and
+everything that takes more than a single file and its image paths.
 """
 
 from __future__ import annotations
@@ -21,148 +21,156 @@ from albef.data.files import new_folder, write_text
 from albef.data.schema import LISTS, images_of, problems
 from albef.datasets import official_lists
 from albef.datasets.emoji import lexicon
-from albef.validation.gx_runner import Finding, Inspector, told
+from albef.validation.gx_runner import Finding, GxRunner, format_failures
 
 SPRITES = "lexicon.json"
-# A replacement character, a control character, or UTF-8 that was read as Latin-1.
-_BROKEN_TEXT = re.compile("[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac")
+# A replacement character, a control character, or UTF-8 decoded as Latin-1.
+_DAMAGED_TEXT = re.compile("[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\u00c3[\u0080-\u00bf]|\u00e2\u20ac")
 _CRITICAL, _WARNING = "critical", "warning"
 
 
 class RawError(ValueError):
-    """The raw lists broke an expectation; the message names it with file, rows and examples."""
+    """A failed expectation on raw lists, named with file and rows."""
 
 
 def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> None:
-    """Judge every file that `albef prepare` is going to read.
+    """Validate every file that `albef prepare` is going to read.
 
     Args:
-        gate: What is done about bad records: the same as behind `prepare`.
-        raw: The raw data, as in `albef.datasets.prepare.run`.
+        gate: Policy for bad records, shared with the `validate` stage.
+        raw: Raw data, as in `albef.datasets.prepare.run`.
         out: Folder to write: ``report.json`` and ``docs/`` (HTML).
 
     Raises:
-        RawError: If an expectation fails beyond what ``gate`` allows. Report and docs are written all the same.
-        SchemaError: If a file is missing or no JSON list, or a folder of pictures is missing.
-        LexiconError: If the list of sprites is missing or none.
+        RawError: If an expectation fails beyond what ``gate`` allows. Report and docs are still written.
+        SchemaError: If a file is missing or not a JSON list, or an image folder is missing.
+        LexiconError: If the list of sprites is missing or malformed.
         ConfigError: If the source is ``lists`` and none are configured.
     """
     if config.source == "lists" and config.lists is None:
         raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
-    with new_folder(out) as aside:
-        inspector = Inspector(aside / "docs")
+    with new_folder(out) as folder:
+        runner = GxRunner(folder / "docs")
         if config.source == "lists" and config.lists is not None:
-            sizes, findings = _lists(inspector, config.lists, raw)
+            sizes, findings = _lists(runner, config.lists, raw)
         else:
-            sizes, findings = _sprites(inspector, raw)
-        inspector.write_docs()
-        refused = _refused(gate, sizes, findings)
-        files = {file: {"list": name, "rows": rows} for name, of in sizes.items() for file, rows in of.items()}
-        report = {"success": not refused, "files": files, "expectations": [finding.report() for finding in findings]}
-        write_text(aside / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    if refused:
-        raise RawError(told(refused, out))
+            sizes, findings = _sprites(runner, raw)
+        runner.write_docs()
+        fatal = _fatal(gate, sizes, findings)
+        files = {file: {"list": name, "rows": rows} for name, counts in sizes.items() for file, rows in counts.items()}
+        report = {"success": not fatal, "files": files, "expectations": [finding.report() for finding in findings]}
+        write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if fatal:
+        raise RawError(format_failures(fatal, out))
 
 
 Sizes = dict[str, dict[str, int]]
-"""By list, the rows of its files."""
+"""Number of rows by list and file."""
 
 
-def _lists(inspector: Inspector, config: ListsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
+def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
     official_lists.check(config, raw / config.image_root)
     sizes: Sizes = {}
     findings: list[Finding] = []
-    seen: dict[str, bool] = {}
+    exists: dict[str, bool] = {}
     names = [name for name in config.files if name in LISTS]
-    every = [file for name in names for file in config.files[name]]
+    all_files = [file for name in names for file in config.files[name]]
     for name in tqdm(names, desc="inspect", unit="list", disable=None):
         for file in config.files[name]:
             rows = official_lists.rows_of(name, file, config, raw)
-            label = file if every.count(file) == 1 else f"{name} of {file}"  # some serve two lists
+            label = file if all_files.count(file) == 1 else f"{name} of {file}"  # several lists may share a file
             sizes.setdefault(name, {})[label] = len(rows)
-            table = _table(rows, LISTS[name], raw / config.image_root, seen)
-            findings += inspector.judge(label, _suite(inspector.gx.expectations, table), table)
+            table = _table(rows, LISTS[name], raw / config.image_root, exists)
+            findings += runner.validate(label, _suite(runner.gx.expectations, table), table)
     return sizes, findings
 
 
-def _table(rows: Sequence[Any], kind: str, root: Path, seen: dict[str, bool]) -> pd.DataFrame:
-    wrong = [problems(row, kind) for row in rows]
-    sound = [None if found else row for row, found in zip(rows, wrong, strict=True)]
+def _table(rows: Sequence[Any], kind: str, root: Path, exists: dict[str, bool]) -> pd.DataFrame:
+    found = [problems(row, kind) for row in rows]
+    valid = [None if errors else row for row, errors in zip(rows, found, strict=True)]
     first: dict[str, int] = {}
     columns = {
-        "schema_problem": [found[0] if found else None for found in wrong],
-        "picture_problem": [None if row is None else _lost(images_of(row), root, seen) for row in sound],
-        "text_problem": [None if row is None else _broken(row) for row in sound],
+        "schema_problem": [errors[0] if errors else None for errors in found],
+        "image_problem": [None if row is None else _missing_image(images_of(row), root, exists) for row in valid],
+        "text_problem": [None if row is None else _damaged_text(row) for row in valid],
         "duplicate_problem": [
-            None if row is None else _repeated(row, number, first) for number, row in enumerate(sound)
+            None if row is None else _duplicate(row, number, first) for number, row in enumerate(valid)
         ],
     }
-    return _framed(columns, len(rows))
+    return _to_frame(columns, len(rows))
 
 
-def _lost(images: Sequence[str], root: Path, seen: dict[str, bool]) -> str | None:
-    """A picture of a record that is not where the record says."""
+def _missing_image(images: Sequence[str], root: Path, exists: dict[str, bool]) -> str | None:
+    """Return a message for the first missing image of a record.
+
+    Args:
+        exists: Cache of previous lookups by path.
+    """
     for image in images:
-        if image not in seen:
-            seen[image] = os.path.isfile(root / image)
-        if not seen[image]:
+        if image not in exists:
+            exists[image] = os.path.isfile(root / image)
+        if not exists[image]:
             return f"{image}: no such file below {root}"
     return None
 
 
-def _broken(record: dict[str, Any]) -> str | None:
-    """A text that was damaged on its way."""
+def _damaged_text(record: dict[str, Any]) -> str | None:
+    """Return a message for the first damaged text of a record."""
     for key, value in record.items():
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and (found := _BROKEN_TEXT.search(text)):
-                return f"{key}: {found.group()!r} in {text[:60]!r}"
+            if isinstance(text, str) and (match := _DAMAGED_TEXT.search(text)):
+                return f"{key}: {match.group()!r} in {text[:60]!r}"
     return None
 
 
-def _repeated(record: dict[str, Any], row: int, first: dict[str, int]) -> str | None:
-    before = first.setdefault(json.dumps(record, sort_keys=True), row)
-    return None if before == row else f"the same as row {before}"
+def _duplicate(record: dict[str, Any], row: int, first: dict[str, int]) -> str | None:
+    first_row = first.setdefault(json.dumps(record, sort_keys=True), row)
+    return None if first_row == row else f"the same as row {first_row}"
 
 
-def _sprites(inspector: Inspector, raw: Path) -> tuple[Sizes, list[Finding]]:
+def _sprites(runner: GxRunner, raw: Path) -> tuple[Sizes, list[Finding]]:
     entries = lexicon.entries(raw)
-    table = _framed({"schema_problem": lexicon.problems(raw, entries)}, len(entries))
-    return {SPRITES: {SPRITES: len(entries)}}, inspector.judge(SPRITES, _suite(inspector.gx.expectations, table), table)
+    table = _to_frame({"schema_problem": lexicon.problems(raw, entries)}, len(entries))
+    return {SPRITES: {SPRITES: len(entries)}}, runner.validate(SPRITES, _suite(runner.gx.expectations, table), table)
 
 
-def _framed(columns: dict[str, list[str | None]], rows: int) -> pd.DataFrame:
+def _to_frame(columns: dict[str, list[str | None]], rows: int) -> pd.DataFrame:
     table = {name: pd.Series(values, dtype="object") for name, values in columns.items()}
     return pd.DataFrame({"row": pd.Series(range(rows), dtype="int64"), **table})
 
 
-_NAMES = {
+# By column: name, severity and notes of the expectation that it is empty.
+_EXPECTATIONS = {
     "schema_problem": ("schema", _CRITICAL, "Every record has the fields of its format."),
-    "picture_problem": ("pictures_there", _CRITICAL, "Every picture is where the record says."),
+    "image_problem": ("images_exist", _CRITICAL, "Every image file exists."),
     "text_problem": ("texts_undamaged", _WARNING, "No text has characters of a wrong decoding."),
-    "duplicate_problem": ("rows_differ", _WARNING, "No record is there twice."),
+    "duplicate_problem": ("rows_differ", _WARNING, "No record is duplicated."),
 }
 
 
 def _suite(e: Any, table: pd.DataFrame) -> list[Any]:
-    found = [e.ExpectTableRowCountToBeBetween(min_value=1, meta={"name": "not_empty"}, severity=_CRITICAL)]
-    for column, (name, severity, notes) in _NAMES.items():
+    suite = [e.ExpectTableRowCountToBeBetween(min_value=1, meta={"name": "not_empty"}, severity=_CRITICAL)]
+    for column, (name, severity, notes) in _EXPECTATIONS.items():
         if column in table:
-            found.append(
+            suite.append(
                 e.ExpectColumnValuesToBeNull(column=column, meta={"name": name}, notes=notes, severity=severity)
             )
-    return found
+    return suite
 
 
-_WARNINGS = {name for name, severity, _ in _NAMES.values() if severity == _WARNING}
+_WARNINGS = {name for name, severity, _ in _EXPECTATIONS.values() if severity == _WARNING}
 
 
-def _refused(gate: ValidateConfig, sizes: Sizes, findings: list[Finding]) -> list[Finding]:
-    """The failed expectations that stop the pipeline: of a list, whichever of its files they are in."""
-    refused = []
+def _fatal(gate: ValidateConfig, sizes: Sizes, findings: list[Finding]) -> list[Finding]:
+    """Return the failed expectations that stop the pipeline.
+
+    Bad rows are counted over all files of a list.
+    """
+    fatal = []
     for files in sizes.values():
         failed = [f for f in findings if f.list in files and not f.success and f.name not in _WARNINGS]
         bad = {(finding.list, row) for finding in failed for row in finding.bad}
         allowed = gate.max_bad_share * sum(files.values())
-        many = gate.on_bad_record == "refuse" or len(bad) > allowed
-        refused += [finding for finding in failed if many or not finding.bad]
-    return refused
+        exceeded = gate.on_bad_record == "refuse" or len(bad) > allowed
+        fatal += [finding for finding in failed if exceeded or not finding.bad]
+    return fatal

@@ -1,1 +1,1 @@
-"""Weights on disk: our checkpoints, published layouts, pretrained encoders, task adaptation."""
+"""Weights on disk: model files, official checkpoints, pretrained encoders, transfer between tasks."""

@@ -1,4 +1,4 @@
-"""Model files: weights with the sizes that built them, written atomically and read weights-only."""
+"""Model files: weights and model configuration, written atomically, read weights-only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from albef.config import ConfigError, ModelConfig, from_dict
 from albef.models.albef import ALBEF
-from albef.models.architecture import architecture_of
+from albef.tasks import registry
 from albef.weights import adapt_weights
 from albef.weights.official import CheckpointError, read_weights
 
@@ -23,7 +23,7 @@ FORMAT = "albef-model-2"
 
 @dataclass(frozen=True)
 class ModelMeta:
-    """What a model file says of its model."""
+    """Metadata of a model file."""
 
     task: str
     config: ModelConfig
@@ -31,7 +31,10 @@ class ModelMeta:
 
 
 def save_atomic(data: Any, path: Path) -> None:
-    """``torch.save`` that leaves either the old or the complete new file, whatever interrupts it."""
+    """Save with ``torch.save`` through a temporary file.
+
+    An interruption leaves the previous file intact.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
@@ -46,33 +49,36 @@ def save_atomic(data: Any, path: Path) -> None:
 
 
 def save(model: ALBEF, path: str | Path) -> None:
-    """Write ``model`` with its sizes and its task."""
+    """Write a model with its configuration and task."""
     meta = {"format": FORMAT, "task": model.task, "config": asdict(model.config), "vocab_size": model.vocab_size}
     save_atomic({**meta, "model": model.state_dict()}, Path(path))
 
 
 def read(path: str | Path) -> tuple[Mapping[str, Tensor], ModelMeta]:
-    """Read the weights and the description of a model file.
+    """Read the weights and metadata of a model file.
 
     Raises:
-        CheckpointError: If it is not a model file of this library.
+        CheckpointError: If the file cannot be read or is not a model file of this library.
     """
     data = read_weights(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a model file of this library (expected format {FORMAT!r})")
+        raise CheckpointError(
+            f"{path}: not a model file of this library (expected format {FORMAT!r}); convert official checkpoints with "
+            "`albef import-checkpoint`"
+        )
     try:
         config = from_dict(data["config"], ModelConfig, f"{path}: config")
-        architecture_of(data["task"])
+        registry.spec(data["task"])
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     return data["model"], ModelMeta(task=data["task"], config=config, vocab_size=data["vocab_size"])
 
 
 def load(path: str | Path) -> tuple[ALBEF, ModelMeta]:
-    """Rebuild a model from its file, in evaluation mode.
+    """Load a model in evaluation mode.
 
     Raises:
-        CheckpointError: If the file is no model file or its tensors do not fit its sizes.
+        CheckpointError: If the file is not a model file or its tensors do not match its configuration.
     """
     state, meta = read(path)
     model = ALBEF(meta.config, meta.vocab_size, meta.task)
@@ -83,38 +89,49 @@ def load(path: str | Path) -> tuple[ALBEF, ModelMeta]:
     return model.eval(), meta
 
 
-def initialise(model: ALBEF, path: str | Path) -> list[str]:
-    """Start ``model`` from the file of another stage; returns the names that stay as they were.
+def initialize(model: ALBEF, path: str | Path) -> list[str]:
+    """Initialize ``model`` from the model file of another stage.
 
-    What the task of ``model`` has and the file's has not is taken over as far as the paper does (`surgery.adapt`);
-    other heads are left as built. The queue's features are kept, but not whose they are: an earlier stage counts
+    Weights are transferred between architectures as in the paper (`adapt_weights.adapt`); the other heads keep their
+    random initialization. The features of the queue are loaded without their image ids, because each stage numbers
     images differently.
 
+    Returns:
+        Names of the tensors that were not loaded.
+
     Raises:
-        CheckpointError: If the file does not fit the model.
+        CheckpointError: If the file does not match the model.
     """
     state, meta = read(path)
     if meta.vocab_size != model.vocab_size:
-        raise CheckpointError(f"{path}: vocabulary of {meta.vocab_size}, the tokenizer has {model.vocab_size}")
-    return adopt(model, state, meta.task, str(path))
+        raise CheckpointError(
+            f"{path}: vocabulary of {meta.vocab_size} tokens, but the tokenizer has {model.vocab_size}; use the "
+            "tokenizer that this model was trained with"
+        )
+    return initialize_from_state(model, state, meta.task, str(path))
 
 
-def adopt(model: ALBEF, state: Mapping[str, Tensor], task: str, source: str) -> list[str]:
-    """`initialise` from the weights of a model of ``task``; ``source`` is their name in error messages.
+def initialize_from_state(model: ALBEF, state: Mapping[str, Tensor], task: str, source: str) -> list[str]:
+    """Initialize ``model`` from the weights of a model of ``task``; see `initialize`.
+
+    Args:
+        source: Name of the weights in error messages.
 
     Raises:
-        CheckpointError: If the weights do not fit the model.
+        CheckpointError: If the weights do not match the model.
     """
-    own = model.state_dict()
+    expected = model.state_dict()
     adapted = adapt_weights.adapt(state, task, model)
-    shared = {name: value for name, value in adapted.items() if name in own and name != "queue.ids"}
+    shared = {name: value for name, value in adapted.items() if name in expected and name != "queue.ids"}
     for name, value in shared.items():
-        if value.shape != own[name].shape:
+        if value.shape != expected[name].shape:
             raise CheckpointError(
-                f"{source}: {name} has shape {tuple(value.shape)}, the model of params.yaml {tuple(own[name].shape)}"
+                f"{source}: {name} has shape {tuple(value.shape)}, expected {tuple(expected[name].shape)} by the model "
+                "section of the parameters"
             )
     model.load_state_dict(shared, strict=False)
-    if model.architecture.teacher and not architecture_of(task).teacher:
-        model.sync_teacher()  # after loading: the official NLVR.py copies before, and its teacher starts at random
-        return [name for name in own if name not in shared and not name.startswith("teacher.")]
-    return [name for name in own if name not in shared]
+    if model.architecture.teacher and not registry.spec(task).architecture.teacher:
+        # The official NLVR.py copies before loading, so that its teacher starts with random weights.
+        model.sync_teacher()
+        return [name for name in expected if name not in shared and not name.startswith("teacher.")]
+    return [name for name in expected if name not in shared]

@@ -1,4 +1,4 @@
-"""Official checkpoint files to ours and back."""
+"""Conversion of official checkpoint files to model files and back."""
 
 from __future__ import annotations
 
@@ -8,64 +8,59 @@ from pathlib import Path
 
 import torch
 
-from albef.config import Config, TrainConfig
+from albef.config import Config, train_config
 from albef.models.albef import ALBEF
-from albef.models.architecture import architecture_of
+from albef.tasks import registry
 from albef.weights import checkpoint
-from albef.weights.infer_config import differences
+from albef.weights.infer_config import size_mismatches
 from albef.weights.official import CheckpointError, infer_task, load_official, read_official, to_official
 
 
 def import_official(config: Config, source: Path, out: Path, task: str | None = None) -> None:
-    """Convert a published checkpoint to ``out/model.pth`` and print what it lacked and what it held beyond.
+    """Convert an official checkpoint to ``out/model.pth`` and print missing and unexpected tensors.
 
-    Sizes come from ``model`` in the parameters; position embeddings are interpolated to the task's image size.
+    Model dimensions come from ``model`` in the parameters. Position embeddings are interpolated to the task's image
+    size.
 
     Args:
-        source: File in one of the layouts of `albef.models.architecture.ARCHITECTURES`.
-        task: Task whose model to write, by default that of the layout. Another one's starts from the checkpoint as
-            the official fine-tuning does: `albef.weights.adapt_weights`.
+        source: Checkpoint of one of the tasks of `albef.tasks.registry`.
+        task: Task whose model to write, by default that of the checkpoint. The model of another task is initialized
+            from the checkpoint as in the official fine-tuning; see `albef.weights.adapt_weights`.
 
     Raises:
-        CheckpointError: If the file cannot be read weights-only or does not fit the sizes.
+        CheckpointError: If the file cannot be read weights-only or does not match the model dimensions.
         ValueError: If there is no such task.
     """
-    wanted = architecture_of(task) if task is not None else None
+    requested = registry.spec(task).architecture if task is not None else None
     state = read_official(source)
     try:
-        found = infer_task(state)
-        other = differences(config.model, state)
+        source_task = infer_task(state)
+        mismatches = size_mismatches(config.model, state)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    if other:
-        raise CheckpointError(f"{source}: {'; '.join(other)}")
-    task = task or found
-    if wanted == architecture_of(found):
-        found = task  # retrieval and grounding share a layout
-    train = _train(config, task)
-    sizes = replace(config.model, image_size=train.image_size or config.model.image_size)
-    torch.manual_seed(train.seed)  # of parts that the checkpoint has not
+    if mismatches:
+        raise CheckpointError(f"{source}: {'; '.join(mismatches)}")
+    task = task or source_task
+    if requested == registry.spec(source_task).architecture:
+        source_task = task  # retrieval and grounding have the same architecture
+    train = train_config(config, task)
+    model_config = replace(config.model, image_size=train.image_size or config.model.image_size)
+    torch.manual_seed(train.seed)  # random initialization of tensors missing from the checkpoint
     vocabulary = next((len(v) for k, v in state.items() if k.endswith("word_embeddings.weight") and v.ndim), 0)
-    model = ALBEF(sizes, vocabulary, found)
+    model = ALBEF(model_config, vocabulary, source_task)
     report = load_official(model, state, str(source))
-    fresh: list[str] = []
-    if task != found:
-        built = ALBEF(sizes, vocabulary, task)
-        fresh = checkpoint.adopt(built, model.state_dict(), found, str(source))
-        model = built
+    untouched: list[str] = []
+    if task != source_task:
+        target = ALBEF(model_config, vocabulary, task)
+        untouched = checkpoint.initialize_from_state(target, model.state_dict(), source_task, str(source))
+        model = target
     checkpoint.save(model, out / "model.pth")
-    print(f"{out / 'model.pth'}: a model for {task} from the {found} layout, {len(state)} tensors read")
-    _print("missing, left as built or taken from the student", report.missing)
-    _print("unexpected, left out", report.unexpected)
-    _print(f"of {task} but not of {found}, left as built", [name for name in fresh if name != "queue.ids"])
-
-
-def _train(config: Config, task: str) -> TrainConfig:
-    """The training parameters of a task."""
-    if hasattr(config.tasks, task):
-        section: TrainConfig = getattr(config.tasks, task).train
-        return section
-    return config.pretrain if task == "pretrain" else config.text_assignment
+    print(f"{out / 'model.pth'}: model for {task} from a {source_task} checkpoint with {len(state)} tensors")
+    _print("missing from the checkpoint, randomly initialized or copied from the student", report.missing)
+    _print("unexpected in the checkpoint, ignored", report.unexpected)
+    _print(
+        f"in {task} but not in {source_task}, randomly initialized", [name for name in untouched if name != "queue.ids"]
+    )
 
 
 def _print(title: str, names: Sequence[str]) -> None:
@@ -74,15 +69,17 @@ def _print(title: str, names: Sequence[str]) -> None:
 
 
 def export_official(model: Path, out: Path, student_only: bool = False) -> None:
-    """Write the model of folder ``model`` to the file ``out`` as ``{"model": state_dict}`` in the official layout.
+    """Write a model as official checkpoint ``{"model": state_dict}``.
 
     Args:
-        student_only: Leave out the momentum teacher and the queue, as inference needs neither.
+        model: Folder of ``model.pth``.
+        out: File to write.
+        student_only: Omit the momentum teacher and the queue, which inference does not need.
 
     Raises:
-        CheckpointError: If there is no model file of this library.
+        CheckpointError: If the folder has no model file of this library.
     """
     state, meta = checkpoint.read(model / "model.pth")
     official = to_official(state, meta.config.text.layers, meta.task, student_only)
     checkpoint.save_atomic({"model": official}, out)
-    print(f"{out}: {len(official)} tensors in the {meta.task} layout")
+    print(f"{out}: official {meta.task} checkpoint with {len(official)} tensors")

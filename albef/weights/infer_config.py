@@ -1,4 +1,4 @@
-"""Sizes of the model that a state dict in the official layout was saved from."""
+"""Inference of model dimensions from official checkpoints."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from typing import Any
 from torch import Tensor
 
 from albef.config import ModelConfig, TextConfig, VisionConfig
-from albef.models.architecture import architecture_of
+from albef.tasks import registry
 from albef.weights.official import CheckpointError, infer_task
 
 
-def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Fields of `ModelConfig` by dotted name, as far as tensors tell them: not the numbers of attention heads.
+def infer_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Infer the fields of `ModelConfig`, by dotted name, from tensor shapes.
+
+    The numbers of attention heads do not show in tensor shapes and are not included.
 
     Raises:
-        CheckpointError: If a tensor that tells a size is missing or no matrix at all.
+        CheckpointError: If a required tensor is missing or has the wrong number of dimensions.
     """
-    architecture = architecture_of(infer_task(state))
+    architecture = registry.spec(infer_task(state)).architecture
     bert = "text_encoder.bert." if architecture.mlm else "text_encoder."
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in state:
-            raise CheckpointError(f"no tensor {name}: not an official layout")
+            raise CheckpointError(f"no tensor {name}, expected an official ALBEF checkpoint")
         if state[name].ndim != rank:
-            raise CheckpointError(f"{name}: shape {tuple(state[name].shape)}, expected {rank} dimensions")
+            raise CheckpointError(f"{name} has shape {tuple(state[name].shape)}, expected {rank} dimensions")
         return tuple(state[name].shape)
 
     def count(pattern: str) -> int:
         return len({m[1] for key in state if (m := re.fullmatch(pattern, key))})
 
     conv = "visual_encoder.patch_embed.proj.0.weight" in state
-    # A convolutional stem ends in the projection that follows two strides of 2.
+    # The last convolution of a conv stem follows two convolutions of stride 2.
     patch = shape(f"visual_encoder.patch_embed.proj.{'6.' if conv else ''}weight", 4)
     positions = shape(f"{bert}embeddings.position_embeddings.weight", 2)
     fusion = count(re.escape(bert) + r"encoder\.layer\.(\d+)\.crossattention\.self\.query\.weight")
@@ -60,40 +62,42 @@ def sizes_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return sizes
 
 
-def differences(config: ModelConfig, state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps a state dict from a model of ``config``, one phrase a size.
+def size_mismatches(config: ModelConfig, state: Mapping[str, Tensor]) -> list[str]:
+    """Describe the model dimensions in which ``config`` and a state dict differ.
 
-    Two sizes may differ: position embeddings are interpolated, and the queue only keeps what will be overwritten.
+    The image size may differ, as position embeddings are interpolated, and the queue size, as the queue is refilled
+    during training.
 
     Raises:
-        CheckpointError: If a tensor that tells a size is missing.
+        CheckpointError: If a required tensor is missing.
     """
-    found = []
-    for name, size in sizes_of(state).items():
+    mismatches = []
+    for name, size in infer_sizes(state).items():
         if name in ("image_size", "queue_size"):
             continue
-        wanted: Any = config
+        expected: Any = config
         for part in name.split("."):
-            wanted = getattr(wanted, part)
-        if name == "text.decoder_layers" and wanted is None:
-            wanted = config.text.fusion_layers
-        if wanted != size:
-            found.append(f"model.{name} is {wanted} in the parameters and {size} in the checkpoint")
-    return found
+            expected = getattr(expected, part)
+        if name == "text.decoder_layers" and expected is None:
+            expected = config.text.fusion_layers
+        if expected != size:
+            mismatches.append(f"model.{name} is {expected} in the parameters and {size} in the checkpoint")
+    return mismatches
 
 
 def infer_config(state: Mapping[str, Tensor], vision_heads: int, text_heads: int, **settings: Any) -> ModelConfig:
-    """Sizes of the model that a state dict in the official layout was saved from.
+    """Infer the model configuration of an official checkpoint.
 
     Args:
-        vision_heads: Attention heads of the image encoder, which no tensor tells; ``text_heads`` alike.
-        settings: Fields of `ModelConfig` that are no sizes: ``momentum``, ``temperature``, ``official_quirks``, and
-            ``queue_size`` and ``projection`` where the layout has neither.
+        vision_heads: Attention heads of the image encoder (not inferable from tensor shapes).
+        text_heads: Likewise of the text encoder.
+        settings: Fields of `ModelConfig` that are not inferable: ``momentum``, ``temperature``, ``official_quirks``,
+            and ``queue_size`` and ``projection`` if the checkpoint has neither.
 
     Raises:
-        CheckpointError: If a tensor that tells a size is missing.
+        CheckpointError: If a required tensor is missing.
     """
-    sizes = sizes_of(state)
+    sizes = infer_sizes(state)
     vision = {name.removeprefix("vision."): sizes.pop(name) for name in [*sizes] if name.startswith("vision.")}
     text = {name.removeprefix("text."): sizes.pop(name) for name in [*sizes] if name.startswith("text.")}
     return ModelConfig(

@@ -1,7 +1,7 @@
-"""The official checkpoint layout (salesforce/ALBEF), read into and written from our model.
+"""Official checkpoints (salesforce/ALBEF): loading into our model, and conversion back.
 
-One function, `official_names`, states the correspondence; both directions and the gradients of the parity tests
-go through it. A tensor of ours may be several official ones, concatenated over their first dimension.
+`official_names` defines the mapping of tensor names for both directions and for the gradients of the parity tests. One
+of our tensors may be the concatenation of several official ones along their first dimension.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from albef.models.albef import ALBEF
-from albef.models.architecture import Architecture, architecture_of
+from albef.models.architecture import Architecture
 from albef.models.queue import NO_ID
 from albef.models.vision import resize_positions
+from albef.tasks import registry
 
 _LAYER = {
     "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -47,61 +48,67 @@ _PLAIN = {
     "queue.ids": "idx_queue",
     "queue._extra_state": "queue_ptr",
 }
-# Names that carry nothing of their own: constant position indices and the tied output matrix of the MLM head.
+# Redundant tensors: constant position indices and the tied output layer of the MLM head.
 _REDUNDANT = re.compile(r"position_ids$|cls\.predictions\.decoder\.(weight|bias)$")
-# Prefixes of what predicts words: encoder and decoder, student's and teacher's.
+# Prefixes of modules with a word prediction head: encoder and decoder of student and teacher.
 _WORD_MODELS = ("text_encoder.", "text_encoder_m.", "text_decoder.", "text_decoder_m.")
 _QUEUE = ("queue.image", "queue.text", "queue.ids", "queue._extra_state")
-# What a model can do without: its teacher, for it starts as the student, and its queue, for it fills up.
-_SPARED = re.compile(r"\w+_m\.|(image|text|idx)_queue$|queue_ptr$")
+# Optional tensors: the teacher can be copied from the student, and the queue is refilled during training.
+_OPTIONAL = re.compile(r"\w+_m\.|(image|text|idx)_queue$|queue_ptr$")
 _POSITIONS = re.compile(r"visual_encoder(_m)?\.pos_embed")
 _KEY_VALUE = re.compile(r"(.+\.encoder\.layer\.)(\d+)(\.crossattention\.self\.(?:key|value)\..+)")
-_SHOWN = 6  # names in one message
+_MAX_SHOWN = 6  # items in an error message
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit the model."""
+    """Unreadable checkpoint, or one that does not match the model."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Official names that a checkpoint lacked, in vain or as they could be done without, and that it held beyond."""
+    """Result of loading an official checkpoint.
+
+    Attributes:
+        missing: Official names of optional tensors that the checkpoint lacks or has in another size.
+        unexpected: Names in the checkpoint that the model does not use.
+    """
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
 
 def official_names(name: str, text_layers: int, architecture: Architecture) -> list[str]:
-    """Official names whose tensors, concatenated, are ours called ``name``.
+    """Return the official names of the tensors that concatenate to tensor ``name``.
 
     Args:
         name: Name in `ALBEF.state_dict`.
-        text_layers: Layers of the text encoder; the fusion encoder's follow in the official numbering.
-        layout: Of the model; the text encoder has an MLM head or not, and a prefix more with it.
+        text_layers: Layers of the text encoder; in the official numbering the fusion layers follow them.
+        architecture: Architecture of the model; with an MLM head, the names of the text encoder have the prefix
+            ``bert.``.
     """
     if name in _PLAIN:
         return [_PLAIN[name]]
-    tower, _, rest = name.partition(".")
-    if tower not in ("student", "teacher"):
+    encoders, _, rest = name.partition(".")
+    if encoders not in ("student", "teacher"):
         return [name]
-    suffix = "_m" if tower == "teacher" else ""
-    room, _, rest = rest.partition(".")
+    suffix = "_m" if encoders == "teacher" else ""
+    module, _, rest = rest.partition(".")
     encoder, decoder = f"text_encoder{suffix}.", f"text_decoder{suffix}."
-    if room == "vision":
+    if module == "vision":
         return [f"visual_encoder{suffix}." + rest.removeprefix("vit.")]
-    if room in ("vision_proj", "text_proj"):
-        return [f"{room}{suffix}.{rest}"]
-    if room == "cls_head":
+    if module in ("vision_proj", "text_proj"):
+        return [f"{module}{suffix}.{rest}"]
+    if module == "cls_head":
         return [f"{'ta_head' if architecture.head == 'linear' else 'cls_head'}{suffix}.{rest}"]
-    if room == "mlm_head":
+    if module == "mlm_head":
         return [_head_name(encoder, rest)]
-    if room == "decoder":
-        room, _, rest = rest.partition(".")
-        if room == "head":
+    if module == "decoder":
+        module, _, rest = rest.partition(".")
+        if module == "head":
             return [_head_name(decoder, rest)]
-        return _bert_names(f"{decoder}bert.", f"{room}.{rest}".split("."), 0)
+        return _bert_names(f"{decoder}bert.", f"{module}.{rest}".split("."), 0)
     return _bert_names(
-        encoder + ("bert." if architecture.mlm else ""), rest.split("."), text_layers if room == "fusion" else 0
+        encoder + ("bert." if architecture.mlm else ""), rest.split("."), text_layers if module == "fusion" else 0
     )
 
 
@@ -120,21 +127,21 @@ def _bert_names(prefix: str, parts: list[str], first: int) -> list[str]:
 def to_official(
     tensors: Mapping[str, Tensor], text_layers: int, task: str, student_only: bool = False
 ) -> dict[str, Tensor]:
-    """Rename tensors of `ALBEF` (weights, or gradients by name) to the official layout.
+    """Convert tensors of `ALBEF` (weights or gradients) to official names and shapes.
 
     Args:
-        tensors: By our names.
+        tensors: Tensors by their names in `ALBEF.state_dict`.
         text_layers: Layers of the text encoder.
-        task: Whose layout the model has.
-        student_only: Leave out the teacher and the queue.
+        task: Task of the model.
+        student_only: Omit the teacher and the queue.
     """
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if student_only and (name.startswith("teacher.") or name in _QUEUE):
             continue
-        if name == "queue.ids" and architecture_of(task).mlm:
-            continue  # pretraining knows no ids, and its layout has no place for them
-        names = official_names(name, text_layers, architecture_of(task))
+        if name == "queue.ids" and registry.spec(task).architecture.mlm:
+            continue  # official pretraining checkpoints have no image ids
+        names = official_names(name, text_layers, registry.spec(task).architecture)
         if name in ("queue.image", "queue.text"):
             tensor = tensor.T
         elif name in ("queue.ids", "queue._extra_state"):
@@ -149,76 +156,80 @@ def to_official(
 
 
 def load_official(model: ALBEF, state: Mapping[str, Tensor], source: str = "checkpoint") -> LoadReport:
-    """Fill ``model`` from a state dict in the official layout of the model's task.
+    """Load an official state dict of the model's task into ``model``.
 
-    Position embeddings of another image size are interpolated. What is missing of the teacher is the student's. A
-    queue of another size, or none, leaves the model's own; ids that a pretraining queue lacks are unknown and never
-    count as positives, as in the official fine-tuning.
+    Position embeddings of another image size are interpolated. Missing tensors of the teacher are copied from the
+    student. If the queue is missing or has another size, the model keeps its own. The image ids that a pretraining
+    queue lacks are set to unknown and never count as positives, as in the official fine-tuning.
 
     Args:
-        source: Name in error messages.
+        source: Name of the checkpoint in error messages.
 
     Raises:
-        CheckpointError: If tensors of the student are missing or of another shape, or tensors that the model shares
-            differ.
+        CheckpointError: If tensors of the student are missing or have another shape, or if tensors differ that the
+            model ties.
     """
-    own = model.state_dict()
-    missing, fitting = _compare(model, own, state, source)
-    _check_shared(model.architecture, state, source)
-    filled: dict[str, Tensor] = {}
+    expected = model.state_dict()
+    missing, usable = _compare(model, expected, state, source)
+    _check_tied(model.architecture, state, source)
+    loaded: dict[str, Tensor] = {}
     used = set[str]()
-    for name, value in own.items():
+    for name, value in expected.items():
         names = official_names(name, model.config.text.layers, model.architecture)
-        if all(n in fitting for n in names):
-            filled[name] = _assemble(name, [state[n] for n in names], value)
+        if all(n in usable for n in names):
+            loaded[name] = _assemble(name, [state[n] for n in names], value)
             used.update(names)
         elif name.startswith("teacher."):
-            filled[name] = filled["student." + name.removeprefix("teacher.")]
-    if not all(name in filled for name in ("queue.image", "queue.text")):
-        filled = {k: v for k, v in filled.items() if k not in _QUEUE}
-    elif "queue.ids" not in filled:
-        filled["queue.ids"] = torch.full_like(own["queue.ids"], NO_ID)
-    model.load_state_dict(filled, strict=False)
+            loaded[name] = loaded["student." + name.removeprefix("teacher.")]
+    if not all(name in loaded for name in ("queue.image", "queue.text")):
+        loaded = {k: v for k, v in loaded.items() if k not in _QUEUE}
+    elif "queue.ids" not in loaded:
+        loaded["queue.ids"] = torch.full_like(expected["queue.ids"], NO_ID)
+    model.load_state_dict(loaded, strict=False)
     unexpected = [key for key in state if key not in used and key not in missing and not _REDUNDANT.search(key)]
     return LoadReport(missing, unexpected)
 
 
 def _compare(
-    model: ALBEF, own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
+    model: ALBEF, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
 ) -> tuple[list[str], set[str]]:
-    """Official names that are missing, or unfit where that is no harm, and names of what fits the model."""
-    sketch = {name: torch.empty_like(value, device="meta") for name, value in own.items()}
-    expected = to_official(sketch, model.config.text.layers, model.task)
+    """Compare a state dict with the model.
+
+    Returns:
+        Official names of optional tensors that are missing or have another size, and names of usable tensors.
+    """
+    shapes = {name: torch.empty_like(value, device="meta") for name, value in parameters.items()}
+    expected = to_official(shapes, model.config.text.layers, model.task)
     expected = {name: value for name, value in expected.items() if not _REDUNDANT.search(name)}
     has_teacher = any(re.match(r"\w+_m\.", name) for name in state)
-    lacking, wrong, missing, fitting = [], [], [], set()
+    required, mismatched, missing, usable = [], [], [], set()
     for name, value in expected.items():
         if name not in state:
-            if not _SPARED.match(name):
-                lacking.append(name)
+            if not _OPTIONAL.match(name):
+                required.append(name)
             elif has_teacher or "_m." not in name:
                 missing.append(name)
         elif state[name].shape == value.shape or (_POSITIONS.fullmatch(name) and _resizable(state[name], value)):
-            fitting.add(name)
+            usable.add(name)
         elif name.endswith(("_queue", "queue_ptr")):
             missing.append(name)
         else:
-            wrong.append(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}")
-    if lacking:
-        raise CheckpointError(f"{source}: no tensor {_some(lacking)}, which a model for {model.task} needs")
-    if wrong:
-        raise CheckpointError(f"{source}: {_some(wrong, '; ')}")
-    return missing, fitting
+            mismatched.append(f"{name} has shape {tuple(state[name].shape)}, expected {tuple(value.shape)}")
+    if required:
+        raise CheckpointError(f"{source}: no tensor {_abbreviate(required)}, which a model for {model.task} needs")
+    if mismatched:
+        raise CheckpointError(f"{source}: {_abbreviate(mismatched, '; ')}")
+    return missing, usable
 
 
-def _some(items: list[str], separator: str = ", ") -> str:
-    more = f"{separator}and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return separator.join(items[:_SHOWN]) + more
+def _abbreviate(items: list[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(items) - _MAX_SHOWN} more" if len(items) > _MAX_SHOWN else ""
+    return separator.join(items[:_MAX_SHOWN]) + more
 
 
-def _resizable(positions: Tensor, wanted: Tensor) -> bool:
-    """Whether position embeddings are (1, side x side + 1, W) with W as wanted."""
-    if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != wanted.shape[2]:
+def _resizable(positions: Tensor, expected: Tensor) -> bool:
+    """Return whether position embeddings have shape ``(1, side * side + 1, W)``."""
+    if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != expected.shape[2]:
         return False
     patches = positions.shape[1] - 1
     return patches > 0 and round(patches**0.5) ** 2 == patches
@@ -235,26 +246,31 @@ def _assemble(name: str, parts: list[Tensor], value: Tensor) -> Tensor:
     return tensor.to(value.dtype)
 
 
-def _check_shared(architecture: Architecture, state: Mapping[str, Tensor], source: str) -> None:
-    """The MLM output matrix is the word embedding's; the layers of a pair have one projection of keys and values."""
+def _check_tied(architecture: Architecture, state: Mapping[str, Tensor], source: str) -> None:
+    """Check that tensors are equal that this model ties.
+
+    These are the MLM output matrix and the word embeddings, and with two images per text the key and value projections
+    of each pair of fusion layers.
+    """
     pairs = [(f"{m}cls.predictions.decoder.weight", f"{m}bert.embeddings.word_embeddings.weight") for m in _WORD_MODELS]
     if architecture.images == 2:
-        found = [key for key in map(_KEY_VALUE.fullmatch, state) if key]
-        first = min((int(key[2]) for key in found), default=0)
-        twins = [key for key in found if (int(key[2]) - first) % 2]
-        pairs += [(key[0], f"{key[1]}{int(key[2]) - 1}{key[3]}") for key in twins]
+        matches = [match for match in map(_KEY_VALUE.fullmatch, state) if match]
+        first = min((int(match[2]) for match in matches), default=0)
+        second_layers = [match for match in matches if (int(match[2]) - first) % 2]
+        pairs += [(match[0], f"{match[1]}{int(match[2]) - 1}{match[3]}") for match in second_layers]
     for one, other in pairs:
         if one in state and other in state and not torch.equal(state[one], state[other]):
-            raise CheckpointError(f"{source}: {one} differs from {other}, which are one tensor in this model")
+            raise CheckpointError(f"{source}: {one} differs from {other}, but this model ties them")
 
 
 def read_official(path: str | Path) -> dict[str, Tensor]:
-    """Read a published checkpoint: a state dict, bare or wrapped in ``{"model": ...}``; weights only.
+    """Read the state dict of an official checkpoint, weights-only.
 
-    The prefix ``module.`` of a distributed model is taken off, and ``bert.`` where there is no MLM head beside it.
+    The state dict may be wrapped in ``{"model": ...}``. The prefix ``module.`` of distributed models is removed, and
+    ``bert.`` if there is no MLM head.
 
     Raises:
-        CheckpointError: If the file cannot be read without running foreign code or holds no state dict.
+        CheckpointError: If the file cannot be read without executing code or has no state dict.
     """
     data = read_weights(path)
     state = data["model"] if isinstance(data, dict) and isinstance(data.get("model"), dict) else data
@@ -271,21 +287,23 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | Path) -> Any:
-    """Load a torch file weights-only onto the CPU. Of classes only `argparse.Namespace` is let in: plain data.
+    """Load a torch file weights-only onto the CPU.
+
+    The only class allowed besides plain data is `argparse.Namespace`.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, or holds more than plain data and tensors.
+        CheckpointError: If the file is missing, damaged, or contains more than plain data and tensors.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read the checkpoint ({error.strerror or error})") from error
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+    except Exception as error:  # torch raises many exception types for damaged or unsafe files
+        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
-                f"{path}: not a weights-only checkpoint: it holds objects of {found[1]}, whose loading could run any "
-                "code. If you trust its source, save its tensors alone and read that file: "
+                f"{path}: not a weights-only checkpoint, it contains objects of {match[1]} whose loading could execute "
+                "arbitrary code. If you trust its source, save its tensors to a new file and use that: "
                 "torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)"
             ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -293,10 +311,12 @@ def read_weights(path: str | Path) -> Any:
 
 
 def infer_task(state: Mapping[str, Tensor]) -> str:
-    """The task whose layout a state dict in the official format has; grounding's is that of retrieval.
+    """Infer the task of an official state dict from its tensor names.
+
+    Grounding models are indistinguishable from retrieval models and are reported as ``retrieval``.
 
     Raises:
-        CheckpointError: If it is none of them.
+        CheckpointError: If the state dict matches no task.
     """
     if any(key.startswith("text_decoder.") for key in state):
         return "vqa"
@@ -305,11 +325,12 @@ def infer_task(state: Mapping[str, Tensor]) -> str:
     if "cls_head.2.weight" in state:
         classes = next(iter(state["cls_head.2.weight"].shape), 0)
         for task in ("entailment", "nlvr2"):
-            if architecture_of(task).classes == classes:
+            if registry.spec(task).architecture.classes == classes:
                 return task
-        raise CheckpointError(f"cls_head.2.weight: {classes} classes, expected 3 (entailment) or 2 (NLVR2)")
+        raise CheckpointError(f"cls_head.2.weight has {classes} classes, expected 3 (entailment) or 2 (NLVR2)")
     if "itm_head.weight" not in state:
         raise CheckpointError(
-            "no tensor itm_head.weight, cls_head.2.weight, ta_head.weight or text_decoder.*: not an official layout"
+            "no tensor itm_head.weight, cls_head.2.weight, ta_head.weight or text_decoder.*, expected an official "
+            "ALBEF checkpoint"
         )
     return "pretrain" if any(key.startswith("text_encoder.cls.") for key in state) else "retrieval"

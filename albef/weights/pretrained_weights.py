@@ -1,7 +1,7 @@
-"""Reading pretrained ViTs of timm and BERTs of transformers: tensors and sizes, weights-only.
+"""Pretrained ViTs of timm and BERTs of transformers, read weights-only.
 
-What a network was built with shows in its tensors, all but the number of attention heads and the activation: these are
-read where a configuration lies beside the weights.
+Sizes are inferred from tensor shapes. The number of attention heads and the activation do not show there; they are read
+from ``config.json`` if the weights come with one.
 """
 
 from __future__ import annotations
@@ -25,22 +25,28 @@ _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm
 
 
 @dataclass(frozen=True)
-class Part:
-    """A pretrained network: its tensors by the names of its library, and its sizes as far as they are known."""
+class PretrainedWeights:
+    """Weights of a pretrained network.
+
+    Attributes:
+        source: Name of the weights in error messages.
+        tensors: Tensors by their names in timm or transformers.
+        sizes: Known model dimensions.
+    """
 
     source: str
     tensors: Mapping[str, Tensor]
     sizes: Mapping[str, int]
 
 
-def read_vit(source: str) -> Part:
-    """Read a vision transformer.
+def read_vit(source: str) -> PretrainedWeights:
+    """Read the weights of a vision transformer.
 
     Args:
-        source: ``timm:NAME`` with pretrained weights that timm knows, or a folder or file of weights in timm's names.
+        source: ``timm:NAME`` of a pretrained timm model, or a folder or file of weights with timm's tensor names.
 
     Raises:
-        CheckpointError: If it cannot be read, or is no vision transformer.
+        CheckpointError: If the weights cannot be read or are not of a vision transformer.
     """
     if source.startswith("timm:"):
         vit = _timm(source, source.removeprefix("timm:"), pretrained=True)
@@ -48,24 +54,26 @@ def read_vit(source: str) -> Part:
     else:
         file = _local(source)
         if file is None:
-            raise CheckpointError(f"{source}: no such file or folder; a model of timm is named timm:NAME")
-        heads, state = _described_heads(source, file.with_name("config.json")), _read(file)
+            raise CheckpointError(f"{source}: no such file or folder; write timm:NAME for a model of timm")
+        heads, state = _configured_heads(source, file.with_name("config.json")), _read(file)
     state = {name: tensor for name, tensor in state.items() if not _VIT_HEADS.match(name)}
     patch = state.get("patch_embed.proj.weight")
     if patch is None or patch.ndim != 4:
-        raise CheckpointError(f"{source}: no matrix patch_embed.proj.weight, expected a vision transformer of timm")
+        raise CheckpointError(
+            f"{source}: no 4-dimensional tensor patch_embed.proj.weight, expected a vision transformer of timm"
+        )
     sizes = {"width": patch.shape[0], "patch_size": patch.shape[2], "depth": _count(r"blocks\.(\d+)\.", state), **heads}
-    return Part(source, state, sizes)
+    return PretrainedWeights(source, state, sizes)
 
 
-def read_bert(source: str) -> Part:
-    """Read a BERT, with its MLM head if it has one.
+def read_bert(source: str) -> PretrainedWeights:
+    """Read the weights of a BERT, including its MLM head if present.
 
     Args:
-        source: Folder or file of weights under transformers' names, or a name on its hub.
+        source: Folder or file of weights with transformers' tensor names, or a model name on the Hugging Face Hub.
 
     Raises:
-        CheckpointError: If it cannot be read, or is no BERT.
+        CheckpointError: If the weights cannot be read or are not of a BERT.
     """
     file = _local(source)
     config = file.with_name("config.json") if file is not None else _hub(source, "config.json")
@@ -80,10 +88,10 @@ def read_bert(source: str) -> Part:
         name = name.removeprefix("bert.")
         if name.startswith(_BERT_PARTS) and not name.endswith("position_ids"):
             state[name] = tensor
-    described = _json(source, config)
+    settings = _read_json(source, config)
     for key, expected in (("model_type", "bert"), ("hidden_act", "gelu")):
-        if (found := described.get(key, expected)) != expected:
-            raise CheckpointError(f"{source}: {key} is {found!r} in its config.json, expected {expected!r}")
+        if (actual := settings.get(key, expected)) != expected:
+            raise CheckpointError(f"{source}: {key} is {actual!r} in its config.json, expected {expected!r}")
     try:
         words, positions = (state[f"embeddings.{k}_embeddings.weight"] for k in ("word", "position"))
         sizes = {
@@ -94,20 +102,24 @@ def read_bert(source: str) -> Part:
             "ffn": state["encoder.layer.0.intermediate.dense.bias"].shape[0],
         }
     except (KeyError, IndexError) as error:
-        raise CheckpointError(f"{source}: no matrix {error}, expected a BERT of transformers") from error
-    if "num_attention_heads" in described:
-        sizes["heads"] = int(described["num_attention_heads"])
+        raise CheckpointError(
+            f"{source}: expected a BERT of transformers, but a required tensor is missing or not a matrix ({error})"
+        ) from error
+    if "num_attention_heads" in settings:
+        sizes["heads"] = int(settings["num_attention_heads"])
     bias = state.get("cls.predictions.decoder.bias")
     if bias is not None:
         state.setdefault("cls.predictions.bias", bias)
     output = state.get("cls.predictions.decoder.weight")
     if output is not None and not torch.equal(output, words):
-        raise CheckpointError(f"{source}: cls.predictions.decoder.weight is not the word embedding, as in ALBEF")
-    return Part(source, state, sizes)
+        raise CheckpointError(
+            f"{source}: cls.predictions.decoder.weight differs from the word embeddings, but ALBEF ties them"
+        )
+    return PretrainedWeights(source, state, sizes)
 
 
 def local_files(source: str) -> list[Path]:
-    """The file that a source names on this machine, if it does."""
+    """Return the local weights file of a source, if any."""
     file = None if source.startswith("timm:") else _local(source)
     return [] if file is None else [file]
 
@@ -121,7 +133,7 @@ def _local(source: str) -> Path | None:
     if path.is_dir():
         file = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
         if file is None:
-            raise CheckpointError(f"{source}: no weights in this folder, expected {' or '.join(_WEIGHTS)}")
+            raise CheckpointError(f"{source}: no weights in this folder, expected a file {' or '.join(_WEIGHTS)}")
         return file
     return path if path.is_file() else None
 
@@ -130,15 +142,15 @@ def _hub(source: str, name: str) -> Path | None:
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    except Exception as error:  # no network, no such model, no right to it: each with an error of its own
+        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    except Exception as error:  # no network, unknown model, no access: many exception types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{source}: neither a local file or folder nor a model on the hub ({reason})") from error
-    return None if found is None else Path(found)
+    return None if path is None else Path(path)
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """A state dict, bare or under "model" or "state_dict"."""
+    """Read a state dict, bare or under "model" or "state_dict"."""
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -157,13 +169,13 @@ def _read(file: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in data.items()}
 
 
-def _json(source: str, file: Path | None) -> dict[str, Any]:
+def _read_json(source: str, file: Path | None) -> dict[str, Any]:
     if file is None or not file.is_file():
         return {}
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: its config.json is no JSON ({error})") from error
+        raise CheckpointError(f"{source}: its config.json is not valid JSON ({error})") from error
     return data if isinstance(data, dict) else {}
 
 
@@ -172,27 +184,31 @@ def _timm(source: str, name: str, pretrained: bool, **arguments: Any) -> nn.Modu
 
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
-    except Exception as error:  # unknown name, no weights, no network: each with an error of its own
+    except Exception as error:  # unknown name, no weights, no network: many exception types
         raise CheckpointError(f"{source}: cannot load {name} from timm ({error})") from error
     return model
 
 
 def _heads(source: str, vit: nn.Module) -> dict[str, int]:
-    """Attention heads of a timm model, which must compute as the image encoder does."""
+    """Return the attention heads of a timm model, after checking its architecture.
+
+    Raises:
+        CheckpointError: If the model is not a VisionTransformer with GELU.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
     if not isinstance(vit, VisionTransformer):
-        raise CheckpointError(f"{source}: a {type(vit).__name__}, expected a VisionTransformer of timm")
+        raise CheckpointError(f"{source}: architecture is a {type(vit).__name__}, expected a VisionTransformer of timm")
     block: Any = vit.blocks[0]
     if not isinstance(block.mlp.act, nn.GELU):
-        raise CheckpointError(f"{source}: {type(block.mlp.act).__name__} in its layers, expected GELU")
+        raise CheckpointError(f"{source}: activation is {type(block.mlp.act).__name__}, expected GELU")
     return {"heads": int(block.attn.num_heads)}
 
 
-def _described_heads(source: str, config: Path) -> dict[str, int]:
-    """The same of a folder in timm's format, whose configuration names the architecture."""
-    described = _json(source, config)
-    if "architecture" not in described:
+def _configured_heads(source: str, config: Path) -> dict[str, int]:
+    """Return the attention heads from a timm ``config.json``, if stated."""
+    settings = _read_json(source, config)
+    if "architecture" not in settings:
         return {}
     with torch.device("meta"):
-        return _heads(source, _timm(source, described["architecture"], False, **(described.get("model_args") or {})))
+        return _heads(source, _timm(source, settings["architecture"], False, **(settings.get("model_args") or {})))

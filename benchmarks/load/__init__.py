@@ -1,1 +1,1 @@
-"""Load on the served endpoints, and the same work in this process beside it."""
+"""Load on the served endpoints, compared with the same work in this process."""

@@ -1,4 +1,4 @@
-"""A picture asked about again: what the response cache saves, and what it costs a picture never seen."""
+"""Effect of the response cache on repeated and on new images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from benchmarks.load.loop import Run
-from benchmarks.load.questions import KINDS, picture
+from benchmarks.load.questions import KINDS, make_image
 
 
-def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[int, int]) -> dict[str, Any]:
-    """Ask two servers in turn, one with the cache and one without, one question at a time.
+def measure(repository: Path, name: str, images: int, again: int, size: tuple[int, int]) -> dict[str, Any]:
+    """Send one request at a time to a server with the cache and to one without.
 
     Args:
-        again: Further questions about each picture, all different.
+        again: Further questions about each image, all different.
     """
     make = KINDS[name].make
-    found: dict[str, Run] = {side: Run() for side in ("first", "again", "without")}
+    runs: dict[str, Run] = {side: Run() for side in ("first", "again", "without")}
     with (
         TritonServer(repository) as caching,
         TritonServer(repository, cache_bytes=0) as plain,
@@ -28,22 +28,22 @@ def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[
         Client(plain.grpc_url, timeout=600) as without,
     ):
         for client in (with_cache, without):
-            client.ask(make(picture(-1 % 2**32, size), 0))
+            client.ask(make(make_image(-1 % 2**32, size), 0))
         before = _lookups(with_cache, KINDS[name].endpoint)
-        for number in range(pictures):
-            image = picture(number, size)
+        for number in range(images):
+            image = make_image(number, size)
             for turn in range(again + 1):
                 call = make(image, number * (again + 1) + turn)
                 sides = [(with_cache, "again" if turn else "first"), (without, "without")]
                 for client, side in sides if turn % 2 else reversed(sides):
                     began = time.perf_counter()
                     client.ask(call)
-                    found[side].latencies.append(time.perf_counter() - began)
+                    runs[side].latencies.append(time.perf_counter() - began)
         after = _lookups(with_cache, KINDS[name].endpoint)
-    p50 = {side: run.percentile(50) for side, run in found.items()}
+    p50 = {side: run.percentile(50) for side, run in runs.items()}
     return {
         "kind": name,
-        "pictures": pictures,
+        "images": images,
         "again": again,
         "p50_ms": p50,
         "gain": p50["without"] / p50["again"],
@@ -54,16 +54,16 @@ def measure(repository: Path, name: str, pictures: int, again: int, size: tuple[
 
 
 def _lookups(client: Client, task: str) -> tuple[int, int]:
-    """Pictures that the server's cache knew and did not know, so far."""
-    found = client.triton.get_inference_statistics(protocol.model_name(task, protocol.VISION)).model_stats[0]
-    return found.inference_stats.cache_hit.count, found.inference_stats.cache_miss.count
+    """Return the server's cache hits and misses so far."""
+    stats = client.triton.get_inference_statistics(protocol.model_name(task, protocol.VISION)).model_stats[0]
+    return stats.inference_stats.cache_hit.count, stats.inference_stats.cache_miss.count
 
 
 HEADER = ("request", "no cache, p50 ms", "first time", "again", "gain", "first time / no cache", "hits / misses")
 
 
 def row(result: dict[str, Any]) -> list[Any]:
-    """A line of the table."""
+    """Return a row of the table."""
     p50 = result["p50_ms"]
     return [
         result["kind"],

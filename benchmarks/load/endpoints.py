@@ -1,4 +1,4 @@
-"""Every endpoint over a real server, and the same code over the same graphs in this process, round by round."""
+"""Endpoints on a real server, compared with the same code and graphs in this process."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from benchmarks.load.local import Local
-from benchmarks.load.loop import Beside, Load, closed_loop, side_by_side, table
+from benchmarks.load.loop import Comparison, Load, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions
 
 TOLERANCE = 1e-3
-"""Largest difference of a score, probability or box between the two sides, relative to the largest of the answer."""
+"""Largest accepted difference between the sides, relative to the largest number of the answer."""
 COMPARED = 3
-"""Requests that both sides answer beforehand, to be compared."""
+"""Requests whose answers are compared before the measurement."""
 
 
 class DifferentAnswersError(ValueError):
-    """The two sides do not do the same work."""
+    """Server and baseline gave different answers."""
 
 
 def numbers(answer: Any) -> Iterator[float]:
-    """The numbers of an answer, in order."""
+    """Yield the numbers of an answer in order."""
     if dataclasses.is_dataclass(answer):
         for field in dataclasses.fields(answer):
             yield from numbers(getattr(answer, field.name))
@@ -41,39 +41,39 @@ def numbers(answer: Any) -> Iterator[float]:
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """Largest difference of two answers, relative to their largest number; infinite where they differ in length."""
+    """Return the largest relative difference of two answers; infinite if their lengths differ."""
     a, b = (np.array(list(numbers(answer))) for answer in (ours, theirs))
     if a.shape != b.shape:
         return float("inf")
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1.0))
 
 
-def served(repository: Path) -> list[str]:
-    """Kinds of requests that a repository can answer."""
+def available_kinds(repository: Path) -> list[str]:
+    """Return the kinds of requests that a repository can answer."""
     return [name for name, kind in KINDS.items() if (repository / kind.endpoint / "config.pbtxt").is_file()]
 
 
 def graph_times(client: Client, task: str) -> dict[str, dict[str, float]]:
-    """Totals that the server keeps of each graph of a task: requests, runs, and nanoseconds by what they went to."""
-    found = {}
+    """Return the server's totals per graph: requests, runs, and nanoseconds by phase."""
+    totals = {}
     for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1)):
         stats = client.triton.get_inference_statistics(protocol.model_name(task, graph)).model_stats[0]
-        each = stats.inference_stats
-        found[graph] = {
-            "requests": each.success.count,
+        phases = stats.inference_stats
+        totals[graph] = {
+            "requests": phases.success.count,
             "runs": stats.execution_count,
-            **{n: getattr(each, n).ns for n in ("queue", "compute_input", "compute_infer", "compute_output")},
+            **{n: getattr(phases, n).ns for n in ("queue", "compute_input", "compute_infer", "compute_output")},
         }
-    return found
+    return totals
 
 
-def parts(
-    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], asked: int
+def per_question(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], questions: int
 ) -> dict[str, dict[str, float]]:
-    """Of each graph, requests and milliseconds a question of the ``asked``."""
+    """Return requests, runs and milliseconds of each graph per question."""
     return {
         graph: {
-            name: (value - before[graph][name]) / asked / (1 if name in ("requests", "runs") else 1e6)
+            name: (value - before[graph][name]) / questions / (1 if name in ("requests", "runs") else 1e6)
             for name, value in totals.items()
         }
         for graph, totals in after.items()
@@ -81,19 +81,21 @@ def parts(
 
 
 def measure(repository: Path, kinds: Sequence[str], load: Load) -> Iterator[dict[str, Any]]:
-    """A result per kind and concurrency. The server runs without its response cache: no picture is ever known.
+    """Yield a result per kind and concurrency, measured without the response cache.
 
     Raises:
-        DifferentAnswersError: If an answer of the server is not that of the baseline.
+        DifferentAnswersError: If an answer of the server differs from that of the baseline.
     """
     with TritonServer(repository, cache_bytes=0) as server, Client(server.grpc_url, timeout=600) as client:
         for name in kinds:
             kind = KINDS[name]
-            questions, local = Questions(kind, load.pictures, load.size), Local(repository, kind.endpoint)
+            questions, local = Questions(kind, load.images, load.size), Local(repository, kind.endpoint)
             for number in range(COMPARED):
-                apart = difference(client.ask(questions[number]), local.ask(questions[number]))
-                if apart > TOLERANCE:
-                    raise DifferentAnswersError(f"{name}: answers differ by {apart:.1e}, expected {TOLERANCE:.0e}")
+                error = difference(client.ask(questions[number]), local.ask(questions[number]))
+                if error > TOLERANCE:
+                    raise DifferentAnswersError(
+                        f"{name}: answers differ by {error:.1e}, expected at most {TOLERANCE:.0e}"
+                    )
             for concurrency in load.concurrency:
                 yield {"kind": name, **_one(client, local, questions, concurrency, load.rounds, load.seconds)}
 
@@ -101,21 +103,21 @@ def measure(repository: Path, kinds: Sequence[str], load: Load) -> Iterator[dict
 def _one(
     client: Client, local: Local, questions: Questions, concurrency: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    task, spent = questions.kind.endpoint, [graph.seconds for graph in local.graphs.values()]
+    task, local_before = questions.kind.endpoint, [graph.seconds for graph in local.graphs.values()]
     before = graph_times(client, task)
-    beside: Beside = side_by_side(
+    comparison: Comparison = side_by_side(
         lambda: closed_loop(lambda n: client.ask(questions[n]), concurrency, seconds, concurrency),
         lambda: closed_loop(lambda n: local.ask(questions[n]), concurrency, seconds, concurrency),
         rounds,
     )
-    asked = len(beside.theirs.latencies)
+    local_questions = len(comparison.theirs.latencies)
     return {
         "concurrency": concurrency,
-        **beside.figures(),
-        "server_graphs": parts(before, graph_times(client, task), len(beside.ours.latencies)),
+        **comparison.figures(),
+        "server_graphs": per_question(before, graph_times(client, task), len(comparison.ours.latencies)),
         "in_process_graphs_ms": {
-            name: 1e3 * (graph.seconds - start) / asked
-            for (name, graph), start in zip(local.graphs.items(), spent, strict=True)
+            name: 1e3 * (graph.seconds - start) / local_questions
+            for (name, graph), start in zip(local.graphs.items(), local_before, strict=True)
         },
     }
 
@@ -127,7 +129,7 @@ HEADER = (
 
 
 def row(result: dict[str, Any]) -> list[Any]:
-    """A line of the table."""
+    """Return a row of the table."""
     ours, theirs = result["server"], result["in_process"]
     low, high = min(result["p50_ratios"]), max(result["p50_ratios"])
     values = [f"{side[key]:.4g}" for key in ("p50_ms", "p99_ms", "per_s") for side in (ours, theirs)]
@@ -137,7 +139,7 @@ def row(result: dict[str, Any]) -> list[Any]:
 
 
 def profile(result: dict[str, Any]) -> str:
-    """Where the time of a request goes, graph by graph, in milliseconds a request."""
+    """Return a table of the time in each graph, in milliseconds per request."""
     rows = [
         [
             f"{result['kind']} {graph}",

@@ -1,6 +1,6 @@
-"""Every ONNX graph by itself, a row at a time: perf_analyzer on the server, beside it closed-loop calls in process.
+"""Single ONNX graphs: perf_analyzer on the server, compared with closed-loop calls in process.
 
-The inputs are those that the endpoints give to the graphs.
+Each request has one row. The inputs are those that the endpoints pass to the graphs.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from albef.serving.server import TritonServer
 from benchmarks.load import perf
 from benchmarks.load.local import Graph, Local
 from benchmarks.load.loop import Load, closed_loop, side_by_side
-from benchmarks.load.questions import KINDS, picture
+from benchmarks.load.questions import KINDS, make_image
 
-MOST = 5000
-"""Requests of a turn."""
+MAX_REQUESTS = 5000
+"""Largest number of requests per round."""
 
 
 def inputs_of(repository: Path, kinds: Sequence[str], count: int, size: tuple[int, int]) -> dict[str, list[Any]]:
-    """By graph of the repository, the first row of what it is given for the first ``count`` questions of any kind."""
-    found: dict[str, list[Any]] = {}
+    """Return the inputs of each graph for the first ``count`` questions of every kind, one row each."""
+    inputs: dict[str, list[Any]] = {}
     for name in kinds:
         kind = KINDS[name]
         local = Local(repository, kind.endpoint)
-        seen: dict[str, list[Any]] = {}
+        recorded: dict[str, list[Any]] = {}
         for graph in local.graphs:
-            seen[graph] = local.graphs[graph].record = []
+            recorded[graph] = local.graphs[graph].record = []
         for seed in range(count):
-            local.ask(kind.make(picture(seed, size), seed))
-        for graph, feeds in seen.items():
-            # The decoder is called twice; its second call is the one that takes time.
-            rows = [{key: array[:1] for key, array in each.items()} for each in feeds][-count:]
+            local.ask(kind.make(make_image(seed, size), seed))
+        for graph, calls in recorded.items():
+            # The decoder is called twice; the second call takes most of the time.
+            rows = [{key: array[:1] for key, array in feeds.items()} for feeds in calls][-count:]
             if rows:
-                found.setdefault(protocol.model_name(kind.endpoint, graph), rows)
-    return found
+                inputs.setdefault(protocol.model_name(kind.endpoint, graph), rows)
+    return inputs
 
 
 def measure(repository: Path, runtime: Runtime, kinds: Sequence[str], load: Load) -> Iterator[dict[str, Any]]:
-    """A result per graph and concurrency, as `endpoints.measure`; no response cache."""
-    program, inputs = perf.ensure(runtime), inputs_of(repository, kinds, load.pictures, load.size)
+    """Yield a result per graph and concurrency, without the response cache; see `endpoints.measure`."""
+    program, inputs = perf.ensure(runtime), inputs_of(repository, kinds, load.images, load.size)
     with TritonServer(repository, runtime=runtime, cache_bytes=0) as server, tempfile.TemporaryDirectory() as folder:
         for name, rows in inputs.items():
             file = Path(folder) / f"{name}.json"
@@ -55,7 +55,7 @@ def measure(repository: Path, runtime: Runtime, kinds: Sequence[str], load: Load
             ask = partial(_ask, graph, rows, names)
             for concurrency in load.concurrency:
                 theirs = partial(closed_loop, ask, concurrency, load.seconds, concurrency)
-                count = int(min(max(theirs().rate * load.seconds, 2 * concurrency), MOST))
+                count = int(min(max(theirs().rate * load.seconds, 2 * concurrency), MAX_REQUESTS))
                 ours = partial(perf.measure, program, server.grpc_url, name, file, concurrency, count)
                 yield {"kind": name, "concurrency": concurrency, **side_by_side(ours, theirs, load.rounds).figures()}
 

@@ -1,8 +1,8 @@
-"""The baseline: an endpoint of a model repository in this process, its graphs called directly.
+"""Baseline of the serving benchmarks: an endpoint of a model repository in this process.
 
-The code that answers is the endpoint's own ``model.py``; Triton's module for it is replaced by containers that copy
-nothing, and its call of a graph by one of an ONNX Runtime session with the same threads. As in the server, no more runs
-of a graph are under way than it has instances.
+The baseline runs the endpoint's own ``model.py``. Triton's module is replaced by containers that do not copy, and calls
+of graphs by ONNX Runtime sessions with the same number of threads. As in the server, the number of concurrent runs of a
+graph is limited to its instances.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from albef.serving import pbtxt, protocol
-from albef.serving.requests import Call, InvalidRequestError, ServingError
+from albef.serving import pbtxt, protocol, requests
+from albef.serving.requests import InvalidRequestError, ServingError
 from albef.serving.session import open_session
 
 MODULE = "triton_python_backend_utils"
 
 
 class Tensor:
-    """A named array."""
+    """Named array; stands in for ``pb_utils.Tensor``."""
 
     def __init__(self, name: str, array: Any) -> None:
         self.name, self.array = name, array
@@ -42,7 +42,7 @@ class Tensor:
 
 
 class Request(dict[str, Any]):
-    """Arrays by name."""
+    """Inputs by name; stands in for ``pb_utils.InferenceRequest``."""
 
     def inputs(self) -> list[Tensor]:
         return [Tensor(name, array) for name, array in self.items()]
@@ -52,7 +52,7 @@ class Request(dict[str, Any]):
 
 
 class MetricFamily:
-    """Counts for nobody."""
+    """Metric family without effect."""
 
     COUNTER = 0
 
@@ -67,7 +67,7 @@ class MetricFamily:
 
 
 class TritonError:
-    """What was wrong."""
+    """Error message and code."""
 
     INTERNAL, INVALID_ARG, UNAVAILABLE = 1, 3, 4
 
@@ -76,14 +76,14 @@ class TritonError:
 
 
 class InferenceResponse:
-    """Outputs or an error."""
+    """Output tensors, or an error."""
 
     def __init__(self, output_tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
         self.outputs, self.error = output_tensors, error
 
 
 class Logger:
-    """Complaints go to stderr."""
+    """Logger that writes to stderr."""
 
     @staticmethod
     def log_error(text: str) -> None:
@@ -93,21 +93,21 @@ class Logger:
 
 
 def input_of(request: Request, name: str) -> Tensor | None:
-    """An input of a request."""
+    """Return an input of a request, or None."""
     return Tensor(name, request[name]) if name in request else None
 
 
 def backend_utils() -> ModuleType:
-    """The part of Triton's module that endpoints use, but for calls of graphs."""
+    """Return the part of Triton's module that endpoints use, except calls of graphs."""
     module = ModuleType(MODULE)
-    parts = {part.__name__: part for part in (Tensor, TritonError, InferenceResponse, Logger, MetricFamily)}
-    module.__dict__.update(parts, get_input_tensor_by_name=input_of)
+    classes = {each.__name__: each for each in (Tensor, TritonError, InferenceResponse, Logger, MetricFamily)}
+    module.__dict__.update(classes, get_input_tensor_by_name=input_of)
     return module
 
 
 @contextmanager
-def _as_it_was() -> Iterator[None]:
-    """An endpoint puts its own folder before all others; here they are of the same checkout, or should be."""
+def _preserve_sys_path() -> Iterator[None]:
+    """Undo changes of ``sys.path``: an endpoint prepends its own folder, but here it uses this checkout."""
     path = list(sys.path)
     try:
         yield
@@ -116,20 +116,20 @@ def _as_it_was() -> Iterator[None]:
 
 
 def load_endpoint(file: Path) -> type[Any]:
-    """The class in an endpoint's ``model.py``; it gets this checkout's `albef`."""
+    """Return the class in an endpoint's ``model.py``, which imports `albef` from this checkout."""
     sys.modules.setdefault(MODULE, backend_utils())
     spec = importlib.util.spec_from_file_location(f"endpoint_{file.parents[1].name}", file)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(file)
     module = importlib.util.module_from_spec(spec)
-    with _as_it_was():
+    with _preserve_sys_path():
         spec.loader.exec_module(module)
-    found: type[Any] = module.TritonPythonModel
-    return found
+    endpoint: type[Any] = module.TritonPythonModel
+    return endpoint
 
 
-class Turns:
-    """Room for ``count`` at a time, first come, first served: a semaphore of the standard library lets some starve."""
+class FairSemaphore:
+    """Semaphore that serves threads in order of arrival; `threading.Semaphore` lets some starve."""
 
     def __init__(self, count: int) -> None:
         self.free = count
@@ -140,10 +140,10 @@ class Turns:
             if self.free:
                 self.free -= 1
                 return
-            turn = threading.Lock()
-            turn.acquire()
-            self._waiting.append(turn)
-        turn.acquire()
+            ticket = threading.Lock()
+            ticket.acquire()
+            self._waiting.append(ticket)
+        ticket.acquire()
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -154,37 +154,37 @@ class Turns:
 
 
 class Graph:
-    """An ONNX graph of a repository, opened with the threads and for as many runs at a time as it is configured.
+    """ONNX graph of a repository, with its configured threads and number of concurrent runs.
 
     Attributes:
-        seconds: That all runs took together.
-        record: The inputs of each run go in here, where there is a list.
+        seconds: Total time of all runs.
+        record: List that receives the inputs of each run, or None.
     """
 
     def __init__(self, folder: Path, version: int, file: Path | None = None) -> None:
         config = pbtxt.parse(folder / "config.pbtxt")
         threads = int(config.parameters["intra_op_thread_count"].string_value)
         self.session = open_session(file or folder / str(version) / "model.onnx", threads)
-        self.room = Turns(max(group.count for group in config.instance_group))
+        self.slots = FairSemaphore(max(group.count for group in config.instance_group))
         self.seconds = 0.0
         self.record: list[dict[str, Any]] | None = None
 
     def run(self, feeds: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
         if self.record is not None:
             self.record.append(feeds)
-        with self.room:
-            began = time.perf_counter()
-            found: list[Any] = self.session.run(list(outputs), feeds)
-            self.seconds += time.perf_counter() - began
-        return found
+        with self.slots:
+            start = time.perf_counter()
+            results: list[Any] = self.session.run(list(outputs), feeds)
+            self.seconds += time.perf_counter() - start
+        return results
 
 
 class Local:
-    """An endpoint in this process; for use by several threads.
+    """Endpoint in this process; thread-safe.
 
     Args:
-        repository: As `albef repository` writes it.
-        files: Other ONNX files for some graphs, by the graph's name, such as ``vision``.
+        repository: Model repository.
+        files: ONNX files that replace some graphs, by graph name, such as ``vision``.
     """
 
     def __init__(self, repository: Path, task: str, version: int = 1, files: dict[str, Path] | None = None) -> None:
@@ -206,18 +206,18 @@ class Local:
         )
         self._loops = threading.local()
 
-    def ask(self, call: Call[Any]) -> list[Any]:
-        """As `albef.serving.client.Client.ask`.
+    def ask(self, request: requests.Request[Any]) -> list[Any]:
+        """Answer a request; see `albef.serving.client.Client.ask`.
 
         Raises:
             InvalidRequestError: If the endpoint refuses the request.
-            ServingError: If it fails.
+            ServingError: If the endpoint fails.
         """
         runner = getattr(self._loops, "runner", None)
         if runner is None:
             runner = self._loops.runner = asyncio.Runner()
-        (response,) = runner.run(self.endpoint.execute([Request(call.arrays)]))
+        (response,) = runner.run(self.endpoint.execute([Request(request.arrays)]))
         if response.error is not None:
             refused = response.error.code == TritonError.INVALID_ARG
             raise (InvalidRequestError if refused else ServingError)(response.error.message)
-        return call.read({tensor.name: tensor.as_numpy() for tensor in response.outputs})
+        return request.read({tensor.name: tensor.as_numpy() for tensor in response.outputs})

@@ -1,4 +1,4 @@
-"""Closed-loop load, and what is said of its latencies."""
+"""Closed-loop load and statistics of its latencies."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of both sides.
+    """Load applied to both sides of a comparison.
 
     Args:
-        concurrency: Callers at a time, one load after the other.
-        rounds: Turns of each side.
-        seconds: Of a turn.
-        pictures: Different requests of a kind.
-        size: Width and height of the pictures.
+        concurrency: Numbers of concurrent callers, measured one after another.
+        rounds: Rounds per side.
+        seconds: Duration of a round.
+        images: Number of distinct requests of a kind.
+        size: Width and height of the images.
     """
 
     concurrency: Sequence[int]
     rounds: int
     seconds: float
-    pictures: int
+    images: int
     size: tuple[int, int]
 
 
 @dataclass
 class Run:
-    """What became of the requests of a load.
+    """Results of the requests of a load.
 
     Args:
-        latencies: Seconds, of those that were answered.
-        seconds: From the first request to the last answer.
-        failures: How many failed, by what happened.
+        latencies: Seconds of each answered request.
+        seconds: Time from the first request to the last answer.
+        failures: Number of failed requests by error.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -50,21 +50,21 @@ class Run:
         return Run(self.latencies + other.latencies, self.seconds + other.seconds, self.failures + other.failures)
 
     def percentile(self, percent: float) -> float:
-        """A latency in milliseconds that ``percent`` of the requests did not exceed; interpolated."""
+        """Return an interpolated percentile of the latencies in milliseconds; NaN without requests."""
         return 1e3 * float(np.percentile(self.latencies, percent)) if self.latencies else float("nan")
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return len(self.latencies) / self.seconds if self.seconds else float("nan")
 
 
 def closed_loop(ask: Callable[[int], Any], concurrency: int, seconds: float, least: int = 1) -> Run:
-    """Callers that each ask again as soon as they are answered.
+    """Run callers that each send the next request as soon as they receive an answer.
 
     Args:
-        ask: Puts the request of this number, and returns when it is answered.
-        seconds: No request starts later, once the callers together made ``least`` requests.
+        ask: Sends the request with this number, and returns when it is answered.
+        seconds: Time after which no request starts, provided that the callers have made ``least`` requests together.
     """
     numbers, start = itertools.count(), threading.Barrier(concurrency + 1)
     runs = [Run() for _ in range(concurrency)]
@@ -78,7 +78,7 @@ def closed_loop(ask: Callable[[int], Any], concurrency: int, seconds: float, lea
                 return
             try:
                 ask(number)
-            except Exception as error:  # whatever it is, it is counted
+            except Exception as error:  # every error is counted
                 run.failures[f"{type(error).__name__}: {str(error)[:120]}"] += 1
             else:
                 run.latencies.append(time.perf_counter() - began)
@@ -97,12 +97,12 @@ def closed_loop(ask: Callable[[int], Any], concurrency: int, seconds: float, lea
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Two sides that took turns, round by round.
+class Comparison:
+    """Results of two sides that ran in alternation.
 
     Args:
-        ours, theirs: All rounds together: the server's and the baseline's.
-        ratios: Of the medians, a round each.
+        ours, theirs: All rounds of the server and of the baseline.
+        ratios: Ratio of the median latencies in each round.
     """
 
     ours: Run
@@ -111,11 +111,11 @@ class Beside:
 
     @property
     def ratio(self) -> float:
-        """Median over the rounds of our median latency over theirs."""
+        """Median over the rounds of the ratio of median latencies."""
         return float(np.median(self.ratios))
 
     def figures(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the results as plain data."""
         sides = {
             name: {
                 "p50_ms": run.percentile(50),
@@ -129,8 +129,11 @@ class Beside:
         return {**sides, "p50_ratio": self.ratio, "p50_ratios": self.ratios}
 
 
-def side_by_side(ours: Callable[[], Run], theirs: Callable[[], Run], rounds: int) -> Beside:
-    """Run both in turn; the order changes from round to round, as the machine's other work may drift."""
+def side_by_side(ours: Callable[[], Run], theirs: Callable[[], Run], rounds: int) -> Comparison:
+    """Run both sides in alternation.
+
+    The order changes from round to round, because the load of the machine may drift.
+    """
     pairs = []
     for number in range(rounds):
         if number % 2:
@@ -140,14 +143,14 @@ def side_by_side(ours: Callable[[], Run], theirs: Callable[[], Run], rounds: int
             first = ours()
             pairs.append((first, theirs()))
     ratios = [a.percentile(50) / b.percentile(50) for a, b in pairs]
-    return Beside(sum((a for a, _ in pairs), Run()), sum((b for _, b in pairs), Run()), ratios)
+    return Comparison(sum((a for a, _ in pairs), Run()), sum((b for _, b in pairs), Run()), ratios)
 
 
 def line(values: Iterable[Any]) -> str:
-    """A row of a Markdown table."""
+    """Format a row of a Markdown table."""
     return "| " + " | ".join(map(str, values)) + " |"
 
 
 def table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     return "\n".join(map(line, (header, ["---"] * len(header), *rows)))

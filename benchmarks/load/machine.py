@@ -1,4 +1,4 @@
-"""What figures were measured on: they mean nothing without it."""
+"""Description of the machine that ran a benchmark."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from albef.serving.runtime import CHECKOUT, Runtime
 
 LIBRARIES = ("numpy", "onnxruntime", "pillow", "tokenizers")
 FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "amx_fp16")
-"""Instructions that the speed of small numbers depends on."""
+"""CPU features that affect the speed of low-precision arithmetic."""
 
 
 def processor(text: str) -> dict[str, Any]:
-    """Name and instructions of the first processor of ``/proc/cpuinfo``."""
+    """Return name and features of the first processor in ``/proc/cpuinfo``."""
     fields = dict(
         (part.strip() for part in line.split(":", 1)) for line in text.split("\n\n")[0].splitlines() if ":" in line
     )
@@ -26,17 +26,17 @@ def processor(text: str) -> dict[str, Any]:
 
 
 def libraries(python: str) -> dict[str, str]:
-    """Versions of the libraries that compute, in another Python."""
+    """Return the versions of the numeric libraries of another Python."""
     code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {LIBRARIES!r}}}))"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    versions: dict[str, str] = json.loads(done.stdout)
+    return versions
 
 
 def describe(runtime: Runtime | None = None) -> dict[str, Any]:
-    """This machine, its load now, the commit, and the libraries of both sides."""
+    """Return the machine, its current load, the commit, and the libraries of both sides."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True)
-    found = {
+    description = {
         **processor(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
         "cores": len(os.sched_getaffinity(0)),
         "load": [round(value, 2) for value in os.getloadavg()],
@@ -44,12 +44,12 @@ def describe(runtime: Runtime | None = None) -> dict[str, Any]:
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     if runtime is not None:
-        found["server_libraries"] = libraries(str(runtime.root / "stub" / "bin" / "python"))
-    return found
+        description["server_libraries"] = libraries(str(runtime.root / "stub" / "bin" / "python"))
+    return description
 
 
 def heading(machine: dict[str, Any]) -> str:
-    """One paragraph for people."""
+    """Format the description as a paragraph."""
     text = (
         f"{machine['cores']} cores of {machine['cpu']} ({', '.join(machine['flags'])}), "
         f"load {machine['load'][0]} before; commit {machine['commit']}"

@@ -1,7 +1,7 @@
-"""NVIDIA's perf_analyzer: fetched below ``.runtime/``, run, and its own record of each request read.
+"""NVIDIA's perf_analyzer: download to ``.runtime/``, run, and read its per-request records.
 
-It comes with a wheel of the Triton client that is older than ours, the last whose binary runs on the glibc of
-Debian 12; the two libraries that the wheel lacks are those of the server's.
+The binary comes from an older wheel of the Triton client, the last one that runs on the glibc of Debian 12. The two
+libraries that the wheel lacks are taken from the server's wheel.
 """
 
 from __future__ import annotations
@@ -25,42 +25,43 @@ from benchmarks.load.loop import Run
 REQUIREMENTS = Path(__file__).with_name("perf.txt")
 PLATFORM = "x86_64-manylinux_2_34"
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12.*"}
-"""What the binary asks for, and what the server's wheel calls it."""
+"""Libraries that the binary needs, and their names in the server's wheel."""
 TIME_LIMIT = 60.0
 TRIES = 5
-"""Of a measurement of some seconds: at 64 at a time the binary hangs now and then, with all its requests answered."""
+"""Attempts per measurement: at concurrency 64 the binary sometimes hangs after all requests are answered."""
 
 
 class LoadGeneratorError(ValueError):
-    """There is no load generator, or it failed."""
+    """The load generator is not available, or failed."""
 
 
 def ensure(runtime: Runtime, folder: Path = DEFAULT / "perf") -> Path:
-    """The binary, fetched into ``folder`` unless it is there for these requirements.
+    """Return the binary, after downloading it to ``folder`` if it is missing or the requirements changed.
 
     Raises:
-        LoadGeneratorError: If it cannot be fetched or does not run here.
+        LoadGeneratorError: If it cannot be downloaded or does not run on this machine.
     """
     program, marker = folder / "wheel" / "bin" / "perf_analyzer", folder / "inputs"
-    wanted = REQUIREMENTS.read_text(encoding="utf-8")
-    if not marker.is_file() or marker.read_text(encoding="utf-8") != wanted:
+    requirements = REQUIREMENTS.read_text(encoding="utf-8")
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != requirements:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "lib").mkdir(parents=True)
         try:
             options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--link-mode", "copy"]
-            place = ["--python-platform", PLATFORM, "--python", sys.executable, "--target", str(folder / "wheel")]
-            command = [find_uv(), "pip", "install", *options, *place, "-r", str(REQUIREMENTS)]
+            target = ["--python-platform", PLATFORM, "--python", sys.executable, "--target", str(folder / "wheel")]
+            command = [find_uv(), "pip", "install", *options, *target, "-r", str(REQUIREMENTS)]
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (RuntimeSetupError, subprocess.CalledProcessError) as error:
-            raise LoadGeneratorError(f"cannot fetch {wanted.split()[0]}: {getattr(error, 'stderr', error)}") from error
+            message = f"cannot download {requirements.split()[0]}: {getattr(error, 'stderr', error)}"
+            raise LoadGeneratorError(message) from error
         for name, pattern in LIBRARIES.items():
-            found = next((runtime.package / "nvidia_pytriton.libs").glob(pattern), None)
-            if found is None:
+            library = next((runtime.package / "nvidia_pytriton.libs").glob(pattern), None)
+            if library is None:
                 raise LoadGeneratorError(f"{runtime.package}: no {pattern}, which perf_analyzer needs")
-            (folder / "lib" / name).symlink_to(found.resolve())
+            (folder / "lib" / name).symlink_to(library.resolve())
         program.chmod(0o755)
         _run([str(program), "--version"], folder / "lib")
-        marker.write_text(wanted, encoding="utf-8")
+        marker.write_text(requirements, encoding="utf-8")
     return program
 
 
@@ -69,7 +70,7 @@ def _run(command: list[str], libraries: Path) -> str:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT)
     except OSError as error:
-        raise LoadGeneratorError(f"perf_analyzer does not run here: {error}") from error
+        raise LoadGeneratorError(f"perf_analyzer does not run on this machine: {error}") from error
     if done.returncode:
         raise LoadGeneratorError(
             f"perf_analyzer failed with status {done.returncode}: {(done.stdout + done.stderr)[-800:]}"
@@ -78,7 +79,7 @@ def _run(command: list[str], libraries: Path) -> str:
 
 
 def write_inputs(path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
-    """Requests of one row as perf_analyzer reads them; it gives the batch dimension itself."""
+    """Write requests of one row in the format of perf_analyzer, which adds the batch dimension itself."""
     data = [
         {
             name: {
@@ -93,7 +94,7 @@ def write_inputs(path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_profile(data: Mapping[str, Any]) -> Run:
-    """The requests of an exported profile; those without an answer are failures."""
+    """Return the requests of an exported profile; requests without an answer are failures."""
     run = Run()
     (experiment,) = data["experiments"]
     requests = experiment["requests"]
@@ -108,10 +109,10 @@ def read_profile(data: Mapping[str, Any]) -> Run:
 
 
 def measure(program: Path, url: str, model: str, inputs: Path, concurrency: int, requests: int) -> Run:
-    """Put ``requests`` requests to a model over gRPC, ``concurrency`` at a time.
+    """Send ``requests`` requests to a model over gRPC, ``concurrency`` at a time.
 
     Raises:
-        LoadGeneratorError: If a request failed, or the load generator hangs again and again.
+        LoadGeneratorError: If a request fails, or the load generator hangs in every attempt.
     """
     with tempfile.TemporaryDirectory(prefix="albef-perf-") as folder:
         out = Path(folder) / "profile.json"

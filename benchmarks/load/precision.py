@@ -1,4 +1,4 @@
-"""Graphs in smaller numbers: how much faster, and what the tasks lose by them."""
+"""Low-precision graphs: speed, and loss in task metrics."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ from benchmarks.load.variants import VARIANTS, tiled
 
 
 def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dict[str, Path]:
-    """Write the graphs of some tasks as a variant below ``out``, as the export stage lays them out; by their names.
+    """Convert the graphs of some tasks to a variant, in the folder layout of the export stage.
 
-    A graph that ONNX Runtime does not load as this variant stays in fp32.
+    A graph that ONNX Runtime cannot load in this variant stays in fp32.
+
+    Returns:
+        Files by the name of the graph in the repository.
     """
     files = {}
     for task in tasks:
@@ -42,7 +45,9 @@ def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dic
                 try:
                     open_session(files[name])
                 except GraphError as error:
-                    print(f"{name}: stays in fp32, as {variant} does not load: {str(error)[-200:]}", file=sys.stderr)
+                    print(
+                        f"{name}: kept in fp32, because {variant} does not load: {str(error)[-200:]}", file=sys.stderr
+                    )
                     shutil.copyfile(source, files[name])
     return files
 
@@ -50,18 +55,18 @@ def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dic
 def latencies(
     repository: Path, files: dict[str, Path], inputs: dict[str, list[Any]], batches: Sequence[int], rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Of each graph and batch, the variant's time beside that of the repository's own graph, run by run in turn."""
+    """Yield the latency of each graph and batch size, alternating with the graph of the repository."""
     for name, rows in inputs.items():
-        own, other = Graph(repository / name, 1), Graph(repository / name, 1, files[name])
-        outputs = [output.name for output in own.session.get_outputs()]
+        original, variant = Graph(repository / name, 1), Graph(repository / name, 1, files[name])
+        outputs = [output.name for output in original.session.get_outputs()]
         for batch in batches:
             feeds, times = tiled(rows[0], batch), ([], [])  # type: tuple[dict[str, Any], tuple[list[float], list[float]]]
             for number in range(-1, rounds):
-                for side, graph in enumerate((own, other)):
-                    began = time.perf_counter()
+                for side, graph in enumerate((original, variant)):
+                    start = time.perf_counter()
                     graph.run(feeds, outputs)
-                    if number >= 0:  # the first run allocates
-                        times[side].append(time.perf_counter() - began)
+                    if number >= 0:  # the first run allocates memory
+                        times[side].append(time.perf_counter() - start)
             ours, theirs = np.array(times[0]), np.array(times[1])
             yield {
                 "graph": name,
@@ -76,18 +81,18 @@ def latencies(
 def accuracy(
     config: Config, artifacts: Path, repository: Path, tasks: Sequence[str], variants: Sequence[str], limit: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Every task's metric with each variant, on the test lists; the gallery is encoded anew with its graphs."""
+    """Yield each task metric on the test lists for every variant, with an index encoded by its graphs."""
     lists, images = artifacts / "validated" / "lists", artifacts / "data"
-    plain: dict[str, list[float]] = {}
+    baseline: dict[str, list[float]] = {}
     for variant in ("fp32", *variants):
         with tempfile.TemporaryDirectory(prefix="albef-precision-") as folder:
             make(repository, variant, tasks, Path(folder) / "export")
             out = Path(folder) / "repository"
             repositories.run(config, Path(folder) / "export", lists, images, artifacts / "tokenizer", out)
             for task in tasks:
-                found = quantize.scores(Local(out, task), task, lists, image_root(images), limit)
-                plain.update({metric: scores for metric, scores in found.items() if metric not in plain})
-                for change in quantize.compare({metric: plain[metric] for metric in found}, found):
+                scores = quantize.scores(Local(out, task), task, lists, image_root(images), limit)
+                baseline.update({metric: values for metric, values in scores.items() if metric not in baseline})
+                for change in quantize.compare({metric: baseline[metric] for metric in scores}, scores):
                     yield {"variant": variant, **asdict(change)}
 
 
@@ -100,7 +105,7 @@ def measure(
     rounds: int,
     size: tuple[int, int],
 ) -> Iterator[dict[str, Any]]:
-    """The speed of each variant's graphs, on inputs that the endpoints give them."""
+    """Yield the speed of each variant's graphs, on the inputs that the endpoints pass to them."""
     inputs = inputs_of(repository, kinds, 1, size)
     for variant in variants:
         with tempfile.TemporaryDirectory(prefix="albef-precision-") as folder:
@@ -114,13 +119,13 @@ LOSS = ("variant", "metric", "questions", "value", "loss ± standard error")
 
 
 def speed_row(result: dict[str, Any]) -> list[Any]:
-    """A line of the table of speeds."""
+    """Return a row of the table of speeds."""
     times = [f"{result[key]:.4g}" for key in ("fp32_ms", "variant_ms")]
     gain = f"{result['speedup']:.2f}"
     return [result["variant"], result["graph"], result["batch"], *times, gain, f"{result['size']:.0%}"]
 
 
 def loss_row(result: dict[str, Any]) -> list[Any]:
-    """A line of the table of losses."""
+    """Return a row of the table of losses."""
     loss = f"{result['loss']:+.4f} ± {result['standard_error']:.4f}"
     return [result["variant"], result["metric"], result["questions"], f"{result['after']:.4f}", loss]

@@ -1,4 +1,4 @@
-"""Questions to the endpoints: pictures of a camera's size and short sentences, each from its own seed."""
+"""Requests to the endpoints: photo-sized images and short sentences, each generated from a seed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from albef.serving import protocol, requests
-from albef.serving.requests import Call
+from albef.serving.requests import Request
 
-COLOURS = ("red", "green", "blue", "black", "white", "yellow", "orange", "purple", "brown", "grey")
+COLORS = ("red", "green", "blue", "black", "white", "yellow", "orange", "purple", "brown", "gray")
 THINGS = (
     *("dog", "cat", "horse", "bird", "fish", "apple", "banana", "pear", "car", "bus"),
     *("train", "boat", "house", "tree", "flower", "book", "clock", "cup", "chair", "table"),
@@ -24,11 +24,11 @@ THINGS = (
 PLACES = ("left of", "right of", "above", "below", "behind", "in front of", "next to", "on")
 COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 SIZE = (640, 480)
-"""Of a picture: what COCO's have."""
+"""Image size in COCO."""
 
 
-def picture(seed: int, size: tuple[int, int] = SIZE) -> bytes:
-    """A JPEG file of smooth colours with some noise, which no other seed gives."""
+def make_image(seed: int, size: tuple[int, int] = SIZE) -> bytes:
+    """Return a JPEG file of smooth colors with noise, different for each seed."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
@@ -39,36 +39,36 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> bytes:
 
 
 def sentence(seed: int) -> str:
-    """A caption of eight to ten words."""
+    """Return a caption of eight to ten words."""
     choose = random.Random(seed).choice
-    return f"a {choose(COLOURS)} {choose(THINGS)} {choose(PLACES)} {choose(COUNTS)} {choose(COLOURS)} {choose(THINGS)}s"
+    return f"a {choose(COLORS)} {choose(THINGS)} {choose(PLACES)} {choose(COUNTS)} {choose(COLORS)} {choose(THINGS)}s"
 
 
 def question(seed: int) -> str:
-    """A question of seven to nine words."""
+    """Return a question of seven to nine words."""
     choose = random.Random(seed).choice
-    return f"what is {choose(PLACES)} the {choose(COLOURS)} {choose(THINGS)}"
+    return f"what is {choose(PLACES)} the {choose(COLORS)} {choose(THINGS)}"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of request.
+    """Kind of request.
 
     Args:
-        endpoint: Who answers it.
-        make: From a picture's file and a seed for words to the request.
+        endpoint: Name of the endpoint.
+        make: Function from an image file and a seed for the text to the request.
     """
 
     name: str
     endpoint: str
-    make: Callable[[bytes, int], Call[Any]]
+    make: Callable[[bytes, int], Request[Any]]
 
 
-def _by_text(image: bytes, seed: int) -> Call[Any]:
+def _by_text(image: bytes, seed: int) -> Request[Any]:
     return requests.retrieval(protocol.ENDPOINT_TEXT, [sentence(seed).encode()], protocol.DEFAULT_K, True)
 
 
-def _by_image(image: bytes, seed: int) -> Call[Any]:
+def _by_image(image: bytes, seed: int) -> Request[Any]:
     return requests.retrieval(protocol.ENDPOINT_IMAGE, [image], protocol.DEFAULT_K, True)
 
 
@@ -84,27 +84,27 @@ KINDS = {
         Kind("grounding", protocol.GROUNDING.name, lambda i, s: requests.grounding(i, [sentence(s)], None)),
     )
 }
-"""What a benchmark asks, by name."""
+"""Kinds of requests by name."""
 
 
 class Questions:
-    """A stock of requests of one kind, all different; asked in turn.
+    """Cyclic sequence of distinct requests of one kind.
 
     Args:
-        count: Of the stock; a longer run starts over.
-        seed: Where its seeds begin.
+        count: Number of requests; higher indices start over.
+        seed: First seed.
     """
 
     def __init__(self, kind: Kind, count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> None:
         self.kind = kind
-        self._stock = [kind.make(_picture(seed + number, size), seed + number) for number in range(count)]
+        self._requests = [kind.make(_cached_image(seed + number, size), seed + number) for number in range(count)]
 
-    def __getitem__(self, number: int) -> Call[Any]:
-        return self._stock[number % len(self._stock)]
+    def __getitem__(self, number: int) -> Request[Any]:
+        return self._requests[number % len(self._requests)]
 
     def __len__(self) -> int:
-        return len(self._stock)
+        return len(self._requests)
 
 
-_picture = functools.lru_cache(maxsize=4096)(picture)
-"""Kinds share pictures."""
+_cached_image = functools.lru_cache(maxsize=4096)(make_image)
+"""Images are shared by all kinds of requests."""

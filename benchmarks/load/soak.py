@@ -1,4 +1,4 @@
-"""Load for minutes: does every request get its answer, and does memory stay where it was?"""
+"""Long-running load that records failed requests and memory use."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from benchmarks.load.loop import closed_loop, table
 from benchmarks.load.questions import KINDS, Questions
 
 WARM_UP = 0.2
-"""Share of the time that does not count: memory pools and the cache fill."""
+"""Fraction of the run that is excluded from memory statistics, while memory pools and the cache fill."""
 
 
 def processes(session: int) -> list[int]:
-    """Process ids of a session: the server, which leads it, and all that it started."""
-    found = []
+    """Return the process ids of a session: the server, which leads it, and its child processes."""
+    pids = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
                 if os.getsid(int(path.name)) == session:
-                    found.append(int(path.name))
+                    pids.append(int(path.name))
             except ProcessLookupError:
                 continue
-    return found
+    return pids
 
 
 def memory(pids: Sequence[int]) -> dict[str, float]:
-    """MiB of some processes together: resident, and proportional, which counts shared pages once."""
+    """Return the total MiB of some processes: resident, and proportional, which counts shared pages once."""
     totals = {"Rss": 0.0, "Pss": 0.0}
     for pid in pids:
         try:
@@ -50,14 +50,14 @@ def memory(pids: Sequence[int]) -> dict[str, float]:
 
 
 def slope(minutes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """Least-squares slope and its standard error, NaN with fewer than three points."""
+    """Return the least-squares slope and its standard error; NaN with fewer than three points."""
     x, y = np.asarray(minutes), np.asarray(values)
     if len(x) < 3:
         return float("nan"), float("nan")
-    centred = x - x.mean()
-    rise = float(centred @ y / (centred @ centred))
-    rest = y - y.mean() - rise * centred
-    return rise, float(np.sqrt(rest @ rest / (len(x) - 2) / (centred @ centred)))
+    centered = x - x.mean()
+    gradient = float(centered @ y / (centered @ centered))
+    residuals = y - y.mean() - gradient * centered
+    return gradient, float(np.sqrt(residuals @ residuals / (len(x) - 2) / (centered @ centered)))
 
 
 def run(
@@ -66,13 +66,13 @@ def run(
     concurrency: int,
     seconds: float,
     every: float,
-    pictures: int,
+    images: int,
     size: tuple[int, int],
     cache_bytes: int,
 ) -> dict[str, Any]:
-    """Ask questions of all kinds in random order, and look at the server's memory now and then."""
-    stock = [Questions(KINDS[name], pictures, size) for name in kinds]
-    count = len(stock) * pictures
+    """Send requests of all kinds in random order, and sample the server's memory every ``every`` seconds."""
+    questions = [Questions(KINDS[name], images, size) for name in kinds]
+    count = len(questions) * images
     order = random.Random(0).sample(range(count), count)
     samples: list[dict[str, float]] = []
     with TritonServer(repository, cache_bytes=cache_bytes) as server, Client(server.grpc_url, timeout=120) as client:
@@ -88,8 +88,8 @@ def run(
                     return
 
         def ask(number: int) -> None:
-            chosen = order[number % count]
-            client.ask(stock[chosen % len(stock)][chosen // len(stock)])
+            index = order[number % count]
+            client.ask(questions[index % len(questions)][index // len(questions)])
 
         watcher = threading.Thread(target=watch, args=(server.pid,), daemon=True)
         watcher.start()
@@ -97,7 +97,7 @@ def run(
         done.set()
         watcher.join()
         lost = len(before) - len(processes(server.pid))
-    # The wait for the last answers is no load any more.
+    # After the deadline the server only finishes its last requests.
     kept = [sample for sample in samples if WARM_UP * seconds <= sample["s"] <= seconds]
     result: dict[str, Any] = {
         "kinds": list(kinds),
@@ -113,22 +113,22 @@ def run(
     }
     for key in ("Rss", "Pss"):
         values = [sample[key] for sample in kept]
-        rise, error = slope([sample["s"] / 60 for sample in kept], values)
+        gradient, error = slope([sample["s"] / 60 for sample in kept], values)
         middle = values[len(values) // 2] if values else float("nan")
         ends = (values[0], values[-1]) if values else (float("nan"),) * 2
         result[key] = {
             "warm_mib": ends[0],
             "middle_mib": middle,
             "end_mib": ends[1],
-            "mib_per_minute": rise,
+            "mib_per_minute": gradient,
             "standard_error": error,
         }
     return result
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result for people."""
-    failed = ", ".join(f"{count} x {what}" for what, count in result["failures"].items()) or "none"
+    """Format the result as text."""
+    failed = ", ".join(f"{count} x {error}" for error, count in result["failures"].items()) or "none"
     rows = [
         [
             {"Rss": "resident", "Pss": "proportional"}[key],
@@ -139,8 +139,8 @@ def report(result: dict[str, Any]) -> str:
     ]
     return (
         f"{result['requests']} requests in {result['seconds'] / 60:.1f} minutes, {result['concurrency']} at a time "
-        f"({', '.join(result['kinds'])}): {result['per_s']:.1f} a second, "
+        f"({', '.join(result['kinds'])}): {result['per_s']:.1f} per second, "
         f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms\n"
         f"failed: {failed}; processes lost: {result['lost_processes']}\n\n"
-        + table(("MiB of the server and its stubs", "warm", "middle", "end", "a minute ± standard error"), rows)
+        + table(("MiB of the server and its stubs", "warm", "middle", "end", "per minute ± standard error"), rows)
     )

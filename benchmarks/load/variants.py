@@ -1,4 +1,4 @@
-"""Graphs in smaller numbers, by the name of the variant: each function writes one ONNX file from another."""
+"""Conversions of ONNX graphs to lower precision, by name."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from albef.export.quantize import int8
 
 
 def int8_ffn(source: Path, target: Path) -> None:
-    """Only the feed-forward layers, whose weights are four times as wide as high or the reverse: attention's maps of
-    queries, keys and values stay in fp32."""
+    """Quantize feed-forward layers only.
+
+    Their weights have an aspect ratio of four; the projections of queries, keys and values stay in fp32.
+    """
     int8(source, target, lambda shape: len(shape) != 2 or max(shape) != 4 * min(shape))
 
 
 def int8_blocks(source: Path, target: Path) -> None:
-    """Weights in int8, a scale per block of 32, and activations likewise."""
+    """Quantize weights and activations to int8 with one scale per block of 32."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
-    how = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8)
-    made = MatMulNBitsQuantizer(onnx.load(str(source)), algo_config=how)
-    made.process()
-    made.model.save_model_to_file(str(target))
+    config = DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8)
+    quantizer = MatMulNBitsQuantizer(onnx.load(str(source)), algo_config=config)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(target))
 
 
 def fp16(source: Path, target: Path) -> None:
-    """Everything in half precision, but for inputs and outputs."""
+    """Convert everything except inputs and outputs to half precision."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -45,7 +47,7 @@ VARIANTS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def bf16_kernel() -> str:
-    """What ONNX Runtime's CPU says of a matrix product in bf16; empty where it has one."""
+    """Return ONNX Runtime's error for a bf16 matrix product on the CPU; empty if it is supported."""
     import onnxruntime as ort
     from onnx import TensorProto, helper
 
@@ -63,5 +65,5 @@ def bf16_kernel() -> str:
 
 
 def tiled(feeds: dict[str, Any], rows: int) -> dict[str, Any]:
-    """A request of one row as one of several."""
+    """Repeat the row of a request ``rows`` times."""
     return {name: np.repeat(array[:1], rows, axis=0) for name, array in feeds.items()}

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Starts Triton as `albef serve --explicit` does, in the container: HTTP on 8000, gRPC on 8001, metrics on 8002.
-#   MODEL_REPOSITORY  a folder, or s3://...
-#   CACHE_BYTES       of the response cache, which keeps encodings of images
-#   EXIT_TIMEOUT      seconds for requests under way when stopping; give the container a few more
-# Further arguments are passed on.
+# Starts Triton in the container like `albef serve --explicit`: HTTP on 8000, gRPC on 8001, metrics on 8002.
+#   MODEL_REPOSITORY  folder or s3://...
+#   CACHE_BYTES       size of the response cache, which stores image encodings
+#   EXIT_TIMEOUT      seconds for pending requests when stopping; the container needs a few more to stop
+# Further arguments are passed to tritonserver.
 set -eu
 exec tritonserver \
   --model-repository="${MODEL_REPOSITORY:-/models}" \

@@ -1,5 +1,5 @@
-# The project's Python environment: Prefect server and worker, MLflow. The checkout itself is mounted at /checkout, for DVC
-# needs its git repository and writes results into it.
+# Python environment of the project for the Prefect server, the Prefect worker and MLflow. The checkout is mounted at
+# /checkout, because DVC needs its git repository and writes results into it.
 #
 #   docker build -f infra/docker/worker.Dockerfile -t albef-project:0.1.0 .
 FROM python:3.12-slim-bookworm
@@ -21,8 +21,8 @@ RUN pip install --no-cache-dir uv==0.13.9 \
  && uv pip install --system --no-cache -c constraints.txt -b constraints.txt \
       '.[pipeline,flows,tune,tracking,validation,report,export,serving]'
 
-# Nothing reports to anyone. The mounted checkout comes before the copy that was installed; it belongs to a user of the
-# host, which git would not trust.
+# No telemetry. PYTHONPATH puts the mounted checkout before the installed copy. The checkout belongs to a user of the
+# host, so git needs safe.directory.
 ENV DO_NOT_TRACK=1 \
     DVC_NO_ANALYTICS=1 \
     GX_ANALYTICS_ENABLED=false \

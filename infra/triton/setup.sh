@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the local Triton runtime below .runtime/ (nothing to do if it is up to date). UV names the uv to use.
+# Builds the local Triton runtime in .runtime/ unless it is up to date. UV sets the path of uv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 exec "${PYTHON:-.venv/bin/python}" -m albef.serving.runtime "$@"

@@ -45,7 +45,7 @@ def orchestrated(tree: Tree, folder: Path) -> Iterator[tuple[subprocess.Popen[by
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
         ) as script:
             try:
-                until(lambda: "Deployed, and a worker takes their runs" in log.read_text() or script.poll(), 180, log)
+                until(lambda: "Deployed; the worker is running" in log.read_text() or script.poll(), 180, log)
                 run = [PREFECT, "deployment", "run", "pretrain/local"]
                 done = subprocess.run(run, cwd=tree.root, env=environment, capture_output=True, text=True)
                 assert done.returncode == 0, done.stdout + done.stderr + log.read_text()

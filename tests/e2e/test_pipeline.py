@@ -205,5 +205,5 @@ def test_own_data_go_all_the_way_and_a_broken_record_stops_them(tree: Tree, tmp_
     copy.dvc("update", "data.dvc")
     output = copy.dvc("repro", ok=False)
     assert ran(output)[-1] == "inspect"
-    assert "pretrain.json: expectation 'pictures_there' failed, 1 bad rows, such as row 3" in output
+    assert "pretrain.json: expectation 'images_exist' failed, 1 bad rows, such as row 3" in output
     assert json.loads((copy.root / "artifacts/raw/report.json").read_text())["success"] is False

@@ -22,9 +22,9 @@ from albef.serving.requests import InvalidRequestError
 from albef.serving.session import open_session
 from benchmarks import evaluate, serving, size
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
-from benchmarks.load.local import Local, Turns
+from benchmarks.load.local import FairSemaphore, Local
 from benchmarks.load.loop import Load, Run, closed_loop, side_by_side, table
-from benchmarks.load.questions import KINDS, Questions, picture, sentence
+from benchmarks.load.questions import KINDS, Questions, make_image, sentence
 from tests.served import TASKS, Served, served
 
 SMALL = (64, 48)
@@ -96,7 +96,7 @@ def test_as_many_callers_as_asked_for() -> None:
 
 
 def test_turns_are_given_in_the_order_of_coming() -> None:
-    turns, done, lock = Turns(1), [], threading.Lock()
+    turns, done, lock = FairSemaphore(1), [], threading.Lock()
 
     def wait(number: int) -> None:
         with turns, lock:
@@ -147,8 +147,8 @@ def test_record_of_the_load_generator(tmp_path: Path) -> None:
 
 
 def test_questions_differ() -> None:
-    assert len({picture(seed, SMALL) for seed in range(8)}) == len({sentence(seed) for seed in range(8)}) == 8
-    assert picture(3, SMALL) == picture(3, SMALL)
+    assert len({make_image(seed, SMALL) for seed in range(8)}) == len({sentence(seed) for seed in range(8)}) == 8
+    assert make_image(3, SMALL) == make_image(3, SMALL)
 
 
 def test_what_is_said_of_the_machine() -> None:
@@ -171,7 +171,7 @@ def test_differences_of_answers() -> None:
 
 def test_errors_of_the_baseline_are_the_clients(model: Served) -> None:
     with pytest.raises(InvalidRequestError, match="'text' is empty"):
-        Local(model.repository, "entailment").ask(requests.entailment(picture(0, SMALL), ["  "]))
+        Local(model.repository, "entailment").ask(requests.entailment(make_image(0, SMALL), ["  "]))
 
 
 def test_inputs_are_those_of_the_endpoints(model: Served) -> None:
@@ -217,7 +217,7 @@ def test_a_long_run_counts_failures(model: Served, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Questions, "__getitem__", sometimes_wrong)
     result = soak.run(model.repository, list(KINDS), 4, 2.0, 0.2, 8, SMALL, 2**22)
     (failure,) = result["failures"]
-    assert failure.startswith("InvalidRequestError: 'image': not a readable picture")
+    assert failure.startswith("InvalidRequestError: 'image': not a readable image")
     assert result["requests"] > 20
     assert result["lost_processes"] == 0
     # The server, and a stub per model: four endpoints and ten graphs.
@@ -231,7 +231,7 @@ def test_the_command_writes_what_it_prints(
     model: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments = ["cache", "--repository", str(model.repository), "--only", "vqa", "retrieval-text"]
-    options = ["--pictures", "3", "--again", "2", "--size", "64x48", "--json", str(tmp_path / "out.json")]
+    options = ["--images", "3", "--again", "2", "--size", "64x48", "--json", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["serving", *arguments, *options])
     assert serving.main() == 0
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]

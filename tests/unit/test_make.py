@@ -42,7 +42,7 @@ def script(path: Path, text: str) -> Path:
 def test_without_a_clone_it_says_so(folder: Path) -> None:
     done = make(folder, "git")
     assert done.returncode != 0
-    assert "This folder is no git clone, and DVC needs one" in done.stderr
+    assert "not a git repository" in done.stderr
 
 
 def test_in_a_clone_it_says_nothing(folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""The built-in world: small pictures composed of emoji sprites, with text that is true of them.
+"""Built-in synthetic data set: images composed of emoji sprites, with matching text.
 
-`lexicon` names the sprites, `scenes` draws what a picture holds, `render` paints it, `captions`, `questions`,
-`hypotheses`, `pairs` and `referring` say things about it, `world` writes the official lists.
+`lexicon` reads the sprites, `scenes` samples the content of images, `render` draws them. `captions`, `questions`,
+`hypotheses`, `pairs` and `referring` generate text, from which `lists` builds the official lists. `world` holds the
+scenes of all splits.
 """

@@ -1,4 +1,4 @@
-"""Captions: what a scene shows, in varying words, wholly or in part, and the noise of the web."""
+"""Captions of scenes: full, partial, and corrupted like web captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from albef.datasets.emoji.lexicon import BACKGROUNDS, Lexicon
 from albef.datasets.emoji.scenes import Group, Scene
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-# Relation of a first thing to a second, by axis, then of the second to the first.
+# By axis, phrases for the relation of a first object to a second, then of the second to the first.
 RELATIONS = {
     "x": (("left of", "to the left of", "on the left of"), ("right of", "to the right of", "on the right of")),
     "y": (("above", "over", "on top of"), ("below", "under", "beneath")),
@@ -21,43 +21,48 @@ _ADJECTIVES = {"stripes": "striped", "dots": "dotted", "checks": "checked"}
 
 
 def with_article(phrase: str) -> str:
-    """The phrase behind the right indefinite article."""
+    """Prefix the phrase with its indefinite article."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 class Captioner:
-    """Words for scenes; every choice comes from the generator handed in."""
+    """Caption generator; all randomness comes from the ``rng`` arguments.
+
+    Args:
+        lexicon: Sprites of the scenes.
+        synonyms: Fraction of names replaced by a synonym.
+    """
 
     def __init__(self, lexicon: Lexicon, synonyms: float = 0.0) -> None:
         self.lexicon = lexicon
-        self.synonyms = synonyms  # share of names replaced by another everyday word
+        self.synonyms = synonyms
 
     def full(self, scene: Scene, rng: Random) -> str:
-        """A caption that names every group with its count, the relations and the background."""
-        things = [self.thing(g, rng) for g in scene.groups]
-        prefix = rng.choice(_PREFIXES) if len(things) < 3 else ""  # long enough as it is
-        return _join(prefix, _arranged(things, scene.axis, rng), background(scene.background, rng))
+        """Return a caption of all groups with their counts, relations and background."""
+        objects = [self.noun_phrase(g, rng) for g in scene.groups]
+        prefix = rng.choice(_PREFIXES) if len(objects) < 3 else ""  # avoids overlong captions
+        return _join(prefix, _arranged(objects, scene.axis, rng), background_phrase(scene.background, rng))
 
     def partial(self, scene: Scene, rng: Random) -> str:
-        """A caption that leaves something out."""
-        things = [self.thing(g, rng) for g in scene.groups]
-        some = rng.choice(things)
+        """Return a caption that omits part of the scene."""
+        objects = [self.noun_phrase(g, rng) for g in scene.groups]
+        single = rng.choice(objects)
         kind = rng.randrange(4)
         if kind == 0:
-            return _join(rng.choice(_PREFIXES), _arranged(things, scene.axis, rng))
+            return _join(rng.choice(_PREFIXES), _arranged(objects, scene.axis, rng))
         if kind == 1:
-            return _join(rng.choice(_PREFIXES), some, background(scene.background, rng))
-        listed = listing(rng.sample(things, len(things)))
+            return _join(rng.choice(_PREFIXES), single, background_phrase(scene.background, rng))
+        listed = enumerate_phrases(rng.sample(objects, len(objects)))
         if kind == 2:
             return _join(rng.choice(("a picture with", "here you see", "this shows", "look at")), listed)
-        return _join(listed, background(scene.background, rng))
+        return _join(listed, background_phrase(scene.background, rng))
 
-    def any(self, scene: Scene, rng: Random, partial: float) -> str:
-        """A full caption, or in a share ``partial`` of cases one that leaves something out."""
+    def caption(self, scene: Scene, rng: Random, partial: float) -> str:
+        """Return a partial caption with probability ``partial``, else a full one."""
         return self.partial(scene, rng) if rng.random() < partial else self.full(scene, rng)
 
-    def thing(self, group: Group, rng: Random) -> str:
-        """A noun phrase for a group: "a large dog", "two cats"."""
+    def noun_phrase(self, group: Group, rng: Random) -> str:
+        """Return the noun phrase of a group: "a large dog", "two cats"."""
         sprite = self.lexicon[group.name]
         if group.count > 1:
             number = "a pair of" if group.count == 2 and rng.random() < 0.2 else NUMBERS[group.count]
@@ -67,8 +72,11 @@ class Captioner:
             return with_article(name)
         return with_article(f"{rng.choice(_SIZES[group.size])} {name}")
 
-    def noisy(self, caption: str, others: list[str], rng: Random) -> str:
-        """What a web crawl would have instead: the text of another picture, or a mangled one."""
+    def corrupt(self, caption: str, others: list[str], rng: Random) -> str:
+        """Return a noisy caption.
+
+        It is the caption of another image, or has its words shuffled or partly dropped.
+        """
         kind = rng.randrange(3)
         if kind == 0:
             return rng.choice(others)
@@ -80,37 +88,38 @@ class Captioner:
         return " ".join(kept or words[:1])
 
 
-def background(name: str, rng: Random) -> str:
-    """A phrase for the background: "on a blue background", "on green stripes"."""
-    paper = BACKGROUNDS[name]
-    if paper.pattern != "plain":
+def background_phrase(name: str, rng: Random) -> str:
+    """Return a background phrase such as "on a blue background"."""
+    background = BACKGROUNDS[name]
+    if background.pattern != "plain":
         if rng.random() < 0.6:
-            return rng.choice(("on", "against")) + f" {paper.name}"
-        return "on " + with_article(f"{paper.color} {_ADJECTIVES[paper.pattern]} background")
-    return rng.choice(("on", "on", "against", "with")) + " " + with_article(f"{paper.color} background")
+            return rng.choice(("on", "against")) + f" {background.name}"
+        return "on " + with_article(f"{background.color} {_ADJECTIVES[background.pattern]} background")
+    return rng.choice(("on", "on", "against", "with")) + " " + with_article(f"{background.color} background")
 
 
-def listing(things: list[str]) -> str:
-    """Join things as in: a cat, a dog and a bus."""
-    return things[0] if len(things) == 1 else ", ".join(things[:-1]) + " and " + things[-1]
+def enumerate_phrases(phrases: list[str]) -> str:
+    """Join phrases as in: a cat, a dog and a bus."""
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-def _arranged(things: list[str], axis: str, rng: Random) -> str:
+def _arranged(objects: list[str], axis: str, rng: Random) -> str:
+    """Join noun phrases with their spatial relations."""
     forward, backward = RELATIONS[axis]
     start, end = ENDS[axis]
-    if len(things) == 1:
-        return things[0]
-    if len(things) == 2:
-        first, second = things
+    if len(objects) == 1:
+        return objects[0]
+    if len(objects) == 2:
+        first, second = objects
         kind = rng.randrange(5)
         if kind < 2:
             return f"{first} {rng.choice(forward)} {second}"
         if kind < 4:
             return f"{second} {rng.choice(backward)} {first}"
         return f"{first} {start} and {second} {end}"
-    if len(things) == 3 and rng.random() < 0.4:
-        return f"{things[1]} between {things[0]} {start} and {things[2]} {end}"
-    return f"{ORDER[axis]} {listing(things)}"
+    if len(objects) == 3 and rng.random() < 0.4:
+        return f"{objects[1]} between {objects[0]} {start} and {objects[2]} {end}"
+    return f"{ORDER[axis]} {enumerate_phrases(objects)}"
 
 
 def _join(*parts: str) -> str:

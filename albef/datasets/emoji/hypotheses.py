@@ -1,7 +1,7 @@
-"""Visual entailment: sentences that are true of a picture, false of it, or about something it does not show.
+"""Visual entailment: hypotheses that an image entails, contradicts or leaves open.
 
-A sentence presupposes the things it names. If one of them is not in the picture, the picture cannot tell: neutral.
-Every form of sentence occurs with each label equally often and with the same words, so that a text alone tells nothing.
+A hypothesis presupposes the objects it names; it is neutral if one of them is not in the image. Every form of sentence
+occurs equally often with each label and with the same words, so the text alone does not reveal the label.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 from dataclasses import replace
 from random import Random
 
-from albef.datasets.emoji.captions import NUMBERS, RELATIONS, background
+from albef.datasets.emoji.captions import NUMBERS, RELATIONS, background_phrase
 from albef.datasets.emoji.lexicon import BACKGROUNDS, Lexicon
 from albef.datasets.emoji.questions import absent
 from albef.datasets.emoji.scenes import Compositions, Group, Scene
@@ -19,7 +19,10 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 
 class HypothesisGenerator:
-    """Makes claims about scenes of one split, each label in turn for every form."""
+    """Generator of hypotheses about scenes of one split.
+
+    Every form of sentence cycles through the labels.
+    """
 
     def __init__(self, lexicon: Lexicon, compositions: Compositions, max_objects: int, split: str) -> None:
         self.lexicon, self.compositions, self.split = lexicon, compositions, split
@@ -27,7 +30,7 @@ class HypothesisGenerator:
         self.forms: tuple[Callable[[Scene, str, Random], str | None], ...] = (
             self.relation,
             self.relation,
-            self.paper,
+            self.background,
             self.middle,
             self.size,
             self.number,
@@ -35,19 +38,26 @@ class HypothesisGenerator:
         )
         self.turns: dict[str, int] = {}
 
-    def claim(self, scene: Scene, rng: Random, said: Container[str] = ()) -> tuple[str, str] | None:
-        """A sentence that was not ``said`` yet, with its label; None if no form suits the scene."""
+    def generate(self, scene: Scene, rng: Random, exclude: Container[str] = ()) -> tuple[str, str] | None:
+        """Return a new sentence and its label.
+
+        Args:
+            exclude: Sentences that must not be repeated.
+
+        Returns:
+            Sentence and label, None if no form applies to the scene.
+        """
         for form in rng.sample(self.forms, len(self.forms)):
             turn = self.turns.get(form.__name__, 0)
             label = LABELS[turn % len(LABELS)]
             sentence = form(scene, label, rng)
-            if sentence is not None and sentence not in said:
+            if sentence is not None and sentence not in exclude:
                 self.turns[form.__name__] = turn + 1
                 return sentence, label
         return None
 
     def relation(self, scene: Scene, label: str, rng: Random) -> str | None:
-        """The dog is left of the cat."""
+        """Return a hypothesis on the relation of two groups."""
         if len(scene.groups) != 2:
             return None
         direction = rng.randrange(2)
@@ -55,7 +65,7 @@ class HypothesisGenerator:
         if label == "neutral":
             if (other := self._absent(scene, rng)) is None:
                 return None
-            # Which of the two is missing, and which way round, says nothing either.
+            # The missing object and the direction are random, so neither reveals the label.
             if rng.random() < 0.5:
                 first = replace(first, name=other)
             else:
@@ -66,10 +76,11 @@ class HypothesisGenerator:
         relation = rng.choice(RELATIONS[scene.axis][direction])
         return f"{self._the(first)} {_be(first)} {relation} {self._the(second)}"
 
-    def paper(self, scene: Scene, label: str, rng: Random) -> str | None:
-        """The dog is on a blue background.
+    def background(self, scene: Scene, label: str, rng: Random) -> str | None:
+        """Return a hypothesis on the background.
 
-        Not of a thing alone: its name with its background is a composition, which a text would show.
+        Scenes of a single group are excluded: their name and background form a composition of the split, so the text
+        would reveal the label.
         """
         if len(scene.groups) < 2:
             return None
@@ -81,10 +92,10 @@ class HypothesisGenerator:
             group, name = replace(group, name=other), rng.choice(list(BACKGROUNDS))
         elif label == "contradiction":
             name = rng.choice([b for b in BACKGROUNDS if b != name])
-        return f"{self._the(group)} {_be(group)} {background(name, rng)}"
+        return f"{self._the(group)} {_be(group)} {background_phrase(name, rng)}"
 
     def middle(self, scene: Scene, label: str, rng: Random) -> str | None:
-        """The dog is between the cat and the bus."""
+        """Return a hypothesis on the middle one of three groups."""
         if len(scene.groups) != 3:
             return None
         left, middle, right = scene.groups
@@ -93,31 +104,31 @@ class HypothesisGenerator:
             at = rng.randrange(2)
             inner, outer[at] = outer[at], inner
         rng.shuffle(outer)
-        said = [inner, *outer]
+        groups = [inner, *outer]
         if label == "neutral":
             if (other := self._absent(scene, rng)) is None:
                 return None
             at = rng.randrange(3)
-            said[at] = replace(said[at], name=other)
-        inner, first, second = said
+            groups[at] = replace(groups[at], name=other)
+        inner, first, second = groups
         return f"{self._the(inner)} {_be(inner)} between {self._the(first)} and {self._the(second)}"
 
     def size(self, scene: Scene, label: str, rng: Random) -> str | None:
-        """The dog is large, said of a thing alone."""
+        """Return a hypothesis on the size of a single object."""
         group = scene.groups[0]
         if len(scene.groups) > 1 or group.size == "normal":
             return None
-        said = group.size
+        size: str = group.size
         if label == "neutral":
             if (other := self._absent(scene, rng)) is None:
                 return None
-            group, said = replace(group, name=other), rng.choice(("small", "large"))
+            group, size = replace(group, name=other), rng.choice(("small", "large"))
         elif label == "contradiction":
-            said = "small" if said == "large" else "large"
-        return f"{self._the(group)} is {said}"
+            size = "small" if size == "large" else "large"
+        return f"{self._the(group)} is {size}"
 
     def number(self, scene: Scene, label: str, rng: Random) -> str | None:
-        """The dogs are three in all, said of things of one kind."""
+        """Return a hypothesis on the count of a single group."""
         group = scene.groups[0]
         if len(scene.groups) > 1 or group.count == 1 or len(self.counts) < 2:
             return None
@@ -131,7 +142,10 @@ class HypothesisGenerator:
         return f"the {self.lexicon[name].plural} are {NUMBERS[count]} in all"
 
     def color(self, scene: Scene, label: str, rng: Random) -> str | None:
-        """The apple is red; neutral without any apple."""
+        """Return a hypothesis on the color of an object.
+
+        It is neutral if no object of this noun is in the image.
+        """
         colored = {g.name: s for g in scene.groups if g.count == 1 and (s := self.lexicon[g.name]).color}
         nouns = [self.lexicon[g.name].noun for g in scene.groups]
         unique = [n for n, s in colored.items() if nouns.count(s.noun) == 1]

@@ -1,4 +1,4 @@
-"""The things of the world: sprites with a name each, and the backgrounds they stand on."""
+"""Named sprites and backgrounds of the emoji data set."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Color = tuple[int, int, int]
 
 
 class LexiconError(ValueError):
-    """The folder of sprites is incomplete or too small for what is asked of it."""
+    """A sprite folder that is malformed or has too few sprites."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """A thing that pictures show.
+    """An object that images show.
 
-    ``name`` says it fully ("red apple"); ``color`` and ``noun`` are its parts where a colour tells it from another.
+    ``name`` is its full name ("red apple"). ``color`` and ``noun`` are the parts of names that differ only in color.
     """
 
     name: str
     plural: str
     category: str
-    image: Image.Image  # RGBA, cropped to what is opaque
+    image: Image.Image  # RGBA, cropped to the opaque area
     synonym: str | None
     color: str | None
     noun: str
@@ -35,20 +35,20 @@ class Sprite:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """What pictures are painted on; ``pattern`` is ``plain``, ``stripes``, ``dots`` or ``checks``."""
+    """Background of an image; ``pattern`` is ``plain``, ``stripes``, ``dots`` or ``checks``."""
 
     color: str
     pattern: str
-    paper: Color
-    ink: Color
+    base_color: Color
+    pattern_color: Color
 
     @property
     def name(self) -> str:
-        """How scenes and texts call it: ``blue``, ``green stripes``."""
+        """Name in scenes and texts: ``blue``, ``green stripes``."""
         return self.color if self.pattern == "plain" else f"{self.color} {self.pattern}"
 
 
-# Pale, so that sprites of the same colour stay visible.
+# Pale, so that sprites of the same color stay visible.
 BACKGROUNDS: dict[str, Background] = {
     b.name: b
     for b in (
@@ -65,7 +65,7 @@ BACKGROUNDS: dict[str, Background] = {
 
 
 class Lexicon:
-    """The sprites of a folder, by name, in the order of its ``lexicon.json``."""
+    """Sprites of a folder by name, in the order of its ``lexicon.json``."""
 
     def __init__(self, sprites: list[Sprite]) -> None:
         self.sprites = {s.name: s for s in sprites}
@@ -85,7 +85,7 @@ def load(folder: Path) -> Lexicon:
     """Read ``lexicon.json`` and the sprites it names.
 
     Raises:
-        LexiconError: If a file is missing or broken or an entry lacks a key; the message names it.
+        LexiconError: If a file is missing or unreadable, or an entry lacks a key; the message names it.
     """
     sprites: list[Sprite] = []
     for row, entry in enumerate(entries(folder)):
@@ -94,41 +94,41 @@ def load(folder: Path) -> Lexicon:
 
 
 def entries(folder: Path) -> list[Any]:
-    """The entries of ``lexicon.json``, unchecked.
+    """Return the unchecked entries of ``lexicon.json``.
 
     Raises:
-        LexiconError: If it cannot be read, or is no list of anything.
+        LexiconError: If the file cannot be read, or is not a JSON list with at least one entry.
     """
     path = folder / "lexicon.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LexiconError(f"{path}: cannot read the list of sprites ({error.strerror})") from error
     except ValueError as error:
-        raise LexiconError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(found, list) or not found:
-        raise LexiconError(f"{path}: expected a JSON list of sprites")
-    return found
+        raise LexiconError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(rows, list) or not rows:
+        raise LexiconError(f"{path}: expected a JSON list of sprites with at least one entry")
+    return rows
 
 
-def problems(folder: Path, found: list[Any]) -> list[str | None]:
-    """What is wrong with each of the entries, if anything."""
-    wrong: list[str | None] = []
+def problems(folder: Path, rows: list[Any]) -> list[str | None]:
+    """Return the problem of each entry, None for valid ones."""
+    result: list[str | None] = []
     names: list[str] = []
-    for row, entry in enumerate(found):
+    for row, entry in enumerate(rows):
         try:
             names.append(_read(folder, row, entry, names).name)
-            wrong.append(None)
+            result.append(None)
         except LexiconError as error:
-            wrong.append(str(error))
-    return wrong
+            result.append(str(error))
+    return result
 
 
 def _read(folder: Path, row: int, entry: Any, taken: list[str]) -> Sprite:
     where = f"{folder / 'lexicon.json'}, entry {row}"
     name = _text(entry, "name", where)
     if name in taken:
-        raise LexiconError(f"{where}: the name {name!r} is taken, expected one sprite a name")
+        raise LexiconError(f"{where}: the name {name!r} is taken, expected a unique name for each sprite")
     return Sprite(
         name=name,
         plural=_text(entry, "plural", where),
@@ -143,7 +143,7 @@ def _read(folder: Path, row: int, entry: Any, taken: list[str]) -> Sprite:
 def _text(entry: Any, key: str, where: str) -> str:
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, str) or not value:
-        raise LexiconError(f"{where}, {key}: expected a text, got {value!r}")
+        raise LexiconError(f"{where}, {key}: expected a non-empty string, got {value!r}")
     return value
 
 
@@ -155,5 +155,5 @@ def _sprite(path: Path) -> Image.Image:
         raise LexiconError(f"{path}: not a readable PNG sprite ({error})") from error
     box = layer.getchannel("A").point(lambda a: 255 if a > 32 else 0).getbbox()
     if box is None:
-        raise LexiconError(f"{path}: the sprite is wholly transparent")
+        raise LexiconError(f"{path}: the sprite is fully transparent, expected opaque pixels")
     return layer.crop(box)

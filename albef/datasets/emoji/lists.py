@@ -1,4 +1,7 @@
-"""The official lists of the built-in world, each from its scenes and a generator of its own."""
+"""Official lists of the emoji data set.
+
+Each list has its own random generator.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +12,56 @@ from typing import Any
 from albef.config import EmojiConfig
 from albef.datasets.emoji.captions import Captioner
 from albef.datasets.emoji.hypotheses import HypothesisGenerator
-from albef.datasets.emoji.pairs import Comparer
+from albef.datasets.emoji.pairs import StatementGenerator
 from albef.datasets.emoji.questions import QuestionGenerator, answers, vocabulary
 from albef.datasets.emoji.referring import proposals, refer
 from albef.datasets.emoji.scenes import Compositions
 from albef.datasets.emoji.world import Rows, World
 
-_PARTIAL = 0.25  # share of pretraining captions that leave something out
-_PARTIAL_TRAIN = 0.1
-_SYNONYMS = 0.1
-_TRAIN_CAPTIONS = 2  # rows an image in retrieval_train
-_QUESTIONS = 2  # an image
-# More texts of the same pictures in training: other words teach more than the same ones once again.
+_PARTIAL = 0.25  # fraction of pretraining captions that omit part of the scene
+_PARTIAL_TRAIN = 0.1  # the same in retrieval_train
+_SYNONYMS = 0.1  # fraction of names replaced by a synonym
+_TRAIN_CAPTIONS = 2  # per image in retrieval_train
+_QUESTIONS = 2  # per image
+# Train lists have more texts per image: varied wording is more useful than repeating the same text over epochs.
 _QUESTIONS_TRAIN = 4
-_HYPOTHESES_TRAIN = 6  # val and test have one
-_STATEMENTS_TRAIN = 4  # about pairs; val and test have one
+_HYPOTHESES_TRAIN = 6  # one in val and test
+_STATEMENTS_TRAIN = 4  # one in val and test
 _EXPRESSIONS_TRAIN = 2
-_VG_SHARE = 0.15  # of vqa_train, as Visual Genome has them: one answer, no id
+_VG_FRACTION = 0.15  # of vqa_train in the format of Visual Genome: one answer, no id
 _DOWNSTREAM = ("train", "val", "test")
 
 
 def pretrain(world: World, noise: float) -> Rows:
-    """One record an image with one to three captions, a share ``noise`` of them wrong."""
+    """Return one record per image with one to three captions.
+
+    Args:
+        noise: Fraction of captions that are corrupted.
+    """
     rng = world.rng("pretrain", "captions")
-    spoiler = world.rng("pretrain", "noise")
+    noise_rng = world.rng("pretrain", "noise")
     captioner = Captioner(world.lexicon, _SYNONYMS)
-    texts = [
-        [captioner.any(scene, rng, _PARTIAL) for _ in range(rng.randint(1, 3))] for scene in world.scenes["pretrain"]
+    clean = [
+        [captioner.caption(scene, rng, _PARTIAL) for _ in range(rng.randint(1, 3))]
+        for scene in world.scenes["pretrain"]
     ]
-    others = [captions[0] for captions in texts]
+    others = [captions[0] for captions in clean]
     result = []
-    for image, captions in zip(world.images("pretrain"), texts, strict=True):
-        # Two draws a caption whatever happens: another share of noise leaves the other captions as they are.
-        heard = []
+    for image, captions in zip(world.images("pretrain"), clean, strict=True):
+        # Every caption takes two draws, so another noise level does not change the remaining captions.
+        noisy = []
         for caption in captions:
-            own = Random(spoiler.getrandbits(64))
-            heard.append(captioner.noisy(caption, others, own) if spoiler.random() < noise else caption)
-        result.append({"image": image, "caption": heard})
+            caption_rng = Random(noise_rng.getrandbits(64))
+            noisy.append(captioner.corrupt(caption, others, caption_rng) if noise_rng.random() < noise else caption)
+        result.append({"image": image, "caption": noisy})
     return result
 
 
 def retrieval(world: World, split: str) -> Rows:
-    """Train: one row a caption. Val and test: one row an image, its only caption describing all of it."""
+    """Return the retrieval list of a split.
+
+    Train has one row per caption. Val and test have one row per image, with a single full caption.
+    """
     rng = world.rng("retrieval", split)
     pairs = zip(world.images(split), world.scenes[split], strict=True)
     if split != "train":
@@ -58,21 +69,24 @@ def retrieval(world: World, split: str) -> Rows:
         return [{"image": image, "caption": [captioner.full(scene, rng)]} for image, scene in pairs]
     captioner = Captioner(world.lexicon, _SYNONYMS)
     return [
-        {"image": image, "caption": captioner.any(scene, rng, _PARTIAL_TRAIN), "image_id": number}
+        {"image": image, "caption": captioner.caption(scene, rng, _PARTIAL_TRAIN), "image_id": number}
         for number, (image, scene) in enumerate(pairs)
         for _ in range(_TRAIN_CAPTIONS)
     ]
 
 
 def vqa(world: World, split: str, config: EmojiConfig) -> Rows:
-    """Questions with ten answers; a share of the train list is in the manner of Visual Genome."""
+    """Return questions with ten answers.
+
+    Part of train has the format of Visual Genome.
+    """
     rng = world.rng("vqa", split)
     generator = QuestionGenerator(world.lexicon, Compositions(world.seed), config.max_objects, split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        for question in generator.ask(scene, _QUESTIONS_TRAIN if split == "train" else _QUESTIONS, rng):
+        for question in generator.generate(scene, _QUESTIONS_TRAIN if split == "train" else _QUESTIONS, rng):
             record: dict[str, Any] = {"question": question.text, "image": image}
-            if split == "train" and rng.random() < _VG_SHARE:
+            if split == "train" and rng.random() < _VG_FRACTION:
                 record |= {"answer": question.answer, "dataset": "vg"}
             else:
                 number = len(result) + 1_000_000 * _DOWNSTREAM.index(split)
@@ -82,41 +96,46 @@ def vqa(world: World, split: str, config: EmojiConfig) -> Rows:
 
 
 def entailment(world: World, split: str, config: EmojiConfig) -> Rows:
-    """Hypotheses of each image, three labels in equal shares; pictures that no hypothesis suits are left out."""
+    """Return hypotheses with balanced labels.
+
+    Images that no form of hypothesis applies to are left out.
+    """
     rng = world.rng("ve", split)
     generator = HypothesisGenerator(world.lexicon, Compositions(world.seed), config.max_objects, split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-        said: dict[str, str] = {}
+        labels: dict[str, str] = {}
         for _ in range(_HYPOTHESES_TRAIN if split == "train" else 1):
-            if (claim := generator.claim(scene, rng, said)) is not None:
-                said[claim[0]] = claim[1]
-        result += [{"image": image, "sentence": sentence, "label": label} for sentence, label in said.items()]
+            if (hypothesis := generator.generate(scene, rng, exclude=labels)) is not None:
+                sentence, label = hypothesis
+                labels[sentence] = label
+        result += [{"image": image, "sentence": sentence, "label": label} for sentence, label in labels.items()]
     return result
 
 
 def nlvr(world: World, split: str) -> Rows:
-    """Statements of each image, about it and another one; labels are texts, as in the official lists."""
+    """Return statements about each image and another one; labels are strings."""
     rng = world.rng("nlvr", split)
-    images, comparer = world.images(split), Comparer(world.lexicon, world.scenes[split])
+    images, generator = world.images(split), StatementGenerator(world.lexicon, world.scenes[split])
     result: Rows = []
     for number in (n for n in range(len(images)) for _ in range(_STATEMENTS_TRAIN if split == "train" else 1)):
-        if (found := comparer.state(number, rng)) is not None:
-            text, truth, left, right = found
+        if (statement := generator.generate(number, rng)) is not None:
+            text, truth, left, right = statement
             result.append({"sentence": text, "label": str(truth), "images": [images[left], images[right]]})
     return result
 
 
 def grounding(world: World, split: str, boxes: dict[str, dict[str, Any]], side: int) -> Rows:
-    """Expressions of images of several things; true boxes and proposals of val and test go to ``boxes``."""
+    """Return referring expressions; boxes of val and test are added to ``boxes``."""
     rng = world.rng("grounding", split)
     result: Rows = []
     for image, scene in zip(world.images(split), world.scenes[split], strict=True):
         if split == "train":
-            found = [refer(scene, world.lexicon, rng) for _ in range(_EXPRESSIONS_TRAIN)]
-            result += [{"image": image, "text": text} for text in dict.fromkeys(f[0] for f in found if f is not None)]
-        elif (referred := refer(scene, world.lexicon, rng)) is not None:
-            text, box = referred
+            pairs = [refer(scene, world.lexicon, rng) for _ in range(_EXPRESSIONS_TRAIN)]
+            texts = dict.fromkeys(pair[0] for pair in pairs if pair is not None)
+            result += [{"image": image, "text": text} for text in texts]
+        elif (pair := refer(scene, world.lexicon, rng)) is not None:
+            text, box = pair
             number = len(boxes["refs"])
             result.append({"image": image, "text": text, "ref_id": number})
             boxes["refs"][str(number)] = {"image": image, "box": list(box)}
@@ -125,10 +144,10 @@ def grounding(world: World, split: str, boxes: dict[str, dict[str, Any]], side: 
 
 
 def make(world: World, config: EmojiConfig) -> dict[str, Any]:
-    """Every list by name, with ``answer_list`` and ``grounding_boxes``.
+    """Return all lists by name, including ``answer_list`` and ``grounding_boxes``.
 
-    ``grounding_boxes`` has the true box of every ``ref_id`` under ``refs`` and a detector's boxes of every image under
-    ``proposals``; a box is x, y, width, height in pixels.
+    ``grounding_boxes`` holds the true box of every ``ref_id`` under ``refs`` and the detected boxes of every image
+    under ``proposals``; a box is x, y, width, height in pixels.
     """
     result: dict[str, Any] = {
         "pretrain": pretrain(world, config.caption_noise),

@@ -1,4 +1,4 @@
-"""Visual questions with the answers of ten people, some of whom did not look well."""
+"""Visual questions with answers of ten simulated annotators, some of them wrong."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from albef.datasets.emoji.captions import RELATIONS, with_article
 from albef.datasets.emoji.lexicon import BACKGROUNDS, Lexicon
 from albef.datasets.emoji.scenes import Compositions, Scene
 
-PEOPLE = 10
-_DISSENT = (0, 0, 0, 1, 1, 2, 3)  # how many of them answer something else
+ANNOTATORS = 10
+_WRONG_ANSWERS = (0, 0, 0, 1, 1, 2, 3)  # equally likely numbers of wrong answers to a question
 _YES_NO = ("yes", "no")
 _SIZES = ("small", "large")
 _COLORS = tuple(dict.fromkeys(b.color for b in BACKGROUNDS.values()))
 _PATTERNS = tuple(dict.fromkeys(b.pattern for b in BACKGROUNDS.values()))
-_MORE = 2  # numbers beyond the largest count that a careless person may answer
+_EXTRA_NUMBERS = 2  # numbers above the largest count that may occur as wrong answers
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one scene; ``wrong`` are answers of the same kind, for careless people."""
+    """Question about one scene, with right and wrong answers.
+
+    ``wrong`` answers are of the same kind as the right one.
+    """
 
     text: str
     answer: str
@@ -29,22 +32,22 @@ class Question:
 
 
 def vocabulary(lexicon: Lexicon, max_objects: int) -> list[str]:
-    """Every answer there can be, sorted: the ``answer_list.json`` of the world."""
+    """Return all possible answers, sorted: the content of ``answer_list.json``."""
     answers = {*_YES_NO, *_SIZES, *_COLORS, *_PATTERNS, *lexicon.names, *_numbers(max_objects)}
     return sorted(answers | {s.color for s in lexicon if s.color})
 
 
 def _numbers(max_objects: int) -> list[str]:
-    return [str(n) for n in range(max_objects + _MORE + 1)]
+    return [str(n) for n in range(max_objects + _EXTRA_NUMBERS + 1)]
 
 
 class QuestionGenerator:
-    """Asks about scenes of one split.
+    """Generator of questions about scenes of one split.
 
     Args:
-        max_objects: Most sprites of a picture.
-        split: ``train``, ``val`` or ``test``: things asked for in vain make compositions of this split too, so that
-            no rare pair of names tells the answer.
+        max_objects: Maximum number of sprites in an image.
+        split: ``train``, ``val`` or ``test``. Absent objects in questions also form compositions of this split, so a
+            rare pair of names does not reveal the answer.
     """
 
     def __init__(self, lexicon: Lexicon, compositions: Compositions, max_objects: int, split: str) -> None:
@@ -54,7 +57,7 @@ class QuestionGenerator:
         self.kinds: tuple[tuple[Callable[[Scene, Random], Question | None], float], ...] = (
             (self.background, 1.0),
             (self.pattern, 0.5),
-            (self.neighbour, 3.0),
+            (self.neighbor, 3.0),
             (self.relation, 2.0),
             (self.presence, 2.0),
             (self.number, 1.5),
@@ -63,48 +66,48 @@ class QuestionGenerator:
             (self.size, 1.0),
         )
 
-    def ask(self, scene: Scene, number: int, rng: Random) -> list[Question]:
-        """Up to ``number`` questions of different kinds."""
-        open_kinds = list(self.kinds)
-        asked: list[Question] = []
-        while open_kinds and len(asked) < number:
-            kind = rng.choices(open_kinds, [w for _, w in open_kinds])[0]
-            open_kinds.remove(kind)
+    def generate(self, scene: Scene, number: int, rng: Random) -> list[Question]:
+        """Return up to ``number`` questions of different kinds."""
+        remaining = list(self.kinds)
+        questions: list[Question] = []
+        while remaining and len(questions) < number:
+            kind = rng.choices(remaining, [weight for _, weight in remaining])[0]
+            remaining.remove(kind)
             question = kind[0](scene, rng)
             if question is not None:
-                asked.append(question)
-        return asked
+                questions.append(question)
+        return questions
 
     def background(self, scene: Scene, rng: Random) -> Question:
-        """The colour of the paper."""
+        """Return a question about the background color."""
         text = rng.choice(("what color is the background", "what is the color of the background"))
         return _question(text, BACKGROUNDS[scene.background].color, _COLORS)
 
     def pattern(self, scene: Scene, rng: Random) -> Question:
-        """Stripes, dots, checks or plain."""
+        """Return a question about the background pattern."""
         text = rng.choice(("what pattern does the background have", "what is the pattern of the background"))
         return _question(text, BACKGROUNDS[scene.background].pattern, _PATTERNS)
 
-    def neighbour(self, scene: Scene, rng: Random) -> Question | None:
-        """What stands beside a thing, where that is one thing only."""
+    def neighbor(self, scene: Scene, rng: Random) -> Question | None:
+        """Return a question about the only object on one side of another."""
         if len(scene.groups) < 2:
             return None
         at = rng.randrange(len(scene.groups) - 1)
         words = RELATIONS[scene.axis]
         first, second = scene.groups[at], scene.groups[at + 1]
-        # Of three in a row the outer ones have two things beyond them.
+        # Among three groups, an outer one has two others on its inner side, so the answer would be ambiguous.
         if rng.random() < 0.5 and at == 0:
-            said, answer, relation = second, first, rng.choice(words[0])
+            reference, answer, relation = second, first, rng.choice(words[0])
         elif at + 2 == len(scene.groups):
-            said, answer, relation = first, second, rng.choice(words[1])
+            reference, answer, relation = first, second, rng.choice(words[1])
         else:
-            said, answer, relation = second, first, rng.choice(words[0])
+            reference, answer, relation = second, first, rng.choice(words[0])
         verb = "is" if answer.count == 1 else "are"
-        text = f"what {verb} {relation} the {self._noun(said.name, said.count)}"
+        text = f"what {verb} {relation} the {self._noun(reference.name, reference.count)}"
         return _question(text, answer.name, tuple(scene.names) + tuple(rng.sample(self.lexicon.names, 2)))
 
     def relation(self, scene: Scene, rng: Random) -> Question | None:
-        """Whether one thing is left of (above, ...) another; as often yes as no."""
+        """Return a yes/no question about the relation of two objects, balanced."""
         if len(scene.groups) < 2:
             return None
         i, j = sorted(rng.sample(range(len(scene.groups)), 2))
@@ -118,7 +121,7 @@ class QuestionGenerator:
         return _question(text, "yes" if truth else "no", _YES_NO)
 
     def presence(self, scene: Scene, rng: Random) -> Question | None:
-        """Whether a thing is in the picture; as often yes as no."""
+        """Return a yes/no question about the presence of an object, balanced."""
         truth = rng.random() < 0.5
         name = rng.choice(scene.groups).name if truth else self.absent(scene, rng)
         if name is None:
@@ -127,7 +130,7 @@ class QuestionGenerator:
         return _question(text, "yes" if truth else "no", _YES_NO)
 
     def number(self, scene: Scene, rng: Random) -> Question | None:
-        """How many of one thing there are; sometimes none."""
+        """Return a question about the number of one object, sometimes zero."""
         name = self.absent(scene, rng) if rng.random() < 0.15 else rng.choice(scene.groups).name
         if name is None:
             return None
@@ -136,23 +139,26 @@ class QuestionGenerator:
         return _question(text, str(scene.count(name)), tuple(self.numbers))
 
     def total(self, scene: Scene, rng: Random) -> Question:
-        """How many things there are in all."""
+        """Return a question about the total number of objects."""
         text = rng.choice(("how many things are in the picture", "how many things are there in all"))
         return _question(text, str(scene.total), tuple(self.numbers))
 
     def color(self, scene: Scene, rng: Random) -> Question | None:
-        """The colour of a thing whose name says it."""
+        """Return a question about the color of an object.
+
+        Only objects whose name includes a color qualify.
+        """
         sprites = [(self.lexicon[g.name], g.count) for g in scene.groups]
         nouns = [s.noun for s, _ in sprites]
-        known = [(s, n) for s, n in sprites if s.color and nouns.count(s.noun) == 1]
-        if not known:
+        colored = [(s, n) for s, n in sprites if s.color and nouns.count(s.noun) == 1]
+        if not colored:
             return None
-        sprite, count = rng.choice(known)
+        sprite, count = rng.choice(colored)
         noun = sprite.noun if count == 1 else sprite.plural.removeprefix(f"{sprite.color} ")
         return _question(f"what color {'is' if count == 1 else 'are'} the {noun}", str(sprite.color), self.colors)
 
     def size(self, scene: Scene, rng: Random) -> Question | None:
-        """Whether a thing alone in the picture is small or large."""
+        """Return a question about the size of a single object."""
         group = scene.groups[0]
         if len(scene.groups) > 1 or group.size == "normal":
             return None
@@ -160,7 +166,7 @@ class QuestionGenerator:
         return _question(f"is the {group.name} {first} or {second}", group.size, _SIZES)
 
     def absent(self, scene: Scene, rng: Random) -> str | None:
-        """A thing that is not in the picture, but could be in one of this split."""
+        """Return an object that is not in the image, see `absent`."""
         return absent(scene, self.lexicon, self.compositions, self.split, rng)
 
     def _noun(self, name: str, count: int) -> str:
@@ -168,22 +174,25 @@ class QuestionGenerator:
 
 
 def absent(scene: Scene, lexicon: Lexicon, compositions: Compositions, split: str, rng: Random) -> str | None:
-    """A name that is not in ``scene`` and makes a composition of ``split`` with it; None if there is none."""
+    """Return the name of an object that is not in ``scene``.
+
+    Together with the scene it forms a composition of ``split``. The result is None if there is none.
+    """
     names = tuple(sorted(scene.names))
     others = [
         n
         for n in lexicon.names
-        if n not in scene.names and compositions.split((*names, n), 1, scene.background) == split
+        if n not in scene.names and compositions.scene_split((*names, n), 1, scene.background) == split
     ]
     return rng.choice(others) if others else None
 
 
 def answers(question: Question, rng: Random) -> list[str]:
-    """What ten people answer; most of them rightly."""
-    dissent = rng.choice(_DISSENT) if question.wrong else 0
-    given = [question.answer] * (PEOPLE - dissent) + [rng.choice(question.wrong) for _ in range(dissent)]
-    rng.shuffle(given)
-    return given
+    """Return the answers of ten annotators, most of them right."""
+    wrong = rng.choice(_WRONG_ANSWERS) if question.wrong else 0
+    result = [question.answer] * (ANNOTATORS - wrong) + [rng.choice(question.wrong) for _ in range(wrong)]
+    rng.shuffle(result)
+    return result
 
 
 def _question(text: str, answer: str, options: tuple[str, ...]) -> Question:

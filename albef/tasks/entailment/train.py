@@ -13,3 +13,6 @@ class Entailment(Classification):
     name: ClassVar[str] = "entailment"
     prefix: ClassVar[str] = "ve"
     lists: ClassVar[tuple[str, ...]] = ("ve_train", "ve_val")
+
+
+TASK = Entailment

@@ -1,74 +1,40 @@
 """Grounding: heat maps, boxes ranked by them, and their accuracy (paper section 5, official ``Grounding.py``).
 
-Boxes are x, y, width, height in pixels of the picture.
+Boxes are x, y, width, height in pixels of the image.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from albef.config import GroundingConfig
+from albef.data.files import new_folder
 from albef.data.images import open_image, to_pixels
-from albef.data.schema import SchemaError, read_list
 from albef.inference.encode import evaluating, words_of
 from albef.inference.gradcam import heat_map
 from albef.models.albef import ALBEF
-from albef.tasks.grounding.boxes import Box, box_scores, iou, upsample
+from albef.tasks.grounding.boxes import box_scores, iou, upsample
+from albef.tasks.grounding.data import GroundingSet
+from albef.tasks.grounding.spec import GroundingConfig
+from albef.tasks.grounding.word_maps import word_maps
+from albef.tasks.job import Job, spaced
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
-
-@dataclass(frozen=True)
-class GroundingSet:
-    """Expressions with their pictures, the true box of each, and a detector's boxes of its picture."""
-
-    images: list[Path]
-    names: list[str]
-    texts: list[str]
-    boxes: list[Box]
-    proposals: list[list[Box]]
-    parts: list[str]
-    """Of the test set, such as testA and testB; empty where there are none."""
-
-    @classmethod
-    def read(cls, path: Path, boxes: Path, image_root: Path) -> GroundingSet:
-        """Read a ``grounding_val`` or ``grounding_test`` list and its boxes.
-
-        Raises:
-            SchemaError: If an expression has no true box, or its picture no proposals.
-        """
-        try:
-            known = json.loads(boxes.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SchemaError(f"{boxes}: cannot read the boxes ({error})") from error
-        records = read_list(path)
-        for row, record in enumerate(records):
-            if str(record["ref_id"]) not in known["refs"]:
-                raise SchemaError(f"{path}, row {row}, ref_id: {record['ref_id']!r} has no box in {boxes}")
-            if not known["proposals"].get(record["image"]):
-                raise SchemaError(f"{path}, row {row}, image: {record['image']!r} has no proposals in {boxes}")
-        refs: list[dict[str, Any]] = [known["refs"][str(r["ref_id"])] for r in records]
-        return cls(
-            [image_root / r["image"] for r in records],
-            [r["image"] for r in records],
-            [r["text"] for r in records],
-            [ref["box"] for ref in refs],
-            [known["proposals"][r["image"]] for r in records],
-            [str(ref.get("split", "")) for ref in refs],
-        )
+Mode = Literal["itm", "itc"]
+_MODES: tuple[Mode, ...] = ("itm", "itc")
+_THRESHOLDS = [round(0.1 * step, 1) for step in range(1, 10)]
 
 
 @dataclass(frozen=True)
 class GroundingResult:
-    """Metrics; of every expression the map ``(G, G)`` and the proposal chosen by it."""
+    """Metrics; map ``(G, G)`` and chosen proposal of every expression."""
 
     metrics: dict[str, float]
     maps: NDArray[np.float32]
@@ -76,19 +42,21 @@ class GroundingResult:
 
 
 def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: GroundingConfig) -> GroundingResult:
-    """``accuracy``: chosen box with IoU of at least 0.5; ``pointing``: hottest pixel within the true box.
+    """Locate every expression and return the metrics.
 
-    Parts of the test set are also told apart, as ``accuracy_PART``.
+    ``accuracy``: IoU of at least 0.5 with the true box; ``pointing``: hottest pixel within it.
+
+    Each part of the test set has its own ``accuracy_PART``, too.
     """
     maps: list[torch.Tensor] = []
     sizes: list[tuple[int, int]] = []
     step, look = config.evaluate.batch_size, config.evaluate
     with evaluating(model, config.train) as device:
         for start in range(0, len(split.texts), step):
-            pictures = [open_image(path) for path in split.images[start : start + step]]
-            sizes += [picture.size for picture in pictures]
+            images = [open_image(path) for path in split.images[start : start + step]]
+            sizes += [image.size for image in images]
             size = model.config.image_size
-            pixels = torch.from_numpy(np.stack([to_pixels(picture, size) for picture in pictures])).to(device)
+            pixels = torch.from_numpy(np.stack([to_pixels(image, size) for image in images])).to(device)
             ids, mask = words_of(split.texts[start : start + step], encoder, config.train, device)
             maps += heat_map(model, pixels, ids, mask, look.mode, look.block).float().cpu().unbind()
     chosen, hits, points = [], [], []
@@ -103,3 +71,74 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
     for part in sorted(set(split.parts) - {""}):
         metrics[f"accuracy_{part}"] = float(np.mean([h for h, p in zip(hits, split.parts, strict=True) if p == part]))
     return GroundingResult(metrics, torch.stack(maps).numpy(), chosen)
+
+
+def usual_block(model: ALBEF, mode: Mode) -> int:
+    """Return the official layer, relative to the depth: fusion layer 2 of 6, image block 8 of 12."""
+    if mode == "itm":
+        return model.config.text.fusion_layers // 3
+    return 2 * model.config.vision.depth // 3
+
+
+def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingConfig:
+    """Return ``config`` with another mode at its usual block, unchanged if ``mode`` is its own."""
+    if config.evaluate.mode == mode:
+        return config
+    return replace(config, evaluate=replace(config.evaluate, mode=mode, block=usual_block(model, mode)))
+
+
+def run(job: Job) -> None:
+    """Write ``metrics.json``, ``iou.csv``, ``shown/examples.json`` and one figure per example below ``shown/maps``.
+
+    Metrics of the mode that is not that of the parameters have its name as prefix. ``chance`` is the accuracy of a
+    random proposal.
+    """
+    split = GroundingSet.read(job.lists / "grounding_test.json", job.lists / "grounding_boxes.json", job.images)
+    config = job.config.tasks.grounding
+    own = config.evaluate.mode
+    metrics: dict[str, float] = {}
+    rows: list[tuple[object, ...]] = []
+    results: dict[str, GroundingResult] = {}
+    for mode in _MODES:
+        results[mode] = evaluate(job.model, split, job.encoder, with_mode(config, job.model, mode))
+        metrics |= {name if mode == own else f"{mode}_{name}": v for name, v in results[mode].metrics.items()}
+        overlaps = _overlaps(split, results[mode].chosen)
+        rows += [(mode, str(threshold), float((overlaps >= threshold).mean())) for threshold in _THRESHOLDS]
+    metrics["chance"] = float(
+        np.mean(
+            [
+                np.mean([iou(proposal, box) >= 0.5 for proposal in proposals])
+                for box, proposals in zip(split.boxes, split.proposals, strict=True)
+            ]
+        )
+    )
+    job.write_csv("iou.csv", "mode,threshold,accuracy", rows)
+    rows_shown = spaced(len(split.texts))
+    block = with_mode(config, job.model, "itm").evaluate.block
+    with new_folder(job.out / "shown" / "maps") as folder:
+        for row in rows_shown:
+            word_maps(job, split, row, results[own].chosen[row], block).save(folder / f"{row:06}.png")
+    job.write_json(
+        "shown/examples.json", {"mode": own, "examples": [_example(split, results[own], row) for row in rows_shown]}
+    )
+    job.write_metrics(metrics)
+
+
+def _overlaps(split: GroundingSet, chosen: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    pairs = zip(split.proposals, chosen, split.boxes, strict=True)
+    return np.array([iou(proposals[best], box) for proposals, best, box in pairs])
+
+
+def _example(split: GroundingSet, result: GroundingResult, row: int) -> dict[str, object]:
+    chosen = split.proposals[row][result.chosen[row]]
+    heat = result.maps[row].astype(float)
+    return {
+        "image": split.names[row],
+        "text": split.texts[row],
+        "box": list(split.boxes[row][:4]),
+        "chosen": list(chosen[:4]),
+        "proposals": [list(box[:4]) for box in split.proposals[row]],
+        "iou": round(iou(chosen, split.boxes[row]), 4),
+        "map": (heat / max(heat.max(), 1e-12)).round(4).tolist(),
+        "words": f"maps/{row:06}.png",
+    }

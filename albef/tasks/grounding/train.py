@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from albef.config import AlignTrainConfig, Config
 from albef.data.datasets import NO_CROP
 from albef.data.image_text import PairDataset
 from albef.tasks.alignment import AlignmentTask
 from albef.tasks.base import TaskData
-from albef.tasks.grounding.evaluate import GroundingSet, evaluate
+from albef.tasks.grounding.data import GroundingSet
+from albef.tasks.grounding.evaluate import evaluate
 
 
 class Grounding(AlignmentTask):
@@ -18,11 +18,6 @@ class Grounding(AlignmentTask):
     name: ClassVar[str] = "grounding"
     lists: ClassVar[tuple[str, ...]] = ("grounding_train", "grounding_val", "grounding_boxes")
     selection: ClassVar[str | None] = "accuracy"
-
-    @classmethod
-    def train_config(cls, config: Config) -> AlignTrainConfig:
-        """Section ``tasks.grounding.train`` of the parameters."""
-        return config.tasks.grounding.train
 
     def dataset(self, data: TaskData) -> PairDataset:
         """One row per expression; expressions of one picture are positives of each other."""
@@ -38,3 +33,6 @@ class Grounding(AlignmentTask):
         """Accuracy of boxes on the validation split."""
         split = GroundingSet.read(data.lists / "grounding_val.json", data.lists / "grounding_boxes.json", data.images)
         return evaluate(self.model, split, data.encoder, self.config.tasks.grounding).metrics
+
+
+TASK = Grounding

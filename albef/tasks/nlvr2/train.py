@@ -13,3 +13,6 @@ class Nlvr2(Classification):
     name: ClassVar[str] = "nlvr2"
     prefix: ClassVar[str] = "nlvr"
     lists: ClassVar[tuple[str, ...]] = ("nlvr_train", "nlvr_val")
+
+
+TASK = Nlvr2

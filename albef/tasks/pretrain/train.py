@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from albef.config import Config, TrainConfig
+from albef.config import Config
 from albef.data.datasets import PRETRAIN_CROP
 from albef.data.image_text import PairDataset
 from albef.losses.mlm import IGNORE, mask_tokens, mlm_loss
@@ -33,11 +33,6 @@ class Pretrain(Task):
         super().__init__(config, encoder)
         self.mask_id = encoder.mask
         self.keep_ids = sorted({encoder.pad, encoder.cls, encoder.sep})
-
-    @classmethod
-    def train_config(cls, config: Config) -> TrainConfig:
-        """Section ``pretrain`` of the parameters."""
-        return config.pretrain
 
     def dataset(self, data: TaskData) -> PairDataset:
         """Captions of ``pretrain.json``, one of several drawn each epoch."""
@@ -94,3 +89,6 @@ def masked_word_logits(
     """Word logits ``(M, V)`` of the ``M`` masked tokens alone, given by the boolean ``rows (B, L)``."""
     states = encoders.fusion(encoders.text(masked_ids, attention_mask), attention_mask, keys_values)
     return encoders.word_logits(states[rows])
+
+
+TASK = Pretrain

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from albef.config import RerankConfig, RetrievalConfig
 from albef.data.schema import read_list
 from albef.inference.encode import pixels_of, words_of
 from albef.inference.itm_rerank import TextBank, match_image, text_bank
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
+from albef.tasks.retrieval.spec import RerankConfig, RetrievalConfig
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder

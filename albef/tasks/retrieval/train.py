@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from albef.config import AlignTrainConfig, Config
 from albef.data.image_text import PairDataset
 from albef.tasks.alignment import AlignmentTask
 from albef.tasks.base import TaskData
@@ -18,11 +17,6 @@ class Retrieval(AlignmentTask):
     lists: ClassVar[tuple[str, ...]] = ("retrieval_train", "retrieval_val")
     selection: ClassVar[str | None] = "r_mean"
 
-    @classmethod
-    def train_config(cls, config: Config) -> AlignTrainConfig:
-        """Section ``tasks.retrieval.train`` of the parameters."""
-        return config.tasks.retrieval.train
-
     def dataset(self, data: TaskData) -> PairDataset:
         """One row per caption, the image's id shared by its captions."""
         return PairDataset.from_list(
@@ -33,3 +27,6 @@ class Retrieval(AlignmentTask):
         """Recalls on the validation split after re-ranking, and ITC's own under ``itc_*``."""
         split = RetrievalSet.read(data.lists / "retrieval_val.json", data.images)
         return evaluate(self.model, split, data.encoder, self.config.tasks.retrieval).metrics
+
+
+TASK = Retrieval

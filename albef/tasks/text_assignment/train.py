@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from albef.config import Config, TrainConfig
+from albef.config import Config
 from albef.data.datasets import PRETRAIN_CROP
 from albef.data.image_text import PairDataset
 from albef.losses.assign import draw_pairs
@@ -30,11 +30,6 @@ class TextAssignment(Task):
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
         self.model.student.vision_proj.requires_grad_(False)
-
-    @classmethod
-    def train_config(cls, config: Config) -> TrainConfig:
-        """Section ``text_assignment`` of the parameters."""
-        return config.text_assignment
 
     def dataset(self, data: TaskData) -> PairDataset:
         """The pretraining pairs."""
@@ -65,3 +60,6 @@ class TextAssignment(Task):
         logits = student.cls_head(fused[:, 0])
         accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
         return {"ta_loss": classification_loss(logits, labels, None, 0.0), "accuracy": accuracy}
+
+
+TASK = TextAssignment

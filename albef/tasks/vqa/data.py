@@ -45,7 +45,7 @@ class QuestionDataset(TrainSet):
         ids, mask = encoder.encode_batch([a for a, _, _ in answers], end=True)
         return {
             **self.stack(samples),
-            **self.words(encoder, [s["text"] for s in samples]),
+            **self.tokenize(encoder, [s["text"] for s in samples]),
             "answer_ids": torch.from_numpy(ids),
             "answer_mask": torch.from_numpy(mask),
             "answer_weight": torch.tensor([weight for _, weight, _ in answers]),

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from albef.config import VqaConfig
 from albef.data.schema import SchemaError, load_rows, read_list
 from albef.inference.answer_search import AnswerTree, generate, rank_answers
 from albef.inference.encode import by_image, evaluating, pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
 from albef.tasks.vqa.metric import normalise, vqa_accuracy
+from albef.tasks.vqa.spec import VqaConfig
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder

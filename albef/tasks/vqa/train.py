@@ -10,7 +10,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from albef.config import Config, TrainConfig
 from albef.losses.answer import answer_loss, predicted
 from albef.models.albef import Encoders
 from albef.tasks.base import Batch, Task, TaskData
@@ -24,11 +23,6 @@ class Vqa(Task):
     name: ClassVar[str] = "vqa"
     lists: ClassVar[tuple[str, ...]] = ("vqa_train", "vqa_val", "answer_list")
     selection: ClassVar[str | None] = "accuracy"
-
-    @classmethod
-    def train_config(cls, config: Config) -> TrainConfig:
-        """Section ``tasks.vqa.train`` of the parameters."""
-        return config.tasks.vqa.train
 
     def dataset(self, data: TaskData) -> QuestionDataset:
         """Questions with weighted answers."""
@@ -73,3 +67,6 @@ def _answer_logits(encoders: Encoders, batch: Batch) -> Tensor:
         batch["answer_question"],
     )
     return decoder.word_logits(states[predicted(batch["answer_mask"])])
+
+
+TASK = Vqa

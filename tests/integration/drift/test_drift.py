@@ -22,7 +22,7 @@ from albef.drift.sample import SampleError, by_endpoint, read
 from albef.serving import sample
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.runtime import ensure
-from albef.serving.sample import Draft, Sampler, of_picture, of_text
+from albef.serving.sample import Draft, Sampler, image_stats, text_stats
 from albef.serving.server import TritonServer
 from tests import ROOT
 from tests.served import Served, served
@@ -55,21 +55,21 @@ class Log:
 
 def sampler(folder: Path, share: str = "1") -> tuple[Sampler, Log]:
     log = Log()
-    return Sampler(log, "vqa", 3, {sample.FOLDER: str(folder), sample.SHARE: share}), log
+    return Sampler(log, "vqa", 3, {sample.FOLDER: str(folder), sample.FRACTION: share}), log
 
 
 def note(to: Sampler, brightness: int = 128) -> None:
     draft = to.draft()
     if draft is not None:
-        draft.picture(Image.new("RGB", (40, 30), (brightness,) * 3), 123)
-        draft.show([0])
+        draft.add_image(Image.new("RGB", (40, 30), (brightness,) * 3), 123)
+        draft.set_image_rows([0])
         to.write(draft, 1, {"probabilities": np.array([[0.25, 0.5]])})
 
 
 def test_figures_of_a_picture():
     half = Image.new("RGB", (100, 50), "white")
     half.paste("black", (0, 0, 50, 50))
-    found = of_picture(half, 777)
+    found = image_stats(half, 777)
     assert (found["width"], found["height"], found["bytes"]) == (100, 50, 777)
     assert found["brightness"] == pytest.approx(0.5, abs=0.01)
     assert found["contrast"] == pytest.approx(0.5, abs=0.02)
@@ -77,9 +77,9 @@ def test_figures_of_a_picture():
 
 def test_figures_of_a_text(model):
     encoder = Encoder.from_file(model.folder / "tokenizer" / "tokenizer.json")
-    assert of_text("Red above  blue", encoder) == {"words": 3, "tokens": 3, "pieces": 1.0, "unknown": 0.0}
-    assert of_text("\u4e2d red", encoder)["unknown"] == 0.5
-    assert of_text("red " * 500, encoder)["words"] == 500  # what the model would cut off, too
+    assert text_stats("Red above  blue", encoder) == {"words": 3, "tokens": 3, "pieces": 1.0, "unknown": 0.0}
+    assert text_stats("\u4e2d red", encoder)["unknown"] == 0.5
+    assert text_stats("red " * 500, encoder)["words"] == 500  # what the model would cut off, too
 
 
 def test_only_figures_are_noted(tmp_path):
@@ -104,7 +104,7 @@ def test_a_share_is_noted(tmp_path):
 def test_a_senseless_share_is_said_and_nothing_noted(tmp_path, share):
     to, log = sampler(tmp_path, share)
     assert to.draft() is None
-    assert f"{sample.SHARE} is {share!r}, expected a number above 0, at most 1" in log.lines[0]
+    assert f"{sample.FRACTION} is {share!r}, expected a number above 0 and at most 1" in log.lines[0]
 
 
 def test_files_stay_small_and_few(tmp_path, monkeypatch):
@@ -135,10 +135,10 @@ def test_what_cannot_be_written_fails_no_request(tmp_path):
     note(to)
     note(to)
     assert len(log.lines) == 1  # then it is silent for a while
-    assert "a request was not noted" in log.lines[0]
+    assert "cannot sample a request" in log.lines[0]
     to, log = sampler(tmp_path)
     draft = Draft()
-    draft.show([7])  # a row of a picture that there is none of
+    draft.set_image_rows([7])  # a row of a picture that there is none of
     to.write(draft, 1, {})
     assert "IndexError" in log.lines[0]
 
@@ -147,7 +147,7 @@ def test_what_is_no_sample_or_reference_is_named(tmp_path, trained, model):
     with pytest.raises(SampleError, match="no such folder"):
         read(tmp_path / "nowhere")
     (tmp_path / "a.jsonl").write_text("nonsense\n[]\n")
-    with pytest.raises(SampleError, match="2 lines, none the record of a question"):
+    with pytest.raises(SampleError, match="2 lines, none of them a record"):
         read(tmp_path)
     (tmp_path / "reference.json").write_text('{"endpoints": {"vqa": {"rows": 3}}}')
     with pytest.raises(BadReferenceError, match=r"endpoints.vqa.source: missing key"):
@@ -210,7 +210,7 @@ def test_requests_of_a_real_server(model, trained, tmp_path, monkeypatch):
         for path in folder.glob("*.jsonl"):
             path.unlink()
 
-    with TritonServer(model.repository, runtime=ensure(), sample=folder, sample_share=1.0) as server:
+    with TritonServer(model.repository, runtime=ensure(), sample=folder, sample_fraction=1.0) as server:
         clear()  # of the questions at the start
         asked(model, server.grpc_url)
         with Client(server.grpc_url) as client, pytest.raises(InvalidRequestError):

@@ -74,7 +74,7 @@ def toy_flow(*targets: str, push: bool = False, pull: bool = False) -> tuple[lis
 
 @flow(name="toy-experiment")
 def toy_experiment(overrides: list[str], *targets: str, pull: bool = False) -> None:
-    _show.bring(targets, overrides, pull=pull, push=False)
+    _show.reproduce(targets, overrides, pull=pull, push=False)
 
 
 def _artifacts(key: str) -> str:
@@ -114,7 +114,7 @@ def test_a_target_brings_its_upstream_stages_alone(toy: Path) -> None:
 
 def test_an_unknown_target_is_named(toy: Path) -> None:
     with pytest.raises(
-        RuntimeError, match=r"nonsense: no stage of dvc.yaml, expected one of raw, score, train@a, train@b"
+        RuntimeError, match=r"nonsense: not a stage of dvc.yaml, expected one of raw, score, train@a, train@b"
     ):
         _dvc.stages("train@b", "nonsense")
 
@@ -197,7 +197,7 @@ def test_bad_input_is_not_tried_again_and_leaves_the_other_branch_to_finish(toy:
     (toy / "train.sh").write_text(
         "[ $1 = out/b ] && { cp out/raw $1; exit; }\necho x >> tries; echo row 7 has no caption; exit 2\n"
     )
-    with pytest.raises(_dvc.StageError, match=r"train@a: its command ended with 2:\n(.*\n)*row 7 has no caption"):
+    with pytest.raises(_dvc.StageError, match=r"train@a: its command exited with 2:\n(.*\n)*row 7 has no caption"):
         toy_flow("score")
     assert len((toy / "tries").read_text().split()) == 1
     assert (toy / "out/b").is_file()

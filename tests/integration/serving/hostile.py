@@ -18,8 +18,8 @@ from PIL import Image
 
 SIDE = 32
 """Pixels a side of the tiny model: what has this size is not resized."""
-MAKES_PICTURE = r"'image': not a readable picture, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
-UNREADABLE = r"'image': not a readable picture \("
+MAKES_PICTURE = r"'image': not a readable image, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
+UNREADABLE = r"'image': not a readable image \("
 TOO_MANY = r"'image': (far too many pixels|\d+ x \d+ pixels), expected at most 90000"
 
 
@@ -126,7 +126,7 @@ def cut(kind: str, share: float = 0.5, **options: Any) -> bytes:
 # -- pictures
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "'image': empty, expected the bytes of a picture"),
+    "empty": (lambda: b"", "'image': empty, expected the bytes of an image"),
     "zeros": (lambda: bytes(5000), MAKES_PICTURE),
     "text": (lambda: b"a red square", MAKES_PICTURE),
     "svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', MAKES_PICTURE),
@@ -139,11 +139,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut jpeg": (lambda: cut("JPEG"), UNREADABLE),
     "cut progressive jpeg": (lambda: cut("JPEG", progressive=True), UNREADABLE),
     "cut gif": (lambda: cut("GIF", 0.9), UNREADABLE),
-    "cut webp": (lambda: cut("WEBP"), "'image': not a readable picture"),
-    "cut tiff": (lambda: cut("TIFF"), "'image': not a readable picture"),
+    "cut webp": (lambda: cut("WEBP"), "'image': not a readable image"),
+    "cut tiff": (lambda: cut("TIFF"), "'image': not a readable image"),
     "cut bmp": (lambda: cut("BMP"), UNREADABLE),
     "cut ppm": (lambda: cut("PPM"), UNREADABLE),
-    "signature alone": (lambda: b"\x89PNG\r\n\x1a\n", "'image': not a readable picture"),
+    "signature alone": (lambda: b"\x89PNG\r\n\x1a\n", "'image': not a readable image"),
     "50 MB": (lambda: encoded(scene()) + bytes(50_000_000), r"'image' has 5\d{7} bytes, expected at most 20000"),
     "png bomb": (lambda: png(50_000, 50_000, b""), TOO_MANY),
     "jpeg bomb": (lambda: jpeg_of_size(65_500, 65_500), TOO_MANY),
@@ -328,7 +328,7 @@ ODD: dict[str, Odd] = {
 REFUSED_TEXTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
     "white space": (b" \t\r\n\xc2\xa0", "is empty"),
-    "punctuation": (b"?!... ,;:#()", "is empty, or holds nothing but punctuation"),
+    "punctuation": (b"?!... ,;:#()", "is empty or has only punctuation"),
     "nul": (b"\0", "is empty"),
     "control characters": (b"\x01\x02 \x7f \x1b", "is empty"),
     "no width": ("\u200b\u200d\ufeff \u202e".encode(), "is empty"),

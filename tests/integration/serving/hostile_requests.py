@@ -81,7 +81,7 @@ REQUESTS: dict[str, Request] = {
         "entailment", lambda: pair(3, text=strings(b"a", b"\xff", b"b")), "'text' is not UTF-8"
     ),
     "one of several images": Request(
-        "vqa", lambda: pair(2, image=strings(encoded(scene()), b"GIF89a")), "'image': not a readable picture"
+        "vqa", lambda: pair(2, image=strings(encoded(scene()), b"GIF89a")), "'image': not a readable image"
     ),
     "k 0": Request("vqa", lambda: pair(k=np.zeros((1, 1), np.int32)), "'k' is 0, expected 1 to 40"),
     "k below 0": Request("vqa", lambda: pair(k=np.full((1, 1), -1, np.int32)), "'k' is -1, expected 1 to 40"),

@@ -21,7 +21,7 @@ from albef.data.images import open_image, to_pixels
 from albef.export import repository
 from albef.serving import protocol, transport
 from albef.serving.client import AsyncClient, Client, InvalidRequestError
-from albef.serving.requests import Call
+from albef.serving.requests import Request
 from albef.serving.server import TritonServer
 from albef.serving.session import open_session
 from tests.served import Served
@@ -155,7 +155,7 @@ def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint
 
 
 def raw(client, **arrays):
-    return client.triton.infer(**transport.request(Call(protocol.RETRIEVAL, arrays, list)), client_timeout=30)
+    return client.triton.infer(**transport.infer_arguments(Request(protocol.RETRIEVAL, arrays, list)), client_timeout=30)
 
 
 def strings(*values: bytes):

@@ -136,7 +136,7 @@ def test_a_picture_asked_about_twice_is_encoded_once(client, model, server):
     [
         (lambda c, p: c.answer(p, ""), "'text' is empty"),
         (lambda c, p: c.answer(p, "red", k=0), "'k' is 0, expected 1 to 40"),
-        (lambda c, p: c.answer(b"no picture", "red"), "'image': not a readable picture"),
+        (lambda c, p: c.answer(b"no picture", "red"), "'image': not a readable image"),
         (lambda c, p: c.answer(p, "red", candidates=["blue", " "]), "'candidates' is empty"),
         (lambda c, p: c.answer(p, "red", candidates=["red " * 200]), "'candidates': an answer has more than"),
         (lambda c, p: c.answer(p, "red", candidates=["blue"], generate=True), "'candidates' or 'generate'"),
@@ -146,7 +146,7 @@ def test_a_picture_asked_about_twice_is_encoded_once(client, model, server):
         (lambda c, p: c.ground(p, "red", [[0, 0, 0, 5]]), "'boxes': expected x, y, width, height"),
         (lambda c, p: c.ground(p, "red", [[0, 0, float("nan"), 5]]), "'boxes'"),
         (lambda c, p: c.ground(p, "red", [[1, 2, 3]]), "boxes have shape"),
-        (lambda c, p: c.ground("/no/such.png", "red"), "/no/such.png: cannot read the picture"),
+        (lambda c, p: c.ground("/no/such.png", "red"), "/no/such.png: cannot read the image"),
     ],
 )
 def test_wrong_questions_are_refused_with_a_sentence(client, model, ask, complaint):

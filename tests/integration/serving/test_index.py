@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from albef import cli
-from albef.index.index import Gallery
+from albef.index.index import ImageTextIndex
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.server import TritonServer
 
@@ -52,7 +52,7 @@ def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path
         assert "change 2" in capsys.readouterr().out
         after = everything(client, text="red")
         assert len(after) == min(len(before) + 2, 40)
-        found = Gallery(repository / "retrieval" / "1" / "gallery").images
+        found = ImageTextIndex(repository / "retrieval" / "1" / "gallery").images
         _, rows = found.search(found.features([found.rows[-2]]), 1)
         assert found.name(rows[0, 0]) == "deep/mine.png"
         # Its features are those of a request with this picture: the nearest captions are the same.
@@ -94,11 +94,11 @@ def test_int8_ranks_almost_as_float32(model, runtime, repository, client):
     ("arguments", "complaint"),
     [
         (("show", "--model-version", "7"), "no version 7 of retrieval in this model repository"),
-        (("add", "--folder", "{tmp}/none"), "none: no pictures here"),
+        (("add", "--folder", "{tmp}/none"), "none: no images found"),
         (("add", "--list", "{tmp}/none.json"), "none.json"),
-        (("add", "--folder", "{tmp}/bad"), "2 pictures cannot be read; --skip-unreadable"),
-        (("remove", "nothing.png"), "no image 'nothing.png' in this gallery"),
-        (("remove", "--captions", "nothing"), "no caption 'nothing' in this gallery"),
+        (("add", "--folder", "{tmp}/bad"), "2 images cannot be read"),
+        (("remove", "nothing.png"), "no image 'nothing.png' in this index"),
+        (("remove", "--captions", "nothing"), "no caption 'nothing' in this index"),
     ],
 )
 def test_mistakes_are_explained_and_change_nothing(repository, tmp_path, capsys, arguments, complaint):
@@ -114,7 +114,7 @@ def test_mistakes_are_explained_and_change_nothing(repository, tmp_path, capsys,
     assert manifest.read_bytes() == before
     if "bad" in rest[-1]:
         assert index(verb, "--repository", repository, *rest, "--skip-unreadable") == 0
-        assert Gallery(manifest.parent).manifest.images.segments[-1].rows == 1
+        assert ImageTextIndex(manifest.parent).manifest.images.segments[-1].rows == 1
 
 
 def test_graphs_of_another_model_are_refused(repository, tmp_path, capsys):
@@ -122,4 +122,4 @@ def test_graphs_of_another_model_are_refused(repository, tmp_path, capsys):
     settings.write_text(settings.read_text().replace('"model_hash": "', '"model_hash": "0000'))
     picture(tmp_path / "own" / "mine.png", "red")
     assert index("add", "--repository", repository, "--folder", tmp_path / "own") == 2
-    assert "model.onnx: of model" in capsys.readouterr().err
+    assert "model.onnx: model hash" in capsys.readouterr().err

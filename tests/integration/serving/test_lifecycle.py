@@ -140,7 +140,7 @@ def test_command_ends_when_the_server_dies(model, runtime):
             (server,) = children(serving.pid)
             os.kill(server, signal.SIGKILL)
             assert serving.wait(30) == 2
-            assert "the Triton server is gone" in serving.stderr.read()
+            assert "the Triton server stopped unexpectedly" in serving.stderr.read()
         finally:
             serving.kill()
     assert gone(server)
@@ -151,12 +151,12 @@ def test_taken_port_is_named(model, runtime):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ServerError, match=f"{port}: the port is taken"):
+        with pytest.raises(ServerError, match=f"{port}: the port is in use"):
             TritonServer(model.repository, runtime=runtime, grpc_port=port).start()
 
 
 def test_folder_without_models_is_refused(tmp_path, runtime):
-    with pytest.raises(ServerError, match="no model repository"):
+    with pytest.raises(ServerError, match="not a model repository"):
         TritonServer(tmp_path, runtime=runtime).start()
 
 
@@ -175,16 +175,16 @@ def test_parts_of_another_model_are_refused(model, runtime, tmp_path):
     text = manifest.read_text()
     data = json.loads(text)
     manifest.write_text(json.dumps({**data, "model_hash": "f" * 64}))
-    assert "the gallery's model_hash is ffffffffffff" in refused(repository, runtime)
+    assert "model_hash is ffffffffffff in the index" in refused(repository, runtime)
     manifest.write_text(text)
     settings = repository / "vqa" / "1" / "settings.json"
     known = settings.read_text()
     settings.write_text(json.dumps({**json.loads(known), "model_hash": "e" * 64}))
-    assert "but vqa was written for eeeeeeeeeeee" in refused(repository, runtime)
+    assert "but vqa expects eeeeeeeeeeee" in refused(repository, runtime)
     settings.write_text(known)
     words = repository / "retrieval" / "1" / "tokenizer" / "tokenizer.json"
     words.write_text(words.read_text() + " ")
-    assert "the tokenizer is not the one its model was trained with" in refused(repository, runtime)
+    assert "tokenizer.json: not the tokenizer of the model" in refused(repository, runtime)
 
 
 def test_moved_repository_answers_alike(model, runtime, tmp_path, client):
@@ -205,5 +205,5 @@ def test_a_refusal_is_told_though_the_server_crashes_afterwards(runtime, tmp_pat
     server.log = tmp_path / "log"
     server.log.write_text("I0 begins\nE0 no CUDA\nE1 refused\nI1 models\nI2 leaving\n")
     server._process = SimpleNamespace(poll=lambda: status)
-    assert server.complaints(limit=2).splitlines() == shown
+    assert server.log_excerpt(limit=2).splitlines() == shown
     server._process = None

@@ -181,7 +181,7 @@ def test_a_version_that_fails_never_answers(explicit, live, model, other, tmp_pa
     assert {version for (_, version), state in states(explicit).items() if state == "READY"} == {"1"}
     with Client(explicit.grpc_url) as client:
         assert client.ready()
-    with pytest.raises(ReleaseError, match="no version to go back to from 1"):
+    with pytest.raises(ReleaseError, match="no version before 1 to roll back to"):
         release.rollback(live, explicit.grpc_url)
 
 
@@ -226,7 +226,7 @@ def test_commands(explicit, live, model, other, tmp_path, capsys):
         ('[{"endpoint": "vqa"}, {"endpoint": "what"}]', "entry 1: endpoint: expected one of retrieval, vqa"),
         ('[{"endpoint": "vqa", "question": "a"}]', "entry 0: expected an object with some of endpoint, text"),
         ('[{"endpoint": "vqa", "text": 3}]', "entry 0: text: expected str, got 3"),
-        ('[{"endpoint": "grounding", "expect": "a"}]', "entry 0: expect: the answer of grounding is no text"),
+        ('[{"endpoint": "grounding", "expect": "a"}]', "entry 0: expect: not supported for grounding"),
     ],
 )
 def test_wrong_probes_are_explained(tmp_path, rows, complaint):

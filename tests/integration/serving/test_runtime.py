@@ -108,7 +108,7 @@ def test_another_python_that_uv_knows_is_taken(tmp_path, monkeypatch):
 
 
 def test_nothing_built_is_explained(tmp_path):
-    with pytest.raises(RuntimeSetupError, match=r"no Triton runtime here; build it"):
+    with pytest.raises(RuntimeSetupError, match=r"no Triton runtime found; build it"):
         load(tmp_path)
 
 

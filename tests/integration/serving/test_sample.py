@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from albef.serving.client import Client
-from albef.serving.sample import COLUMNS, FOLDER, SHARE
+from albef.serving.sample import COLUMNS, FOLDER, FRACTION
 from albef.serving.server import TritonServer
 from tests import ROOT
 from tests.integration.serving.test_metrics import logged
@@ -42,7 +42,9 @@ def sampled(model, runtime, tmp_path_factory):
     text = config.read_text()
     assert "count: 1\n" in text
     config.write_text(text.replace("count: 1\n", "count: 2\n"))
-    with TritonServer(folder / "repository", runtime=runtime, sample=folder / "requests", sample_share=1.0) as server:
+    with TritonServer(
+        folder / "repository", runtime=runtime, sample=folder / "requests", sample_fraction=1.0
+    ) as server:
         yield server, folder / "requests"
 
 
@@ -95,7 +97,7 @@ def test_rows_have_their_own_figures_and_nothing_else(sampled, model):
 def test_a_folder_that_cannot_be_written_fails_no_request(model, runtime, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(FOLDER, str(tmp_path / "file" / "requests"))
-    monkeypatch.setenv(SHARE, "1")
+    monkeypatch.setenv(FRACTION, "1")
     with TritonServer(model.repository, runtime=runtime, log=tmp_path / "log") as server:
         with Client(server.grpc_url, retries=0) as client:
             for _ in range(5):
@@ -120,7 +122,7 @@ print(len(said), sampler.draft(), said[0])
 
 
 def test_a_full_disk_is_told_of_and_pauses_the_sample(tmp_path):
-    command = [sys.executable, "-c", FULL % (FOLDER, SHARE), str(tmp_path)]
+    command = [sys.executable, "-c", FULL % (FOLDER, FRACTION), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said, draft, message = done.stdout.split(maxsplit=2)

@@ -55,7 +55,7 @@ def test_many_threads_share_a_client(client, shared, model):
 
 def test_mistakes_are_those_of_images_in_the_request(shared, model):
     for _ in range(3):
-        with pytest.raises(InvalidRequestError, match="not a readable picture"):
+        with pytest.raises(InvalidRequestError, match="not a readable image"):
             shared.entail(b"no picture", "red")
     assert shared.entail(picture(model), "red")
     assert len(shared._pool.regions()) == 1  # one region did for all

@@ -21,12 +21,12 @@ def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys)
     first, second = trace.read(path)[-2:]
     for span in (first, second):
         assert (span.model, span.version, len(span.request)) == ("vqa", 1, 16)
-        graphs = [call.model for call in span.calls]
+        graphs = [call.model for call in span.children]
         assert graphs[:3] == ["vqa_vision", "vqa_question", "vqa_decoder"]
-        total = span.spent("REQUEST_START", "REQUEST_END")
-        assert 0 < sum(call.spent("REQUEST_START", "REQUEST_END") for call in span.calls[:3]) < total
-    assert first.calls[0].spent("COMPUTE_START", "COMPUTE_END") > 0
-    assert second.calls[0].spent("COMPUTE_START", "COMPUTE_END") is None  # the picture was seen before
+        total = span.milliseconds("REQUEST_START", "REQUEST_END")
+        assert 0 < sum(call.milliseconds("REQUEST_START", "REQUEST_END") for call in span.children[:3]) < total
+    assert first.children[0].milliseconds("COMPUTE_START", "COMPUTE_END") > 0
+    assert second.children[0].milliseconds("COMPUTE_START", "COMPUTE_END") is None  # the picture was seen before
 
     assert cli.main(["trace", str(path), "--last", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -35,11 +35,11 @@ def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys)
     assert cli.main(["trace", str(path), "--request", first.request]) == 0
     assert "from the cache" not in capsys.readouterr().out
     with pytest.raises(TraceError, match="no request 'nobody' in this trace"):
-        trace.show(path, "nobody")
+        trace.format_trace(path, "nobody")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"id": 1, "model_name": "a"}]', '[{"id": 1,'])
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "trace").write_text(text)
     with pytest.raises(TraceError, match="not a trace of the server|no request in this trace"):
-        trace.show(tmp_path / "trace")
+        trace.format_trace(tmp_path / "trace")

@@ -13,7 +13,7 @@ import pytest
 
 from albef import cli
 from albef.tracking import tracker as tracking
-from albef.tracking.mlflow_sync import Delivery, connect, flush
+from albef.tracking.mlflow_sync import BufferUpload, connect, sync_abandoned
 from albef.tracking.offline_buffer import OfflineBuffer
 from albef.tracking.tracker import MlflowTracker, tracked
 from tests.integration.tracking.stores import files, free_port, kill, runs, server, values
@@ -88,11 +88,11 @@ def test_what_is_delivered_twice_is_there_once(tmp_path: Path, capsys: pytest.Ca
     shutil.rmtree(tmp_path / "scratch" / "killed")
     copy = shutil.copytree(left, tmp_path / "copy")
     assert cli.main(["tracking", "sync", "--tracking-uri", uri, "--work-dir", str(tmp_path / "scratch")]) == 0
-    assert capsys.readouterr().out == "1 runs delivered\n"
+    assert capsys.readouterr().out == "1 runs synced\n"
     run_id = runs(uri)["killed"].info.run_id
     # As if the process that delivered had been killed before it could note anything down, even the run's id.
     shutil.copytree(copy, root / "again")
-    assert flush(connect(uri), uri, root) == 1
+    assert sync_abandoned(connect(uri), uri, root) == 1
     assert runs(uri)["killed"].info.run_id == run_id
     assert values(uri, "killed", "loss") == [(step, float(step)) for step in range(500)]
     assert files(uri, "killed") == {"notes/note.txt"}
@@ -109,13 +109,13 @@ def test_what_a_process_leaves_that_is_about_to_end_is_waited_for(tmp_path: Path
     with subprocess.Popen([sys.executable, "-c", lingering, uri, str(folder)]):
         while len(list(root.glob("*/files/*/note.txt"))) < 1:
             time.sleep(0.05)
-        tracking.settle(uri, tmp_path, [folder, tmp_path / "none"], 60)
+        tracking.flush_runs(uri, tmp_path, [folder, tmp_path / "none"], 60)
     assert values(uri, "killed", "loss") == [(step, float(step)) for step in range(500)]
     assert [path.parent for path in root.glob("*/run.json")] == [other.folder]
     _die(uri, tmp_path / "again")
     before = time.monotonic()
-    tracking.settle("none", tmp_path, [tmp_path / "again"], 60)
-    tracking.settle(f"http://127.0.0.1:{free_port()}", tmp_path, [tmp_path / "again"], 0)
+    tracking.flush_runs("none", tmp_path, [tmp_path / "again"], 60)
+    tracking.flush_runs(f"http://127.0.0.1:{free_port()}", tmp_path, [tmp_path / "again"], 0)
     assert time.monotonic() - before < 20
     assert len(list(root.glob("*/run.json"))) == 2
 
@@ -127,7 +127,7 @@ def test_a_refused_metric_holds_up_nothing_and_a_deleted_run_is_made_anew(tmp_pa
     buffer = OfflineBuffer.create(root, {**header, "run_id": "0" * 32, "described": True})
     for step, name in enumerate(("good", "b@d", "good")):
         buffer.append({"kind": "metrics", "metrics": {name: 1.0}, "step": step, "time": 5})
-    Delivery(connect(uri), buffer).send(buffer.unsent())
+    BufferUpload(connect(uri), buffer).send(buffer.unsent())
     assert values(uri, "n", "good") == [(0, 1.0), (2, 1.0)]
     assert '"b@d": 1.0' in (root / "refused.jsonl").read_text()
     assert buffer.unsent() == []
@@ -141,11 +141,11 @@ def test_a_run_is_below_another_of_which_the_store_hears_later(tmp_path: Path) -
         below = OfflineBuffer.create(
             root, {**common, "key": name, "name": name, "start": 7, "params": {}, "parent": above}
         )
-        Delivery(connect(uri), below).send([])
+        BufferUpload(connect(uri), below).send([])
     assert runs(uri)["above"].data.params == {}
     late = OfflineBuffer.create(root, {**common, **above, "params": {"lr": "0.1"}, "parent": None})
     late.append({"kind": "end", "status": "FINISHED", "time": 9})
-    Delivery(connect(uri), late).send(late.unsent())
+    BufferUpload(connect(uri), late).send(late.unsent())
     found = runs(uri)
     assert sorted(found) == ["above", "first", "second"]
     assert found["above"].data.params == {"lr": "0.1"}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from albef import tasks
+from albef.tasks import registry
+from albef.tasks.base import task_class
 from albef.tracking.runs import start_run
 from albef.tracking.tracker import EXPERIMENT
 from albef.training import run
@@ -38,13 +39,13 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_runs_of_every_task_are_told_apart(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    for name in tasks.names():
+    for name in registry.names():
         with start_run(name, tiny_config(), tmp_path / name, uri) as tracker:
             tracker.log_metrics({"loss": 1.0}, 1)
     client = MlflowClient(tracking_uri=uri)
     found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])  # type: ignore[union-attr]
     seeds = {r.data.tags["task"]: r.data.params.get("train.seed") or r.data.params["train.train.seed"] for r in found}
-    assert seeds == {name: str(tasks.get(name).train_config(tiny_config()).seed) for name in tasks.names()}
+    assert seeds == {name: str(task_class(name).train_config(tiny_config()).seed) for name in registry.names()}
 
 
 @pytest.mark.slow

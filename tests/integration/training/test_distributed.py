@@ -20,13 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from albef import tasks
 from albef.config import Config
 from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
 from albef.losses.distill import ramped_alpha
 from albef.models.queue import FeatureQueue
-from albef.tasks.base import TaskData
+from albef.tasks.base import TaskData, task_class
 from albef.training import distributed, run
 from albef.training.loop import TrainingError
 from albef.training.optim import build_optimizer, learning_rate
@@ -40,13 +39,13 @@ def test_shares_of_a_batch_are_the_batch(workers: int, rows: int, epoch: int, gr
     groups = np.arange(50) // 3 if grouped else None
     whole = list(EpochSampler(50, workers * rows, seed=1, epoch=epoch, groups=groups))
     shares = [
-        list(EpochSampler(50, workers * rows, seed=1, epoch=epoch, groups=groups, share=(rank, workers)))
+        list(EpochSampler(50, workers * rows, seed=1, epoch=epoch, groups=groups, shard=(rank, workers)))
         for rank in range(workers)
     ]
     assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole
     if workers > 1:
-        with pytest.raises(ValueError, match=f"batch_size: 7 cannot be shared evenly by {workers * 7} workers"):
-            EpochSampler(50, 7, seed=1, share=(0, workers * 7))
+        with pytest.raises(ValueError, match=f"batch_size: 7 is not divisible by the world size {workers * 7}"):
+            EpochSampler(50, 7, seed=1, shard=(0, workers * 7))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def _in_turn(config: Config, world: Path, patch: pytest.MonkeyPatch) -> list[dic
     """Losses of the steps of pretraining, computed by one process for one worker after the other."""
     train, encoder = config.pretrain, Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(train.seed)
-    first = tasks.get("pretrain")(config, encoder)
+    first = task_class("pretrain")(config, encoder)
     workers = [first, copy.deepcopy(first)]
     dataset = first.dataset(TaskData(world / "lists", world, encoder))
     optimizers = [build_optimizer(task, train.optim, config.model.official_quirks) for task in workers]
@@ -96,7 +95,7 @@ def _in_turn(config: Config, world: Path, patch: pytest.MonkeyPatch) -> list[dic
     patch.setattr(FeatureQueue, "enqueue", lambda queue, *features: queued.append(features))
     per_epoch, step, rows = len(dataset) // train.batch_size, 0, []
     for epoch in range(train.epochs):
-        loaders = [train_loader(dataset, encoder, train, epoch, share=(rank, 2)) for rank in range(2)]
+        loaders = [train_loader(dataset, encoder, train, epoch, shard=(rank, 2)) for rank in range(2)]
         for batches in zip(*loaders, strict=True):
             alpha = ramped_alpha(train.alpha, step, train.alpha_ramp_epochs * per_epoch)
             outputs = []
@@ -190,7 +189,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace(
 
 @pytest.mark.slow
 def test_what_cannot_go_on_is_said_once(world: Path, cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size: 8 cannot be shared evenly by 3 workers"):
+    with pytest.raises(ValueError, match="batch_size: 8 is not divisible by the world size 3"):
         _train(_config(workers=3), world, tmp_path)
     rows = json.loads((world / "lists" / "pretrain.json").read_text())
     rows[7]["image"] = "images/lost.png"  # which one of the two finds, while the other waits for it

@@ -58,7 +58,7 @@ def test_reads_the_usual_formats(kind: str) -> None:
 def test_refuses_formats_that_start_other_programs(tmp_path: Path) -> None:
     path = tmp_path / "drawing.eps"
     path.write_bytes(encoded(gradient(), "EPS"))
-    with pytest.raises(ImageError, match=r"drawing\.eps: not a readable picture"):
+    with pytest.raises(ImageError, match=r"drawing\.eps: not a readable image"):
         open_image(path)
 
 
@@ -112,7 +112,7 @@ def test_refuses_what_has_no_picture() -> None:
     with pytest.raises(ImageError, match="floating-point"):
         decode(encoded(Image.new("F", (4, 4)), "TIFF"))
     for path in ("missing.png", "null\0byte.png", "half\ud83d.png", "."):
-        with pytest.raises(ImageError, match="cannot read the picture"):
+        with pytest.raises(ImageError, match="cannot read the image"):
             open_image(path)
 
 

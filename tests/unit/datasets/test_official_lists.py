@@ -18,7 +18,7 @@ from albef.data.image_text import PairDataset
 from albef.data.schema import images_of, read_list
 from albef.tasks.classification_data import StatementDataset
 from albef.tasks.classification_eval import StatementSet
-from albef.tasks.grounding.evaluate import GroundingSet
+from albef.tasks.grounding.data import GroundingSet
 from albef.tasks.retrieval.evaluate import RetrievalSet
 from albef.tasks.vqa.data import QuestionDataset
 from albef.tasks.vqa.evaluate import QuestionSet, read_candidates

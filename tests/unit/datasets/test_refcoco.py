@@ -55,7 +55,7 @@ def test_what_is_unknown_is_left_to_the_gate() -> None:
 
 
 def test_references_of_another_data_set_are_refused() -> None:
-    with pytest.raises(SchemaError, match=r"refs\(unc\)\.p, ref_id 3: is of COCO_train2014_000000000036\.jpg, and of"):
+    with pytest.raises(SchemaError, match=r"refs\(unc\)\.p, ref_id 3: refers to COCO_train2014_000000000036\.jpg"):
         convert(parts(), [RECORDS[0] | {"ref_id": 3}])
 
 
@@ -68,7 +68,7 @@ def test_the_three_belong_together() -> None:
     ):
         with pytest.raises(SchemaError, match=rf"grounding_boxes: no {missing}; expected refs\(unc\)\.p, instances"):
             convert(given_parts, RECORDS)
-    with pytest.raises(SchemaError, match=r"dets\.json: detections once more, after .*dets\.json"):
+    with pytest.raises(SchemaError, match=r"dets\.json: duplicate detections, also in .*dets\.json"):
         convert([refs, instances, detections, detections], RECORDS)
 
 
@@ -86,7 +86,7 @@ class Evil:
 def test_a_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
     witness, path = tmp_path / "witness", tmp_path / "refs.p"
     path.write_bytes(pickle.dumps([{"ref_id": 1, "sentences": Evil(witness)}], protocol))
-    with pytest.raises(SchemaError, match=r"refs\.p: expected a pickle of .* more than data, instruction"):
+    with pytest.raises(SchemaError, match=r"refs\.p: expected a pickle of .* instruction .* is not allowed"):
         read(path)
     assert not witness.exists()
     pickle.loads(path.read_bytes())  # it would have
@@ -128,7 +128,7 @@ def test_classes_are_refused_even_if_an_instruction_gets_by(monkeypatch: pytest.
     path = tmp_path / "refs.p"
     path.write_bytes(b"cos\nsystem\n.")
     monkeypatch.setattr(_PlainUnpickler, "dispatch", pickle._Unpickler.dispatch)
-    with pytest.raises(SchemaError, match=r"it asks for os\.system"):
+    with pytest.raises(SchemaError, match=r"importing os\.system is not allowed"):
         read_pickle(path)
 
 
@@ -152,7 +152,7 @@ def test_texts_of_python_2_are_bytes_in_some_encoding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ([{"ref_id": 1, "ann_id": 2, "image_id": 3}], r"row 0, split: expected a number or a text"),
+        ([{"ref_id": 1, "ann_id": 2, "image_id": 3}], r"row 0, split: expected a number or a string"),
         ({"annotations": [], "images": 3}, "images: expected a list, as in COCO"),
         ({"annotations": [{"id": 1, "bbox": 3}], "images": []}, "annotations, row 0: expected id and bbox"),
         ({"annotations": [], "images": [{"id": 1}]}, "images, row 0: expected id and file_name"),

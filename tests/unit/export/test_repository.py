@@ -15,8 +15,8 @@ import pytest
 from albef.config import ConfigError
 from albef.export import repository, vendoring
 from albef.export.repository import RepositoryError
-from albef.index.builder import names
-from albef.index.index import Gallery
+from albef.index.builder import rows_by_id
+from albef.index.index import ImageTextIndex
 from albef.serving import pbtxt, protocol
 from albef.serving.protocol import GraphSizes
 from albef.serving.runtime import INFRA
@@ -100,9 +100,9 @@ def test_gallery_holds_every_image_and_distinct_caption(model, tmp_path):
     rows.append(rows[2])
     (lists / "retrieval_test.json").write_text(json.dumps(rows))
     build(model, tmp_path / "out", lists=lists)
-    gallery = Gallery(tmp_path / "out" / "retrieval" / "1" / "gallery")
-    assert list(names(gallery.images)) == [row["image"] for row in rows[:3]]
-    assert list(names(gallery.captions)) == ["red", "blue", *rows[2]["caption"]]
+    gallery = ImageTextIndex(tmp_path / "out" / "retrieval" / "1" / "gallery")
+    assert list(rows_by_id(gallery.images)) == [row["image"] for row in rows[:3]]
+    assert list(rows_by_id(gallery.captions)) == ["red", "blue", *rows[2]["caption"]]
     embeds, mask = gallery.captions.embeds([0])
     assert mask.sum() == embeds.shape[1] == 2  # [CLS] red
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from albef.data.images import ImageError
 from albef.index import builder, faiss_index
-from albef.index.index import Gallery, GalleryError
+from albef.index.index import ImageTextIndex, SearchIndexError
 from tests import ROOT
 from tests.indexes import FEATURES, caption, encoders, files, picture
 
@@ -23,10 +23,10 @@ KEYS = [f"folder/ü {n}.png" for n in range(12)]
 
 def content(folder):
     """What a gallery holds, by id, each found by its own features and no other."""
-    opened = Gallery(folder)
+    opened = ImageTextIndex(folder)
     found = []
     for part, encode in ((opened.images, lambda key: picture(key.rpartition("/")[2])), (opened.captions, caption)):
-        names = builder.names(part)
+        names = builder.rows_by_id(part)
         assert len(names) == len(part)
         for key, row in names.items():
             tokens, features = encode(key)
@@ -58,7 +58,7 @@ def test_changes_are_those_of_a_dictionary(tmp_path_factory, changes, exact_belo
             if verb == "remove":
                 gone = [key for key in some if key in images], [key for key in others if key in texts]
                 if set(gone[0]) == images and set(gone[1]) == texts:
-                    with pytest.raises(GalleryError, match="nothing would be left"):
+                    with pytest.raises(SearchIndexError, match="would leave this index empty"):
                         builder.remove(folder, *gone, exact_below)
                     continue
                 builder.remove(folder, *gone, exact_below)
@@ -70,7 +70,7 @@ def test_changes_are_those_of_a_dictionary(tmp_path_factory, changes, exact_belo
                 builder.build(folder, encoders(), files(some), others, "float32", exact_below)
                 images, texts = set(some), set(others)
             assert content(folder) == (images, texts)
-            manifest = Gallery(folder).manifest
+            manifest = ImageTextIndex(folder).manifest
             for part in (manifest.images, manifest.captions):
                 assert part.search == ("exact" if part.count < exact_below else "ivf") or not part.count
     finally:
@@ -79,7 +79,7 @@ def test_changes_are_those_of_a_dictionary(tmp_path_factory, changes, exact_belo
 
 def test_what_a_reader_opened_stays_for_one_change(tmp_path):
     builder.build(tmp_path, encoders(), files(KEYS[:2]), [], "float32")
-    old = Gallery(tmp_path).manifest
+    old = ImageTextIndex(tmp_path).manifest
     builder.add(tmp_path, encoders(), files(KEYS[2:3]), [])
     assert (tmp_path / old.images.index).is_dir()
     builder.add(tmp_path, encoders(), files(KEYS[3:4]), [])
@@ -101,33 +101,33 @@ def test_adding_encodes_what_is_new_alone(tmp_path):
 
 def test_mostly_empty_segments_are_thinned_out(tmp_path):
     builder.build(tmp_path, encoders(), files(KEYS), [], "int8")
-    size = Gallery(tmp_path).images.segments[0].embeds.nbytes
+    size = ImageTextIndex(tmp_path).images.segments[0].embeds.nbytes
     builder.remove(tmp_path, KEYS[1:])
-    (segment,) = Gallery(tmp_path).images.segments
+    (segment,) = ImageTextIndex(tmp_path).images.segments
     assert segment.embeds.nbytes * len(KEYS) == size
-    assert set(builder.names(Gallery(tmp_path).images)) == {KEYS[0]}
+    assert set(builder.rows_by_id(ImageTextIndex(tmp_path).images)) == {KEYS[0]}
 
 
 def test_unknown_ids_are_named_and_nothing_changes(tmp_path):
     builder.build(tmp_path, encoders(), files(["a", "b"]), ["red"], "float32")
     before = (tmp_path / "gallery.json").read_bytes()
-    with pytest.raises(GalleryError, match=r"no image 'x' in this gallery \(nor 1 more\)"):
+    with pytest.raises(SearchIndexError, match=r"no image 'x' in this index \(1 more"):
         builder.remove(tmp_path, ["a", "x", "y"])
-    with pytest.raises(GalleryError, match="no caption 'blue' in this gallery"):
+    with pytest.raises(SearchIndexError, match="no caption 'blue' in this index"):
         builder.remove(tmp_path, [], ["blue"])
     assert (tmp_path / "gallery.json").read_bytes() == before
 
 
 def test_another_model_is_refused(tmp_path):
     builder.build(tmp_path, encoders(), files(["a"]), [], "float32")
-    with pytest.raises(GalleryError, match="the gallery's model_hash is m"):
+    with pytest.raises(SearchIndexError, match="model_hash is m in the index"):
         builder.add(tmp_path, encoders(model_hash="other"), files(["b"]), [])
     builder.build(tmp_path, encoders(model_hash="other"), files(["b"]), [], "float32")
-    assert Gallery(tmp_path).check("other", "t").manifest.generation == 2
+    assert ImageTextIndex(tmp_path).check("other", "t").manifest.generation == 2
 
 
 def test_nothing_to_search_is_refused(tmp_path):
-    with pytest.raises(GalleryError, match="at least one image or one caption"):
+    with pytest.raises(SearchIndexError, match="at least one image or one caption"):
         builder.build(tmp_path, encoders(), {}, [], "float32")
 
 
@@ -165,7 +165,7 @@ def test_what_another_change_left_is_not_taken(tmp_path, monkeypatch):
     encoded: list[str] = []
     builder.add(tmp_path, encoders(encoded=encoded), files([f"n{n}" for n in range(1, 7)]), [])
     assert len(encoded) == 6
-    assert len(Gallery(tmp_path).images) == 7
+    assert len(ImageTextIndex(tmp_path).images) == 7
 
 
 def test_two_changes_at_once_are_refused(tmp_path):
@@ -177,7 +177,7 @@ def test_two_changes_at_once_are_refused(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(GalleryError, match="another process is changing"):
+        with pytest.raises(SearchIndexError, match="another process is changing"):
             builder.build(tmp_path, encoders(), files(["a"]), [], "float32")
         other.stdin.close()
         other.wait(10)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.index import builder as writing
-from albef.index.index import Gallery, GalleryError, top
+from albef.index.index import ImageTextIndex, SearchIndexError, top_k
 from tests.indexes import FEATURES, caption, encoders, files, picture
 
 
@@ -23,7 +23,7 @@ def make(folder, images=7, captions=5, dtype="float32", **options):
 def test_search_equals_brute_force(tmp_path_factory, images, captions, k, seed):
     folder = tmp_path_factory.mktemp("gallery")
     names, texts = make(folder, images, captions)
-    gallery = Gallery(folder)
+    gallery = ImageTextIndex(folder)
     queries = np.random.default_rng(seed).standard_normal((3, FEATURES)).astype(np.float32)
     for part, ids, encode in ((gallery.images, names, picture), (gallery.captions, texts, caption)):
         scores, rows = part.search(queries, k)
@@ -37,7 +37,7 @@ def test_search_equals_brute_force(tmp_path_factory, images, captions, k, seed):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 2e-3), ("int8", 2e-2)])
 def test_embeddings_come_back(tmp_path, dtype, tolerance):
     names, texts = make(tmp_path, dtype=dtype)
-    gallery = Gallery(tmp_path)
+    gallery = ImageTextIndex(tmp_path)
     got, mask = gallery.images.embeds([6, 0, 0])
     assert got.dtype == np.float32
     assert mask.all()
@@ -54,7 +54,7 @@ def test_embeddings_come_back(tmp_path, dtype, tolerance):
 
 def test_everything_large_stays_on_disk(tmp_path):
     make(tmp_path)
-    (segment,) = Gallery(tmp_path).images.segments
+    (segment,) = ImageTextIndex(tmp_path).images.segments
     assert all(isinstance(array, np.memmap) for array in (segment.embeds, segment.features, segment.names))
 
 
@@ -62,17 +62,17 @@ def test_int8_is_a_quarter(tmp_path):
     sizes = {}
     for dtype in ("float32", "int8"):
         make(tmp_path / dtype, dtype=dtype)
-        sizes[dtype] = Gallery(tmp_path / dtype).images.segments[0].embeds.nbytes
+        sizes[dtype] = ImageTextIndex(tmp_path / dtype).images.segments[0].embeds.nbytes
     assert sizes["int8"] * 4 == sizes["float32"]
 
 
 def test_another_model_is_refused(tmp_path):
     make(tmp_path)
-    gallery = Gallery(tmp_path)
+    gallery = ImageTextIndex(tmp_path)
     assert gallery.check("m", "t") is gallery
-    with pytest.raises(GalleryError, match=r"model_hash is m, but that of the graphs other"):
+    with pytest.raises(SearchIndexError, match="model_hash is m in the index but other"):
         gallery.check("other", "t")
-    with pytest.raises(GalleryError, match=r"tokenizer_hash is t, but that of the graphs words"):
+    with pytest.raises(SearchIndexError, match="tokenizer_hash is t in the index but words"):
         gallery.check("m", "words")
 
 
@@ -82,21 +82,21 @@ def test_counts_must_agree(tmp_path):
     data = json.loads(path.read_text())
     data["images"]["count"] -= 1
     path.write_text(json.dumps(data))
-    with pytest.raises(GalleryError, match=r"number of images: \[6, 7, 7\]"):
-        Gallery(tmp_path)
+    with pytest.raises(SearchIndexError, match=r"number of images: \[6, 7, 7\]"):
+        ImageTextIndex(tmp_path)
     data["images"]["count"] += 1
     data["images"]["segments"][0]["rows"] -= 1
     path.write_text(json.dumps(data))
-    with pytest.raises(GalleryError, match=r"number of rows: \[6, 7, 7, 7\]"):
-        Gallery(tmp_path)
+    with pytest.raises(SearchIndexError, match=r"number of rows: \[6, 7, 7, 7\]"):
+        ImageTextIndex(tmp_path)
 
 
 def test_older_format_is_refused(tmp_path):
     make(tmp_path)
     path = tmp_path / "gallery.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": "albef-gallery-1"}))
-    with pytest.raises(GalleryError, match="format 'albef-gallery-1', expected 'albef-gallery-2'"):
-        Gallery(tmp_path)
+    with pytest.raises(SearchIndexError, match="format 'albef-gallery-1', expected 'albef-gallery-2'"):
+        ImageTextIndex(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_damaged_files_are_refused(tmp_path, name, damage):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(GalleryError, match="not a readable gallery|disagree|bytes, expected"):
-        Gallery(tmp_path)
+    with pytest.raises(SearchIndexError, match="cannot read the index|inconsistent|bytes, expected"):
+        ImageTextIndex(tmp_path)
 
 
 def test_inverted_lists_that_hold_too_few_are_searched_further(tmp_path):
     make(tmp_path, images=40, exact_below=10)
-    part = Gallery(tmp_path).images
+    part = ImageTextIndex(tmp_path).images
     assert part.part.search == "ivf"
     part.index.nprobe = 1
     _, rows = part.search(np.ones((2, FEATURES), np.float32), 40)
@@ -132,4 +132,4 @@ def test_inverted_lists_that_hold_too_few_are_searched_further(tmp_path):
 @given(st.lists(st.integers(-3, 3), min_size=1), st.integers(1, 12))
 def test_top_is_a_stable_sort(values, k):
     expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
-    assert top(np.array(values, dtype=np.float32), k).tolist() == expected
+    assert top_k(np.array(values, dtype=np.float32), k).tolist() == expected

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from albef import cli, tasks
+from albef import cli
 from albef.config import TasksConfig
+from albef.tasks import registry
 from tests.unit.pipeline.code import of_command
 from tests.unit.test_layers import ROOT
 
@@ -94,7 +95,7 @@ def test_raw_data_is_never_written() -> None:
 
 def test_every_task_is_fine_tuned_and_evaluated() -> None:
     wanted = {field.name for field in fields(TasksConfig)}
-    assert wanted == set(tasks.names()) - {"pretrain", "text_assignment"}
+    assert wanted == set(registry.names()) - {"pretrain", "text_assignment"}
     for verb in ("finetune", "evaluate"):
         assert {name.partition("@")[2] for name in stages() if name.startswith(f"{verb}@")} == wanted
 

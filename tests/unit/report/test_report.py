@@ -130,9 +130,9 @@ def test_a_run_without_losses_yet_is_shown(artifacts: Path) -> None:
         ("evaluate/retrieval/metrics.json", '{"ir_r1": "high"}', "expected a mapping of names to numbers"),
         ("pretrain/history.csv", "step,loss\n1,low\n", "expected numbers under a header"),
         ("pretrain/history.csv", "epoch,loss\n1,2\n", "expected a column 'step'"),
-        ("export/retrieval/parity.json", '{"graphs": {"vision": []}}', "not the report of a parity gate"),
+        ("export/retrieval/parity.json", '{"graphs": {"vision": []}}', "not a report of the parity check"),
         ("finetune/retrieval/history.csv", None, "run the stage that writes it"),
-        ("data/images/test/000000.png", "no picture", "cannot be shown"),
+        ("data/images/test/000000.png", "no picture", "cannot read the image"),
     ],
 )
 def test_a_bad_file_is_named_and_an_old_report_stays(

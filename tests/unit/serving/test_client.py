@@ -48,7 +48,7 @@ def test_proxy_of_the_environment_is_ignored(monkeypatch):
 
 
 def test_table_aligns():
-    lines = ask.table([Match("a.png", 12.34567), Match("b.png", -0.5)]).splitlines()
+    lines = ask.format_matches([Match("a.png", 12.34567), Match("b.png", -0.5)]).splitlines()
     assert lines == [
         "rank        score  answer",
         "   1      12.3457  a.png",

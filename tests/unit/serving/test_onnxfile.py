@@ -30,7 +30,7 @@ def test_cut_file_is_refused(tmp_path):
     graph(tmp_path / "model.onnx", {"a": "b"})
     data = (tmp_path / "model.onnx").read_bytes()
     (tmp_path / "model.onnx").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"model\.onnx: not an ONNX model, or cut off"):
+    with pytest.raises(ValueError, match=r"model\.onnx: not an ONNX model, or truncated"):
         metadata(tmp_path / "model.onnx")
 
 

@@ -16,11 +16,12 @@ from PIL import Image
 
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
-from albef.models.architecture import models_for
 from albef.tasks.evaluation import EvaluationError, run
 from albef.tasks.grounding.boxes import iou
-from albef.tasks.grounding.word_maps import tokens_of_words, usual_block
+from albef.tasks.grounding.evaluate import usual_block
+from albef.tasks.grounding.word_maps import tokens_of_words
 from albef.tasks.job import spaced
+from albef.tasks.registry import models_for
 from albef.tasks.vqa.evaluate import kind_of
 from albef.tasks.vqa.metric import vqa_accuracy
 from albef.weights import checkpoint

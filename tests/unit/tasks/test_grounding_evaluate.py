@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from albef.data.schema import SchemaError
 from albef.tasks.grounding.boxes import Box, box_scores, iou
-from albef.tasks.grounding.evaluate import GroundingSet
+from albef.tasks.grounding.data import GroundingSet
 from tests.worlds import colour_world
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from albef.config import RerankConfig
+from albef.tasks.retrieval.spec import RerankConfig
 from albef.data.images import open_image, to_pixels
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef import tasks
 from albef.config import Config
 from albef.data.loader import train_loader
 from albef.data.tokenizer import Encoder
-from albef.tasks import alignment
-from albef.tasks.base import Task, TaskData
+from albef.tasks import alignment, registry
+from albef.tasks.base import Task, TaskData, task_class
 from albef.tasks.pretrain.train import Pretrain
 from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
@@ -29,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
 
 def _task(name: str, config: Config, data: TaskData) -> Task:
     torch.manual_seed(0)
-    return tasks.get(name)(config, data.encoder).eval()
+    return task_class(name)(config, data.encoder).eval()
 
 
 def _batch(task: Task, data: TaskData) -> dict[str, Tensor]:
@@ -95,7 +94,7 @@ def test_negatives_are_drawn_by_similarity_or_evenly(
     assert all((float(s.std()) > 0) == hard for s in seen)
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_every_part_that_should_learn_gets_a_gradient(data: TaskData, name: str) -> None:
     task = _task(name, tiny_config(), data)
     losses = task(_batch(task, data), 0.4)
@@ -136,7 +135,7 @@ def test_a_task_may_see_larger_pictures_than_pretraining(data: TaskData, tmp_pat
     assert task.model.config.image_size == 64
     batch = _batch(task, data)
     assert batch["image"].shape == (8, 3, 64, 64)
-    checkpoint.initialise(task.model, tmp_path / "model.pth")
+    checkpoint.initialize(task.model, tmp_path / "model.pth")
     assert torch.isfinite(task(batch, 0.4)["answer_loss"])
     assert task.validate(data).keys() == {"accuracy"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from albef.config import AnswerConfig, VqaConfig
+from albef.tasks.vqa.spec import AnswerConfig, VqaConfig
 from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of

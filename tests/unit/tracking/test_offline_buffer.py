@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albef.tracking.mlflow_sync import spools_of
+from albef.tracking.mlflow_sync import buffers_of
 from albef.tracking.offline_buffer import OfflineBuffer, headers
 
 HEADER = {"uri": "u", "key": "k", "experiment": "e", "name": "n", "params": {}, "tags": {}, "start": 0}
@@ -20,7 +20,7 @@ def _abandoned(root: Path) -> list[OfflineBuffer]:
 def test_what_was_sent_is_not_sent_again_and_half_a_line_never(tmp_path: Path) -> None:
     buffer = OfflineBuffer.create(tmp_path, HEADER)
     ends = [buffer.append({"kind": "metrics", "step": step}) for step in range(3)]
-    buffer.mark(ends[0])
+    buffer.mark_sent(ends[0])
     buffer.release()
     with (buffer.folder / "journal.jsonl").open("a") as file:
         file.write('{"kind": "met')  # killed in the middle of it
@@ -44,7 +44,7 @@ def test_a_copy_stays_when_the_file_changes(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "a.txt", tmp_path / "folder" / "b.txt"):
         path.write_text("old")
-    first, second, third = (buffer.keep(tmp_path / name) for name in ("a.txt", "folder", "a.txt"))
+    first, second, third = (buffer.copy_file(tmp_path / name) for name in ("a.txt", "folder", "a.txt"))
     for path in (tmp_path / "a.txt", tmp_path / "folder" / "b.txt"):
         path.write_text("new")
     assert (first.read_text(), (second / "b.txt").read_text(), third.read_text()) == ("old", "old", "old")
@@ -78,4 +78,4 @@ def test_a_removal_that_was_cut_off_is_finished_and_is_no_run(tmp_path: Path) ->
 def test_a_run_is_not_taken_for_those_below_it(tmp_path: Path) -> None:
     above = OfflineBuffer.create(tmp_path, HEADER)
     OfflineBuffer.create(tmp_path, {**HEADER, "key": "below", "parent": {"key": "k", "name": "n", "start": 0}})
-    assert spools_of(tmp_path, "k") == [above.folder]
+    assert buffers_of(tmp_path, "k") == [above.folder]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef import tasks
 from albef.data.tokenizer import Encoder
-from albef.tasks.base import TaskData
+from albef.tasks import registry
+from albef.tasks.base import TaskData, task_class
 from albef.tracking.tracker import NoTracker
 from albef.training.loop import Loop, TrainingError
 from albef.weights import checkpoint
@@ -27,7 +27,7 @@ def _loop(world: Path, out: Path, name: str, precision: Literal["fp32", "bf16"] 
     config = tiny_config(epochs=epochs, precision=precision)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
-    task = tasks.get(name)(config, encoder)
+    task = task_class(name)(config, encoder)
     data = TaskData(world / "lists", world, encoder)
     return Loop(task, data, out / "scratch", out, NoTracker(), torch.device("cpu"))
 
@@ -43,12 +43,12 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_every_task_trains(world: Path, tmp_path: Path, name: str) -> None:
     metrics = _loop(world, tmp_path, name).run()
     assert {key for key in metrics if key.endswith("_loss")} == LOSSES[name]
     assert metrics["loss"] == pytest.approx(sum(metrics[key] for key in LOSSES[name]), rel=1e-4)
-    selection = tasks.get(name).selection
+    selection = task_class(name).selection
     assert {key for key in metrics if key.startswith("val_")} >= ({f"val_{selection}"} if selection else set())
     model, meta = checkpoint.load(tmp_path / "model.pth")
     assert meta.task == model.task == name
@@ -58,7 +58,7 @@ class _Killed(BaseException):
     """Stands for a signal that cannot be caught."""
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_every_task_resumes_to_the_bit(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Stopped in the middle of the second of two epochs, a step or two after the last checkpoint."""
     _loop(world, tmp_path / "whole", name, epochs=2).run()
@@ -112,4 +112,4 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(
 
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(ValueError, match="known are pretrain, text_assignment, retrieval"):
-        tasks.get("captioning")
+        task_class("captioning")

@@ -183,14 +183,14 @@ def test_broken_pictures_are_named(make: Make, quarantine: ValidateConfig, tmp_p
     (data / "pretrain1.png").write_bytes(whole[:60])
     gate.run(quarantine, data, tmp_path / "out")
     (entry,) = json.loads((tmp_path / "out" / "quarantine.json").read_text())
-    assert "pretrain1.png: not a readable picture" in entry["reason"]
+    assert "pretrain1.png: not a readable image" in entry["reason"]
 
 
 def test_leakage_is_found_under_another_name_and_format(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data = make()
     # The same pixels in another file format and place.
     Image.open(data / "val3.png").save(data / "pretrain7.png", "BMP")
-    with pytest.raises(ValidationError, match=r"'no_leakage'.*row 7: pretrain7.png is the picture of retrieval_val"):
+    with pytest.raises(ValidationError, match=r"'no_leakage'.*row 7: pretrain7.png has the same content as an image of retrieval_val"):
         gate.run(config, data, tmp_path / "out")
 
 

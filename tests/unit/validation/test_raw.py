@@ -79,14 +79,14 @@ def test_sound_lists_pass_as_they_were_delivered(
 FAULTS: dict[str, tuple[str, Callable[[list[Any]], Any], str, str]] = {
     "no object": ("coco", lambda rows: rows.__setitem__(3, "text"), "schema", "expected a JSON object"),
     "no caption": ("vg", lambda rows: rows[4].pop("caption"), "schema", "caption: missing"),
-    "empty text": ("ve", lambda rows: rows[5].update(sentence=" "), "schema", "sentence: expected a text that is not"),
+    "empty text": ("ve", lambda rows: rows[5].update(sentence=" "), "schema", "sentence: expected a non-empty string"),
     "other label": ("ve", lambda rows: rows[6].update(label="maybe"), "schema", "label: expected one of contradiction"),
     "one picture": ("nlvr", lambda rows: rows[7].update(images=["0.jpg"]), "schema", "images: expected a list of two"),
-    "lost": ("coco", lambda rows: rows[8].update(image="/old/88.jpg"), "pictures_there", "88.jpg: no such file below"),
+    "lost": ("coco", lambda rows: rows[8].update(image="/old/88.jpg"), "images_exist", "88.jpg: no such file below"),
     "not moved": (
         "coco",
         lambda rows: rows[9].update(image="/new/1.jpg"),
-        "pictures_there",
+        "images_exist",
         "/new/1.jpg: no such file",
     ),
 }
@@ -127,7 +127,7 @@ def test_too_many_are_too_many_of_the_list(
 
     raw.run(_prepare(), quarantine, delivered(coco=lose(4)), tmp_path / "out")  # 4 of 20 are a fifth
     shutil.rmtree(tmp_path / "raw")
-    with pytest.raises(RawError, match=r"coco.json: .*4 bad rows.*also failed: pictures_there \(vg.json\)"):
+    with pytest.raises(RawError, match=r"coco.json: .*4 bad rows.*also failed: images_exist \(vg.json\)"):
         raw.run(_prepare(), quarantine, delivered(coco=lose(4), vg=lose(1)), tmp_path / "out")
     shutil.rmtree(tmp_path / "raw")
     with pytest.raises(RawError, match="vg.json: expectation 'not_empty' failed, observed 0"):
@@ -164,8 +164,8 @@ def test_what_is_no_list_is_named(delivered: Callable[..., Path], config: Valida
 
 @given(st.text(st.characters(blacklist_categories=("Cc", "Cs"), blacklist_characters="\ufffdÃâ"), max_size=40))
 def test_text_of_any_language_is_no_damage(text: str) -> None:
-    assert raw._broken({"caption": text}) is None
-    assert raw._broken({"caption": ["fine", text + "\ufffd"]})
+    assert raw._damaged_text({"caption": text}) is None
+    assert raw._damaged_text({"caption": ["fine", text + "\ufffd"]})
 
 
 def test_sprites_are_looked_at_one_by_one(config: ValidateConfig, tmp_path: Path) -> None:
@@ -182,4 +182,4 @@ def test_sprites_are_looked_at_one_by_one(config: ValidateConfig, tmp_path: Path
     (found,) = (each for each in _report(tmp_path / "out").values() if not each["success"])
     assert [each["row"] for each in found["examples"]] == [2, 5]
     assert "not a readable PNG sprite" in found["examples"][0]["value"]
-    assert "plural: expected a text" in found["examples"][1]["value"]
+    assert "plural: expected a non-empty string" in found["examples"][1]["value"]

@@ -31,7 +31,7 @@ def _random(task: str, seed: int) -> ALBEF:
 
 def _from(source: ALBEF, target: ALBEF, folder: Path) -> list[str]:
     checkpoint.save(source, folder / "model.pth")
-    return checkpoint.initialise(target, folder / "model.pth")
+    return checkpoint.initialize(target, folder / "model.pth")
 
 
 def _equal(first: nn.Module, second: nn.Module) -> bool:

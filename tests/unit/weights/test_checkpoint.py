@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from albef.models.albef import ALBEF
-from albef.models.architecture import ARCHITECTURES
 from albef.models.queue import NO_ID
+from albef.tasks import registry
 from albef.weights import checkpoint, convert
 from albef.weights.official import CheckpointError, infer_task, load_official, read_official, to_official
 from tests.worlds import tiny_config
@@ -34,7 +34,7 @@ def _different(a: ALBEF, b: ALBEF) -> list[str]:
     return [name for name in left if not torch.equal(left[name], right[name])]
 
 
-@pytest.mark.parametrize("task", ARCHITECTURES)
+@pytest.mark.parametrize("task", registry.names())
 def test_official_round_trip_is_exact(task: str) -> None:
     model = _model(task=task)
     official = to_official(model.state_dict(), model.config.text.layers, model.task)
@@ -76,10 +76,10 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert not loaded.training
 
 
-def test_initialise_keeps_what_the_file_cannot_tell(tmp_path: Path) -> None:
+def test_initialize_keeps_what_the_file_cannot_tell(tmp_path: Path) -> None:
     checkpoint.save(_model(), tmp_path / "model.pth")
     target = _model(seed=1, task="retrieval")
-    left = checkpoint.initialise(target, tmp_path / "model.pth")
+    left = checkpoint.initialize(target, tmp_path / "model.pth")
     assert left == ["queue.ids"]
     assert torch.equal(target.student.vision_proj.weight, _model().student.vision_proj.weight)
 

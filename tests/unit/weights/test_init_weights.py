@@ -82,7 +82,7 @@ def test_a_bert_cut_in_two_computes_what_it_did(tmp_path: Path, mlm: bool) -> No
     reference = bert(tmp_path, mlm)
     model = built(given := config(text=str(tmp_path)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fresh = init_weights.initialise(model, given)
+    fresh = init_weights.initialize(model, given)
     ids, mask = tokens()
     encoder = reference.bert if mlm else reference
     with torch.no_grad():
@@ -114,8 +114,8 @@ def test_names_of_old_checkpoints(tmp_path: Path) -> None:
     }
     torch.save({**state, "bert.embeddings.position_ids": torch.arange(64)[None]}, tmp_path / "pytorch_model.bin")
     one, other = built(config()), built(config())
-    init_weights.initialise(one, config(text=str(tmp_path / "new")))
-    init_weights.initialise(other, config(text=str(tmp_path / "pytorch_model.bin")))
+    init_weights.initialize(one, config(text=str(tmp_path / "new")))
+    init_weights.initialize(other, config(text=str(tmp_path / "pytorch_model.bin")))
     for name, value in one.student.state_dict().items():
         assert torch.equal(value, other.student.state_dict()[name]), name
 
@@ -139,7 +139,7 @@ def saved(model: nn.Module, path: Path) -> Path:
 def test_a_vit_gives_the_tokens_it_gave(tmp_path: Path, name: str) -> None:
     reference = vit()
     model = built(given := config(vision=str(saved(reference, tmp_path / name)), image_size=64))
-    fresh = init_weights.initialise(model, given)
+    fresh = init_weights.initialize(model, given)
     assert not [name for name in fresh if name.startswith("student.vision.")]
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -151,14 +151,14 @@ def test_a_vit_gives_the_tokens_it_gave(tmp_path: Path, name: str) -> None:
 def test_positions_are_interpolated(tmp_path: Path) -> None:
     reference = vit()
     model = built(given := config(vision=str(saved(reference, tmp_path / "vit.pth")), image_size=96))
-    init_weights.initialise(model, given)
+    init_weights.initialize(model, given)
     assert torch.equal(model.student.vision.vit.pos_embed, resize_positions(reference.pos_embed, 37))
 
 
 def test_nothing_named_is_nothing_done() -> None:
     model = built(config())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    init_weights.initialise(model, config())
+    init_weights.initialize(model, config())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -171,14 +171,14 @@ def test_nothing_named_is_nothing_done() -> None:
         ),
         ({"patch_size": 8}, r"model\.patch_size is 16 and 8 in "),
         ({"mlp_ratio": 2}, r"blocks\.0\.mlp\.fc1\.weight .*\(64, 32\), expected \(128, 32\)"),
-        ({"init_values": 0.1}, r"has blocks\.0\.ls1\.gamma, .*, for which the image encoder has no place"),
-        ({"class_token": False, "global_pool": "avg"}, r"has no cls_token"),
+        ({"init_values": 0.1}, r"has tensors blocks\.0\.ls1\.gamma, "),
+        ({"class_token": False, "global_pool": "avg"}, r"has no tensor cls_token"),
     ],
 )
 def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     given = config(vision=str(saved(vit(**changes), tmp_path / "vit.pth")), image_size=64)
     with pytest.raises(CheckpointError, match=rf"init\.vision: .*{message}"):
-        init_weights.initialise(built(given), given)
+        init_weights.initialize(built(given), given)
 
 
 def test_heads_are_compared_where_a_folder_tells_them(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_heads_are_compared_where_a_folder_tells_them(tmp_path: Path) -> None:
         json.dumps({"architecture": "vit_tiny_patch16_224", "model_args": {**VIT, "num_heads": 4}})
     )
     with pytest.raises(CheckpointError, match=r"model\.vision\.heads is 2 and 4 in "):
-        init_weights.initialise(built(given := config(vision=str(path), image_size=64)), given)
+        init_weights.initialize(built(given := config(vision=str(path), image_size=64)), given)
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_a_bert_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, 
     bert(tmp_path, **changes)
     given = config(text=str(tmp_path))
     with pytest.raises(CheckpointError, match=message):
-        init_weights.initialise(built(given), given)
+        init_weights.initialize(built(given), given)
 
 
 def test_a_bert_wants_its_own_vocabulary(tmp_path: Path) -> None:
     given = config(text=str(tmp_path))
     given = dataclasses.replace(given, tokenizer=dataclasses.replace(given.tokenizer, kind="wordpiece"))
     with pytest.raises(ConfigError, match=r"tokenizer\.kind: wordpiece, expected bert"):
-        init_weights.initialise(built(given), given)
+        init_weights.initialize(built(given), given)
 
 
 def test_a_convolutional_stem_takes_no_vit(tmp_path: Path) -> None:
@@ -224,13 +224,13 @@ def test_a_convolutional_stem_takes_no_vit(tmp_path: Path) -> None:
     vision = dataclasses.replace(given.model.vision, stem="conv")
     given = dataclasses.replace(given, model=dataclasses.replace(given.model, vision=vision))
     with pytest.raises(ConfigError, match=r"model\.vision\.stem is conv, expected patch"):
-        init_weights.initialise(built(given), given)
+        init_weights.initialize(built(given), given)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no such file or folder; a model of timm is named timm:NAME"),
+        (None, r"part\.pth: no such file or folder"),
         (b"nonsense", r"part\.pth: not a weights-only checkpoint"),
     ],
 )
@@ -239,24 +239,24 @@ def test_an_unreadable_part_is_named(tmp_path: Path, content: bytes | None, mess
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
-        init_weights.initialise(built(given := config(vision=str(path))), given)
+        init_weights.initialize(built(given := config(vision=str(path))), given)
 
 
 def test_a_name_timm_does_not_know_is_named() -> None:
     with pytest.raises(CheckpointError, match="timm:no_such_model: cannot load no_such_model from timm"):
-        init_weights.initialise(built(given := config(vision="timm:no_such_model")), given)
+        init_weights.initialize(built(given := config(vision="timm:no_such_model")), given)
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     path = saved(vit(), tmp_path / "folder")
     (path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
     with pytest.raises(CheckpointError, match="a ResNet, expected a VisionTransformer"):
-        init_weights.initialise(built(given := config(vision=str(path))), given)
+        init_weights.initialize(built(given := config(vision=str(path))), given)
 
 
 def test_a_bert_that_is_nowhere_is_named() -> None:
     with pytest.raises(CheckpointError, match="no/such/model: neither a local file or folder nor a model on the hub"):
-        init_weights.initialise(built(given := config(text="no/such/model")), given)
+        init_weights.initialize(built(given := config(text="no/such/model")), given)
 
 
 def test_local_files_are_inputs_of_the_run(tmp_path: Path) -> None:

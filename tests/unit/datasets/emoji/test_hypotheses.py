@@ -76,7 +76,7 @@ def test_every_form_has_every_label_equally_often(world: World) -> None:
     generator = HypothesisGenerator(world.lexicon, Compositions(world.seed), CONFIG.max_objects, "train")
     rng = Random(2)
     for scene in world.scenes["train"]:
-        generator.claim(scene, rng)
+        generator.generate(scene, rng)
     assert set(generator.turns) == {f.__name__ for f in generator.forms}
     assert min(generator.turns.values()) >= 30
 

@@ -53,9 +53,9 @@ def entry(**changes: Any) -> dict[str, Any]:
     ("entries", "sentence"),
     [
         ([], "expected a JSON list of sprites"),
-        ([entry(name="")], "entry 0, name: expected a text, got ''"),
-        ([entry(plural=3)], "entry 0, plural: expected a text, got 3"),
-        (["dog"], "entry 0, name: expected a text, got None"),
+        ([entry(name="")], "entry 0, name: expected a non-empty string, got ''"),
+        ([entry(plural=3)], "entry 0, plural: expected a non-empty string, got 3"),
+        (["dog"], "entry 0, name: expected a non-empty string, got None"),
         ([entry(), entry()], "entry 1: the name 'dog' is taken"),
         ([entry(file="none.png")], r"none\.png: not a readable PNG"),
         ([entry(file="lexicon.json")], r"lexicon\.json: not a readable PNG"),

@@ -10,7 +10,7 @@ import pytest
 from albef.datasets.emoji.captions import NUMBERS
 from albef.datasets.emoji.lexicon import BACKGROUNDS
 from albef.datasets.emoji.lists import _STATEMENTS_TRAIN, nlvr
-from albef.datasets.emoji.pairs import Comparer
+from albef.datasets.emoji.pairs import StatementGenerator
 from albef.datasets.emoji.scenes import Scene
 from albef.datasets.emoji.world import World
 from tests.unit.data.baselines import BagOfWords
@@ -52,11 +52,11 @@ def test_labels_are_true_and_balanced(world: World, split: str) -> None:
 
 
 def test_every_form_occurs(world: World) -> None:
-    comparer = Comparer(world.lexicon, world.scenes["train"])
+    generator = StatementGenerator(world.lexicon, world.scenes["train"])
     rng = Random(2)
     for number in range(len(world.scenes["train"])):
-        comparer.state(number, rng)
-    assert min(comparer.turns.get(f.__name__, 0) for f in comparer.forms) > 200
+        generator.generate(number, rng)
+    assert min(generator.turns.get(f.__name__, 0) for f in generator.forms) > 200
 
 
 def test_a_statement_alone_tells_nothing(world: World) -> None:

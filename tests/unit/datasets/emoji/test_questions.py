@@ -9,7 +9,7 @@ import pytest
 from albef.datasets.emoji.captions import RELATIONS
 from albef.datasets.emoji.lexicon import BACKGROUNDS
 from albef.datasets.emoji.lists import make, vqa
-from albef.datasets.emoji.questions import PEOPLE, QuestionGenerator, answers, vocabulary
+from albef.datasets.emoji.questions import ANNOTATORS, QuestionGenerator, answers, vocabulary
 from albef.datasets.emoji.scenes import Compositions, Scene
 from albef.datasets.emoji.world import World
 from tests.unit.conftest import small
@@ -69,7 +69,7 @@ def test_answers_are_true(world: World, generator: QuestionGenerator) -> None:
     rng = Random(5)
     asked = 0
     for scene in world.scenes["train"][:1500]:
-        for question in generator.ask(scene, 4, rng):
+        for question in generator.generate(scene, 4, rng):
             assert truth(question.text, scene, world) == question.answer, (question, scene)
             assert question.answer not in question.wrong
             asked += 1
@@ -116,7 +116,7 @@ def test_rows_are_official(world: World) -> None:
     assert all(isinstance(r["answer"], str) and "question_id" not in r for r in genome)
     assert all(r["dataset"] == "vqa" for s in ("val", "test") for r in lists[f"vqa_{s}"])
     for row in lists["vqa_val"] + lists["vqa_test"]:
-        assert len(row["answer"]) == PEOPLE
+        assert len(row["answer"]) == ANNOTATORS
         assert set(row["answer"]) <= known
 
 
@@ -124,10 +124,10 @@ def test_some_people_are_careless_but_most_are_right(world: World, generator: Qu
     rng = Random(5)
     unanimous = total = 0
     for scene in world.scenes["train"][:300]:
-        for question in generator.ask(scene, 2, rng):
+        for question in generator.generate(scene, 2, rng):
             given = Counter(answers(question, rng))
-            assert given.total() == PEOPLE
+            assert given.total() == ANNOTATORS
             assert given[question.answer] >= 7
-            unanimous += given[question.answer] == PEOPLE
+            unanimous += given[question.answer] == ANNOTATORS
             total += 1
     assert 0.3 < unanimous / total < 0.6

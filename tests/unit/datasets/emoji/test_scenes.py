@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.datasets.emoji.lexicon import Lexicon, LexiconError
-from albef.datasets.emoji.render import Painter
+from albef.datasets.emoji.render import Renderer
 from albef.datasets.emoji.scenes import Compositions, Scene, draw
 from albef.datasets.emoji.world import World
 
@@ -36,7 +36,7 @@ def test_training_never_shows_an_evaluation_composition(world: World) -> None:
     assert not singles(world.scenes["val"]) & singles(world.scenes["test"])
     held_out = {split: pairs(world.scenes[split]) - pairs(seen) for split in ("val", "test")}
     compositions = Compositions(world.seed)
-    assert {p for p in held_out["val"] & held_out["test"] if compositions.pair(*p) != "train"} == set()
+    assert {p for p in held_out["val"] & held_out["test"] if compositions.pair_split(*p) != "train"} == set()
 
 
 def test_training_shows_every_name_alone_and_with_others(world: World) -> None:
@@ -118,10 +118,10 @@ def test_too_few_sprites_are_refused_not_waited_for(lexicon: Lexicon) -> None:
 
 
 def test_pictures_show_the_sprites_in_their_boxes(world: World) -> None:
-    painter = Painter(world.lexicon, 64)
+    renderer = Renderer(world.lexicon, 64)
     for scene in world.scenes["test"][:40]:
-        empty = np.asarray(painter.papers[scene.background], int)
-        pixels = np.asarray(painter.paint(scene), int)
+        empty = np.asarray(renderer.backgrounds[scene.background], int)
+        pixels = np.asarray(renderer.render(scene), int)
         changed = np.abs(pixels - empty).sum(-1) > 0
         inside = np.zeros_like(changed)
         for group in scene.groups:
@@ -132,7 +132,7 @@ def test_pictures_show_the_sprites_in_their_boxes(world: World) -> None:
 
 
 def test_backgrounds_are_told_apart(world: World) -> None:
-    papers = {n: np.asarray(p, float) for n, p in Painter(world.lexicon, 64).papers.items()}
+    papers = {n: np.asarray(p, float) for n, p in Renderer(world.lexicon, 64).backgrounds.items()}
     for a, b in combinations(papers, 2):
         assert np.abs(papers[a].mean((0, 1)) - papers[b].mean((0, 1))).max() > 10, (a, b)
     assert all((papers[n].std((0, 1)).max() > 10) == (" " in n) for n in papers)

@@ -1,0 +1,58 @@
+"""Report section of visual entailment and NLVR2: accuracies, confusion, examples."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from albef.report import cards, html
+from albef.report.cards import Card
+from albef.report.section import Section, accuracies
+from albef.report.source import ReportError, malformed, read_json
+
+
+def read_statements(path: Path) -> list[Card]:
+    """Read the examples of visual entailment or NLVR2.
+
+    Raises:
+        ReportError: If a field is missing or has the wrong type.
+    """
+    data = read_json(path)
+    try:
+        classes = [str(name) for name in data["classes"]]
+        cards = []
+        for row in data["examples"]:
+            ranked = sorted(zip(map(float, row["probabilities"]), classes, strict=True), key=lambda pair: -pair[0])
+            answers = [(c, p, c == row["label"]) for p, c in ranked]
+            cards.append(Card([str(i) for i in row["images"]], str(row["sentence"]), answers, str(row["label"])))
+        return cards
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise malformed(path, "a classification", error) from error
+
+
+def section(section: Section) -> list[str]:
+    """Return the HTML parts of the section."""
+    shown = read_statements(section.shown / "examples.json")
+    parts = [accuracies(section.metrics(), "always the most frequent class")]
+    table = section.source / "confusion.csv"
+    if table.is_file():
+        parts.append(_confusion(table))
+    return [
+        *parts,
+        html.note("Classes with their probabilities; the right one is green."),
+        section.figure(
+            "examples", lambda path: cards.draw(shown, section.images, path), "Statements with the model's classes"
+        ),
+    ]
+
+
+def _confusion(path: Path) -> str:
+    """Return the confusion matrix as a table."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise ReportError(f"{path}: expected columns 'actual' and 'predicted': {error!r}") from error
+    classes = sorted({name for pair in pairs for name in pair})
+    rows = [[actual, *(float(pairs.count((actual, other))) for other in classes)] for actual in classes]
+    return html.table(["actual / predicted", *classes], rows)

@@ -1,0 +1,73 @@
+"""Client side of the visual entailment endpoint: requests, answers, the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from albef.data.schema import read_list
+from albef.serving import protocol
+from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Question, Request, image_and_texts
+from albef.serving.tables import ranked
+from albef.tasks.entailment import spec
+
+Labels = dict[str, float]
+"""Probabilities by label."""
+
+
+def request(image: ImageInput, hypotheses: Sequence[str]) -> Request[Labels]:
+    """Build a request of hypotheses about an image.
+
+    Raises:
+        InvalidRequestError: If the file cannot be read or there is no hypothesis.
+    """
+    return Request(spec.ENDPOINT, image_and_texts(image, hypotheses), _read)
+
+
+def _read(outputs: dict[str, Array]) -> list[Labels]:
+    return [
+        {label.decode(): float(p) for label, p in zip(row, probabilities, strict=True)}
+        for row, probabilities in zip(outputs[protocol.LABELS], outputs[protocol.PROBABILITIES], strict=True)
+    ]
+
+
+def from_arguments(args: argparse.Namespace) -> Request[Labels]:
+    """Build the request of ``albef ask entailment``."""
+    return request(args.image, [args.text])
+
+
+def format_answer(answer: Labels) -> str:
+    """Return an answer as a table: rank, probability, label."""
+    return ranked(sorted(((p, label) for label, p in answer.items()), reverse=True), "probability")
+
+
+def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Labels]:
+    """Build the request of a probe (`albef.serving.probes`)."""
+    return request(image or GRAY_PIXEL, [text or ""])
+
+
+def accepted(answer: Labels) -> list[str]:
+    """Return the texts of an answer, of which a probe expects one: the likeliest label."""
+    return [_likeliest(answer)]
+
+
+def _likeliest(answer: Labels) -> str:
+    return max(answer, key=lambda label: answer[label])
+
+
+def questions(lists: Path, images: Path) -> Iterator[Question]:
+    """Yield the questions of the test list, each with the scores of its answers by metric.
+
+    Raises:
+        SchemaError: If the list is missing or malformed.
+    """
+    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
+        yield partial(_score, row, images)
+
+
+def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+    (answer,) = client.ask(request(images / row["image"], [row["sentence"]]))
+    return {"entailment accuracy": [float(_likeliest(answer) == row["label"])]}

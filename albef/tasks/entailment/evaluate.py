@@ -1,0 +1,3 @@
+"""Evaluation of visual entailment."""
+
+from albef.tasks.classification_eval import run as run

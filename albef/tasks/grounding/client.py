@@ -1,0 +1,96 @@
+"""Client side of the grounding endpoint: requests, answers, the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from albef.data.schema import read_list
+from albef.serving.requests import (
+    GRAY_PIXEL,
+    Array,
+    Asker,
+    Grounded,
+    ImageInput,
+    InvalidRequestError,
+    Question,
+    Request,
+    image_and_texts,
+)
+from albef.tasks.grounding import spec
+from albef.tasks.grounding.boxes import iou
+
+MIN_IOU = 0.5
+"""Overlap with the true box above which an answer is right (paper section 6.2)."""
+
+
+def request(
+    image: ImageInput, expressions: Sequence[str], boxes: Sequence[Sequence[float]] | None = None
+) -> Request[Grounded]:
+    """Build a request of expressions about an image.
+
+    Args:
+        boxes: Proposals x, y, width, height to choose from; by default the box is derived from the heat map.
+
+    Raises:
+        InvalidRequestError: If the file cannot be read, or the boxes are not rows of four numbers.
+    """
+    arrays = image_and_texts(image, expressions)
+    if boxes is not None:
+        given = np.asarray(boxes, dtype=np.float32)
+        if given.ndim != 2 or given.shape[1] != 4:
+            raise InvalidRequestError(f"boxes have shape {given.shape}, expected rows of x, y, width, height")
+        arrays[spec.BOXES] = np.stack([given] * len(expressions))
+    return Request(spec.ENDPOINT, arrays, _read)
+
+
+def _read(outputs: dict[str, Array]) -> list[Grounded]:
+    return [
+        Grounded(heat, (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
+        for heat, box in zip(outputs[spec.HEAT_MAP], outputs[spec.BOX], strict=True)
+    ]
+
+
+def from_arguments(args: argparse.Namespace) -> Request[Grounded]:
+    """Build the request of ``albef ask grounding``."""
+    return request(args.image, [args.text])
+
+
+def format_answer(answer: Grounded) -> str:
+    """Return box and heat map as text: the hotter a patch, the darker its character."""
+    x, y, width, height = answer.box
+    shades = " .:-=+*#%@"
+    top = float(answer.heat.max())
+    heat = answer.heat.clip(min=0) / top if top > 0 else answer.heat * 0
+    rows = ["".join(2 * shades[round(float(value) * (len(shades) - 1))] for value in row) for row in heat]
+    frame = "+" + "--" * answer.heat.shape[1] + "+"
+    return "\n".join(
+        [f"box: x {x:.0f}, y {y:.0f}, width {width:.0f}, height {height:.0f}", frame, *(f"|{r}|" for r in rows), frame]
+    )
+
+
+def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Grounded]:
+    """Build the request of a probe (`albef.serving.probes`)."""
+    return request(image or GRAY_PIXEL, [text or ""])
+
+
+def questions(lists: Path, images: Path) -> Iterator[Question]:
+    """Yield the questions of the test list, each with the scores of its answers by metric.
+
+    Raises:
+        SchemaError: If the list is missing or malformed.
+    """
+    known = json.loads((lists / "grounding_boxes.json").read_text(encoding="utf-8"))
+    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
+        yield partial(_score, known, row, images)
+
+
+def _score(known: dict[str, Any], row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+    (answer,) = client.ask(request(images / row["image"], [row["text"]], known["proposals"][row["image"]]))
+    return {"grounding accuracy": [float(iou(answer.box, known["refs"][str(row["ref_id"])]["box"]) > MIN_IOU)]}

@@ -1,0 +1,55 @@
+"""Export of grounding: graphs of image encoder and Grad-CAM heat map, endpoint.
+
+B = pairs, L = text tokens, G = patches per side.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from albef.config import Config
+from albef.inference.gradcam import itm_map_of
+from albef.models.albef import ALBEF
+from albef.serving import protocol
+from albef.serving.protocol import Settings
+from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.grounding import spec
+from albef.tasks.onnx_wrappers import Graph, VisionGraph
+
+
+class HeatGraph(Graph):
+    """Encoded images and texts, side by side, to the heat map ``(B, L, G, G)`` of every token.
+
+    Args:
+        block: Fusion layer whose attention gives the map.
+    """
+
+    differentiates = True
+
+    def __init__(self, model: ALBEF, block: int) -> None:
+        super().__init__(model)
+        self.block = block
+
+    def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Grad-CAM of the match."""
+        return itm_map_of(self.model, image_embeds, input_ids, attention_mask, self.block)
+
+
+def heat_block(config: Config, model: ALBEF) -> int:
+    """Return the fusion layer of the heat map.
+
+    If the parameters choose a layer of the image encoder, it is the official fusion layer, relative to the depth: 2 of
+    6.
+    """
+    evaluate = config.tasks.grounding.evaluate
+    return int(evaluate.block) if evaluate.mode == "itm" else model.config.text.fusion_layers // 3
+
+
+def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
+    """Return the modules of the graphs by name."""
+    return {protocol.VISION: VisionGraph(model), spec.HEAT_GRAPH: HeatGraph(model, heat_block(config, model))}
+
+
+def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
+    """Write the settings of the grounding endpoint."""
+    folder.write_settings(Settings)

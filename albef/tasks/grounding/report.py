@@ -1,0 +1,113 @@
+"""Report section of grounding: accuracies, example heat maps with boxes, heat maps of words."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albef.report import html
+from albef.report.figures import RIGHT, hide, new_figure, save, show_image
+from albef.report.section import Section, percent
+from albef.report.source import ReportError, malformed, read_json
+
+CHOSEN = "#d1242f"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A referring expression with its heat map.
+
+    Args:
+        box, chosen: True and predicted box as x, y, width, height in pixels of the image.
+        words: File with the heat maps of single words.
+    """
+
+    image: str
+    text: str
+    box: list[float]
+    chosen: list[float]
+    iou: float
+    heat: list[list[float]]
+    words: str
+
+
+def read_references(path: Path) -> tuple[str, list[Reference]]:
+    """Read the mode and the examples of grounding.
+
+    Raises:
+        ReportError: If a field is missing or has the wrong type.
+    """
+    data = read_json(path)
+    try:
+        return str(data["mode"]), [
+            Reference(
+                str(row["image"]),
+                str(row["text"]),
+                [float(v) for v in row["box"]],
+                [float(v) for v in row["chosen"]],
+                float(row["iou"]),
+                [[float(v) for v in line] for line in row["map"]],
+                str(row["words"]),
+            )
+            for row in data["examples"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise malformed(path, "grounding", error) from error
+
+
+def draw_references(shown: Sequence[Reference], images: Path, path: Path, columns: int = 4) -> None:
+    """Draw heat maps over images, with the true box in green and the chosen one in red."""
+    from matplotlib.patches import Rectangle
+
+    rows = max(1, -(-len(shown) // columns))
+    figure = new_figure(2.6 * columns, 3.0 * rows)
+    panels: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat:
+        hide(axes)
+    for axes, reference in zip(panels.flat, shown, strict=False):
+        axes.set_axis_on()
+        width, height = show_image(axes, images / reference.image)
+        extent = (0, width, height, 0)
+        axes.imshow(reference.heat, cmap="jet", alpha=0.45, extent=extent, interpolation="bicubic", vmin=0)
+        for box, color, style in ((reference.chosen, CHOSEN, "--"), (reference.box, RIGHT, "-")):
+            x, y, w, h = box
+            axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=color, linestyle=style, linewidth=2))
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        text = "\n".join(textwrap.wrap(reference.text, 30)[:3])
+        axes.set_xlabel(f"{text}\nIoU {reference.iou:.2f}", fontsize=8)
+    save(figure, path)
+
+
+def section(section: Section) -> list[str]:
+    """Return the HTML parts of the section."""
+    metrics = section.metrics()
+    mode, shown = read_references(section.shown / "examples.json")
+    rows: list[list[html.Cell]] = []
+    for name in ("itm", "itc"):
+        prefix = "" if name == mode else f"{name}_"
+        label = {"itm": "match (ITM), fusion encoder", "itc": "similarity (ITC), image encoder"}[name]
+        rows.append([label, *(percent(metrics.get(f"{prefix}{kind}")) for kind in ("accuracy", "pointing"))])
+        parts = sorted(key for key in metrics if key.startswith(f"{prefix}accuracy_"))
+        rows += [[f"{label}: {key.removeprefix(f'{prefix}accuracy_')}", percent(metrics[key]), "-"] for key in parts]
+    rows.append(["for comparison: a random proposal", percent(metrics.get("chance")), "-"])
+    result = [
+        "<p>No box is seen in training. Grad-CAM gives a heat map, and the proposal with most heat for its size is"
+        " chosen. Accuracy: its IoU with the true box is at least 0.5. Pointing: the hottest pixel lies within it.</p>",
+        html.table(["heat map of", "accuracy %", "pointing %"], rows),
+        html.note("Heat maps of whole expressions; the true box is green, the chosen one red and dashed."),
+        section.figure(
+            "examples", lambda path: draw_references(shown, section.images, path), "Heat maps over images"
+        ),
+        html.note("What each word looks at, and the same boxes."),
+    ]
+    for number, reference in enumerate(shown):
+        source, name = section.shown / reference.words, f"grounding_words_{number}.png"
+        if not source.is_file():
+            raise ReportError(f"{source}: missing; run the stage that writes it")
+        shutil.copyfile(source, section.out / name)
+        result.append(html.image(name, f"Heat maps of the words of: {reference.text}"))
+    return result

@@ -1,0 +1,72 @@
+"""Description of weakly supervised grounding: model, graphs, endpoint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from albef.config import AlignTrainConfig, TaskConfig
+from albef.models.architecture import Architecture
+from albef.serving import protocol
+from albef.serving.protocol import ANY, GraphSizes, ModelSpec, TensorSpec
+from albef.tasks.spec import TaskSpec
+
+HEAT_GRAPH = "heat"
+HEAT_MAP, BOX, BOXES = "heat_map", "box", "boxes"
+MAX_BOXES = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMapConfig:
+    """Grounding by Grad-CAM (paper section 5)."""
+
+    mode: Literal["itm", "itc"]  # attention of the fusion encoder, or of the image encoder
+    block: int  # layer that is looked at, counted from 0 within its encoder (official: 2 for itm, 8 for itc)
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingConfig(TaskConfig):
+    """Section ``tasks.grounding`` of the parameters."""
+
+    train: AlignTrainConfig
+    evaluate: HeatMapConfig
+
+
+def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
+    """Return the graphs: image encoder, and the heat map of every token (Grad-CAM of the ITM score)."""
+    task, side = "grounding", math.isqrt(sizes.image_tokens - 1)
+    return {
+        protocol.VISION: protocol.vision_graph(task, sizes, features=True),
+        HEAT_GRAPH: ModelSpec(
+            protocol.model_name(task, HEAT_GRAPH),
+            (protocol.image_embeds(sizes), *protocol.WORDS),
+            (TensorSpec(HEAT_MAP, "FP32", (ANY, side, side)),),
+        ),
+    }
+
+
+ENDPOINT = ModelSpec(
+    "grounding",
+    (protocol.ONE_IMAGE, protocol.ONE_TEXT, TensorSpec(BOXES, "FP32", (ANY, 4), optional=True)),
+    (TensorSpec(HEAT_MAP, "FP32", (ANY, ANY)), TensorSpec(BOX, "FP32", (4,))),
+)
+"""The grounding endpoint. A row is a referring expression (``text``) about an image file.
+
+``heat_map`` has one value per patch. ``box`` is x, y, width, height in pixels of the image: the best of ``boxes``, or
+without proposals the area around the maximum of the heat map.
+"""
+
+SPEC = TaskSpec(
+    name="grounding",
+    title="Visual grounding",
+    architecture=Architecture(projections="both", align=True),
+    config=GroundingConfig,
+    release_metrics=("accuracy", "pointing"),
+    test_list="grounding_test",
+    request_lists=("grounding_train",),
+    graphs=graphs,
+    endpoint=ENDPOINT,
+    ask_help="locate an expression in an image",
+)

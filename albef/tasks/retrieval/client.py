@@ -1,0 +1,104 @@
+"""Client side of the retrieval endpoint: requests, answers, the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from albef.data.schema import read_list
+from albef.serving import protocol
+from albef.serving.requests import (
+    Array,
+    Asker,
+    ImageInput,
+    InvalidRequestError,
+    Match,
+    Question,
+    Request,
+    column,
+    image_bytes,
+    shared_value,
+)
+from albef.serving.tables import ranked
+from albef.tasks.retrieval import spec
+
+
+def request(
+    texts: Sequence[str] | None = None,
+    images: Sequence[ImageInput] | None = None,
+    k: int | None = None,
+    rerank: bool | None = None,
+) -> Request[list[Match]]:
+    """Build a request by texts or by images.
+
+    Args:
+        k: Largest number of matches; by default the endpoint's.
+        rerank: Whether to re-rank the shortlist with the ITM head; by default yes.
+
+    Raises:
+        InvalidRequestError: If both or neither are given, or a file cannot be read.
+    """
+    if (texts is None) == (images is None):
+        raise InvalidRequestError(f"give exactly one of text and image, not {'neither' if texts is None else 'both'}")
+    if texts is not None:
+        name, values = protocol.TEXT, [text.encode() for text in texts]
+    else:
+        assert images is not None
+        name, values = protocol.IMAGE, [image_bytes(image) for image in images]
+    queries = column(values)
+    arrays = {name: queries}
+    if k is not None:
+        arrays[protocol.K] = shared_value(len(queries), int(k))
+    if rerank is not None:
+        arrays[spec.RERANK] = shared_value(len(queries), bool(rerank))
+    return Request(spec.ENDPOINT, arrays, _read)
+
+
+def _read(outputs: dict[str, Array]) -> list[list[Match]]:
+    return [
+        [Match(key.decode(), float(score)) for key, score in zip(row, scores, strict=True)]
+        for row, scores in zip(outputs[spec.IDS], outputs[spec.SCORES], strict=True)
+    ]
+
+
+def from_arguments(args: argparse.Namespace) -> Request[list[Match]]:
+    """Build the request of ``albef ask retrieval``."""
+    texts, images = [args.text] if args.text is not None else None, [args.image] if args.image else None
+    return request(texts, images, args.k, not args.no_rerank)
+
+
+def format_answer(answer: list[Match]) -> str:
+    """Return an answer as a table: rank, score, id."""
+    return ranked(((match.score, match.id) for match in answer), "score")
+
+
+def probe(text: str | None, image: ImageInput | None, k: int) -> Request[list[Match]]:
+    """Build the request of a probe (`albef.serving.probes`)."""
+    return request([text] if text is not None else None, [image] if image is not None else None, k)
+
+
+def accepted(answer: list[Match]) -> list[str]:
+    """Return the texts of an answer, of which a probe expects one."""
+    return [match.id for match in answer]
+
+
+def questions(lists: Path, images: Path) -> Iterator[Question]:
+    """Yield the questions of the test list, each with the scores of its answers by metric.
+
+    Raises:
+        SchemaError: If the list is missing or malformed.
+    """
+    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
+        yield partial(_score, row, images)
+
+
+def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+    by_text = client.ask(request(texts=row["caption"], k=1))
+    (best,) = client.ask(request(images=[images / row["image"]], k=1))
+    return {
+        "image R@1": [float(matches[0].id == row["image"]) for matches in by_text],
+        "text R@1": [float(best[0].id in row["caption"])],
+    }

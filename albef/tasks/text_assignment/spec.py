@@ -1,0 +1,15 @@
+"""Description of text assignment, the extra pretraining stage before NLVR2 (paper section 5)."""
+
+from __future__ import annotations
+
+from albef.config import TrainConfig
+from albef.models.architecture import Architecture
+from albef.tasks.spec import TaskSpec
+
+SPEC = TaskSpec(
+    name="text_assignment",
+    title="Text assignment",
+    architecture=Architecture(projections="image", classes=3, head="linear", images=2, teacher=False),
+    config=TrainConfig,
+    fine_tuning=False,
+)

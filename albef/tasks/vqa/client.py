@@ -1,0 +1,99 @@
+"""Client side of the VQA endpoint: requests, answers, the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from albef.data.schema import read_list
+from albef.serving import protocol
+from albef.serving.requests import (
+    GRAY_PIXEL,
+    Answer,
+    Array,
+    Asker,
+    ImageInput,
+    Question,
+    Request,
+    column,
+    image_and_texts,
+    shared_value,
+)
+from albef.serving.tables import ranked
+from albef.tasks.vqa import spec
+from albef.tasks.vqa.metric import vqa_accuracy
+
+
+def request(
+    image: ImageInput,
+    questions: Sequence[str],
+    k: int | None = None,
+    candidates: Sequence[str] | None = None,
+    generate: bool | None = None,
+) -> Request[list[Answer]]:
+    """Build a request of questions about an image.
+
+    Args:
+        k: Largest number of answers; by default the endpoint's.
+        candidates: Answers to choose from; by default the endpoint's list.
+        generate: Whether to generate answers; by default as the endpoint is configured.
+
+    Raises:
+        InvalidRequestError: If the file cannot be read or there is no question.
+    """
+    arrays = image_and_texts(image, questions)
+    if k is not None:
+        arrays[protocol.K] = shared_value(len(questions), int(k))
+    if candidates is not None:
+        given = column([text.encode() for text in candidates]).T
+        arrays[spec.CANDIDATES] = np.repeat(given, len(questions), axis=0)
+    if generate is not None:
+        arrays[spec.GENERATE] = shared_value(len(questions), bool(generate))
+    return Request(spec.ENDPOINT, arrays, _read)
+
+
+def _read(outputs: dict[str, Array]) -> list[list[Answer]]:
+    return [
+        [Answer(text.decode(), float(p)) for text, p in zip(row, probabilities, strict=True) if text]
+        for row, probabilities in zip(outputs[spec.ANSWERS], outputs[protocol.PROBABILITIES], strict=True)
+    ]
+
+
+def from_arguments(args: argparse.Namespace) -> Request[list[Answer]]:
+    """Build the request of ``albef ask vqa``."""
+    return request(args.image, [args.text], args.k, args.candidates, args.generate or None)
+
+
+def format_answer(answer: list[Answer]) -> str:
+    """Return an answer as a table: rank, probability, text."""
+    return ranked(((each.probability, each.text) for each in answer), "probability")
+
+
+def probe(text: str | None, image: ImageInput | None, k: int) -> Request[list[Answer]]:
+    """Build the request of a probe (`albef.serving.probes`)."""
+    return request(image or GRAY_PIXEL, [text or ""], k)
+
+
+def accepted(answer: list[Answer]) -> list[str]:
+    """Return the texts of an answer, of which a probe expects one."""
+    return [each.text for each in answer]
+
+
+def questions(lists: Path, images: Path) -> Iterator[Question]:
+    """Yield the questions of the test list, each with the scores of its answers by metric.
+
+    Raises:
+        SchemaError: If the list is missing or malformed.
+    """
+    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
+        yield partial(_score, row, images)
+
+
+def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+    (answers,) = client.ask(request(images / row["image"], [row["question"]], 1))
+    return {"VQA accuracy": [vqa_accuracy(answers[0].text, row["answer"])]}

@@ -1,0 +1,88 @@
+"""Export of VQA: graphs of image encoder, question encoder and answer decoder, endpoint with its candidates.
+
+B = questions, L = text tokens, W = width, C = candidates of a question, A = answer tokens, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albef.config import Config, ConfigError
+from albef.models.albef import ALBEF
+from albef.serving import protocol
+from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.onnx_wrappers import Graph, TokensGraph
+from albef.tasks.vqa import spec
+
+ANSWER_LIST = "answer_list.json"
+
+
+class QuestionGraph(Graph):
+    """Encoded images and questions, side by side, to fused states ``(B, L, W)``."""
+
+    def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode questions."""
+        student = self.model.student
+        keys_values = student.fusion.keys_values(image_embeds)
+        return cast(Tensor, student.fusion(student.text(input_ids, attention_mask), attention_mask, keys_values))
+
+
+class DecoderGraph(Graph):
+    """Questions ``(B, L, W)``, each with candidates ``(B, C, A)``, to log-probabilities of their tokens."""
+
+    def forward(
+        self, question_states: Tensor, attention_mask: Tensor, answer_ids: Tensor, answer_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Score answers: ``(B, C, A)`` of the tokens given, and ``(B, V)`` of every token after the first candidate.
+
+        A candidate that is padding alone is as good as [CLS] alone: its tokens are 0.
+        """
+        decoder = self.model.student.decoder
+        size, count, length = answer_ids.shape
+        ids = answer_ids.reshape(-1, length)
+        # [CLS] is always seen: a row of padding would else attend to nothing, which is no number.
+        mask = F.pad(answer_mask.reshape(-1, length)[:, 1:], (1, 0), value=1)
+        rows = torch.arange(size, device=ids.device)[:, None].expand(size, count).reshape(-1)
+        states = decoder(ids, mask, decoder.keys_values(question_states), attention_mask, rows)
+        log_p = decoder.word_logits(states[:, :-1]).log_softmax(dim=-1)
+        own = log_p.gather(-1, ids[:, 1:, None])[..., 0]
+        own = F.pad(own.masked_fill(mask[:, 1:] == 0, 0.0), (1, 0)).reshape(size, count, length)
+        first = log_p.unflatten(0, (size, count))[:, 0]
+        last = (mask.unflatten(0, (size, count))[:, 0].sum(dim=-1) - 1).clamp(max=length - 2)
+        return own, first.gather(1, last[:, None, None].expand(-1, 1, first.shape[-1]))[:, 0]
+
+
+def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
+    """Return the modules of the graphs by name."""
+    return {
+        protocol.VISION: TokensGraph(model),
+        spec.QUESTION_GRAPH: QuestionGraph(model),
+        spec.DECODER_GRAPH: DecoderGraph(model),
+    }
+
+
+def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
+    """Write the settings and the default candidates of the VQA endpoint.
+
+    Raises:
+        ConfigError: If beam search needs more rows than a request may have.
+    """
+    search, limit = config.tasks.vqa.evaluate, config.serve.max_queries
+    if search.beams > limit:
+        raise ConfigError(
+            f"params.tasks.vqa.evaluate.beams: expected at most serve.max_queries ({limit}), got {search.beams}"
+        )
+    folder.write_settings(
+        spec.VqaSettings,
+        generate=search.mode == "generate",
+        shortlist=search.shortlist,
+        beams=search.beams,
+        max_answer_tokens=search.max_tokens,
+        official_quirks=config.model.official_quirks,
+    )
+    shutil.copyfile(inputs.lists / ANSWER_LIST, folder.path / spec.ANSWERS_FILE)

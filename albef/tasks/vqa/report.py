@@ -1,0 +1,47 @@
+"""Report section of VQA: accuracies, and example questions with their answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from albef.report import cards, html
+from albef.report.cards import Card
+from albef.report.section import Section, accuracies
+from albef.report.source import malformed, read_json
+
+RIGHT = 0.9
+"""Least VQA accuracy of a right answer: given by three of ten annotators."""
+
+
+def read_questions(path: Path) -> list[Card]:
+    """Read the examples of VQA.
+
+    Raises:
+        ReportError: If a field is missing or has the wrong type.
+    """
+    data = read_json(path)
+    try:
+        return [
+            Card(
+                [str(row["image"])],
+                str(row["question"]),
+                [(str(a["answer"]), float(a["probability"]), (a["accuracy"] or 0.0) >= RIGHT) for a in row["answers"]],
+                ", ".join(f"{answer} ({count})" for answer, count in row["people"].items()),
+            )
+            for row in data["examples"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise malformed(path, "VQA", error) from error
+
+
+def section(section: Section) -> list[str]:
+    """Return the HTML parts of the section."""
+    shown = read_questions(section.shown / "examples.json")
+    return [
+        "<p>VQA accuracy: how many of ten people gave the model's answer, three or more of them being enough.</p>",
+        accuracies(section.metrics(), "the best single answer to all questions"),
+        html.note("The best answers with their probabilities; what at least three people said is green."),
+        section.figure(
+            "examples", lambda path: cards.draw(shown, section.images, path), "Questions with the model's answers"
+        ),
+    ]
