@@ -26,7 +26,7 @@ _QUIET = {
 
 
 class _DeprecatedOption(argparse.Action):
-    """Old spelling of an option, accepted with a warning and hidden from ``--help``.
+    """Deprecated option: accepted with a warning, hidden from ``--help``.
 
     Args:
         new: Current spelling, whose destination receives the value.
@@ -199,9 +199,9 @@ def _quantize(args: argparse.Namespace) -> None:
 
     folders = (args.export, args.lists, args.images, args.tokenizer, args.repository, args.out)
     changes = quantize.run(configuration.load(args.params), *folders, args.max_loss, args.limit)
-    print(quantize.show(changes))
+    print(quantize.format_table(changes))
     if args.json:
-        args.json.write_text(quantize.as_json(changes), encoding="utf-8")
+        args.json.write_text(quantize.to_json(changes), encoding="utf-8")
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -377,7 +377,7 @@ def _index_commands(command: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; invalid input is one line on stderr and exit code 2."""
+    """Run a subcommand; return 2 after reporting invalid input."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     args = parser().parse_args(argv)

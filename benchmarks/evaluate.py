@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albef import config as configuration
-from albef.tasks.retrieval.spec import RerankConfig
 from albef.inference.answer_search import AnswerTree, rank_answers
 from albef.inference.itm_rerank import text_bank
 from albef.models.albef import ALBEF
 from albef.tasks.retrieval.evaluate import Images, rerank
+from albef.tasks.retrieval.spec import RerankConfig
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = 1024
@@ -71,7 +71,10 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def build(task: str) -> ALBEF:
-    """Return a random model of the demo's size, with doubled weights so that scores differ."""
+    """Return a random model of the demo's size.
+
+    Weights are twice as large as usual, so that scores differ.
+    """
     model = ALBEF(configuration.load(ROOT / "params.yaml").model, VOCABULARY, task).eval()
     for parameter in model.student.parameters():
         if parameter.ndim > 1:
@@ -80,7 +83,7 @@ def build(task: str) -> ALBEF:
 
 
 def words(count: int, mean: float, spread: float, low: int, high: int) -> tuple[Tensor, Tensor]:
-    """Return ids and mask ``(count, longest)`` of random texts that start with [CLS].
+    """Return ids and mask ``(count, longest)`` of random texts after [CLS].
 
     Lengths are normally distributed and clamped to ``low .. high``.
     """
@@ -134,7 +137,7 @@ def retrieval(images: int, texts: int, k: int, sample: int) -> Result:
 
 
 def candidates(count: int) -> list[list[int]]:
-    """Return distinct answers of one to three random tokens between [CLS] and [SEP]."""
+    """Return distinct answers: [CLS], one to three random tokens, [SEP]."""
     answers: dict[tuple[int, ...], None] = {}
     while len(answers) < count:
         length = int(torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 1)) + 1

@@ -24,7 +24,7 @@ K = faiss_index.SHORTLIST
 
 
 def synthetic_features(rows: int, width: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit vectors: ``rows`` image features, and queries close to some of them."""
+    """Return unit vectors: ``rows`` features, and queries close to some of them."""
     rng = np.random.default_rng(seed)
     # Like features of trained models: a few directions dominate, and there are no separated clusters.
     axes = rng.standard_normal((width, width), dtype=np.float32) / np.arange(1, width + 1, dtype=np.float32)[:, None]

@@ -1,4 +1,4 @@
-"""Load benchmarks of the served endpoints against the same work in this process; see benchmarks/README.md.
+"""Load benchmarks of served endpoints; see benchmarks/README.md.
 
     python -m benchmarks.serving endpoints --repository artifacts/repository [--concurrency 1 4 16 64] [--json FILE]
     python -m benchmarks.serving graphs --repository artifacts/repository
@@ -26,7 +26,7 @@ from benchmarks.load.questions import KINDS, SIZE
 
 
 def _print_comparisons(comparisons: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Print each result as it arrives; return all results, and 1 if a request failed."""
+    """Print results as they arrive; return them, and 1 if a request failed."""
     results = []
     for result in comparisons:
         if not results:

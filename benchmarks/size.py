@@ -26,7 +26,7 @@ from albef.config import Config
 from albef.data import tokenizer
 from albef.export import onnx, repository
 from albef.models.albef import ALBEF
-from albef.serving import protocol
+from albef.tasks import registry
 from albef.weights import checkpoint
 from benchmarks.load.questions import COLORS, COUNTS, THINGS, make_image, question, sentence
 
@@ -50,7 +50,7 @@ def parameters(folder: Path, preset: str, pixels: int, shortlist: int) -> Config
 
 
 def world(folder: Path, images: int, vocabulary: int) -> None:
-    """Write images, the lists of a repository, and a tokenizer of exactly ``vocabulary`` tokens."""
+    """Write images, lists, and a tokenizer of exactly ``vocabulary`` tokens."""
     lists = folder / "lists"
     for path in (folder / "images", lists):
         path.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def build(
     pixels: int,
     images: int,
     shortlist: int,
-    tasks: Sequence[str] = tuple(protocol.ENDPOINTS),
+    tasks: Sequence[str] = tuple(registry.endpoints()),
 ) -> Path:
     """Create the repository below ``folder`` unless it exists, and return its path."""
     target = folder / "repository"
@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--pixels", type=int, default=256, help="image size; 256 or 384 in the paper")
     parser.add_argument("--images", type=int, default=200, help="images in the search index, with five captions each")
     parser.add_argument("--shortlist", type=int, default=32, help="candidates to re-rank in retrieval")
-    parser.add_argument("--tasks", nargs="+", choices=sorted(protocol.ENDPOINTS), default=list(protocol.ENDPOINTS))
+    parser.add_argument("--tasks", nargs="+", choices=sorted(registry.endpoints()), default=list(registry.endpoints()))
     args = parser.parse_args()
     print(build(args.out, args.preset, args.pixels, args.images, args.shortlist, args.tasks))
     return 0

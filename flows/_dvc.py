@@ -49,7 +49,7 @@ class StageError(RuntimeError):
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of a stage, with the commands of this Python environment first in ``PATH``."""
+    """Return the environment of a stage, with this Python first in ``PATH``."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # An experiment runs in a temporary folder, but its MLflow runs must persist.
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{ROOT / 'mlflow.db'}"}
@@ -71,7 +71,7 @@ def dvc(*args: str) -> str:
 
 
 def stages(*targets: str) -> dict[str, set[str]]:
-    """Return the stages that ``targets`` need, in topological order, with their upstream stages.
+    """Return needed stages in topological order, each with its upstream stages.
 
     Args:
         targets: Stages of ``dvc.yaml``; all if empty.
@@ -99,7 +99,7 @@ def _parse_graph(dot: str) -> dict[str, set[str]]:
 
 
 class _ProcessGroups:
-    """Process groups of running stages, which Prefect does not stop when a flow is cancelled."""
+    """Process groups of running stages; Prefect would not stop them on cancellation."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -125,7 +125,7 @@ class _ProcessGroups:
         return process
 
     def stop(self, process: subprocess.Popen[str]) -> None:
-        """Stop a process group with SIGTERM, then SIGKILL; a no-op if it has ended."""
+        """Stop a process group with SIGTERM, then with SIGKILL."""
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
             deadline = time.monotonic() + GRACE_SECONDS
@@ -152,7 +152,7 @@ _processes = _ProcessGroups()
 
 
 def _should_retry(task: Any, run: Any, state: Any) -> bool:
-    """Return whether a retry may help: not after invalid data or parameters, nor while the flow stops."""
+    """Return whether a retry may help, as after a crash."""
     if _processes.stopping:
         return False
     try:
@@ -165,7 +165,7 @@ def _should_retry(task: Any, run: Any, state: Any) -> bool:
 
 
 def _run_logged(name: str, *arguments: str) -> None:
-    """Run a DVC command in its own process group, and log its output line by line."""
+    """Run DVC in a new process group and log its output."""
     logger = get_run_logger()
     process = _processes.start([sys.executable, "-m", "dvc", *arguments])
     lines: list[str] = []
@@ -214,7 +214,7 @@ _RETRY_OPTIONS: dict[str, Any] = {
 
 @task(task_run_name="{stage}", **_RETRY_OPTIONS)
 def repro(stage: str, pull: bool = False) -> None:
-    """Reproduce one stage, or with ``pull`` download its outputs if the DVC remote has them.
+    """Reproduce one stage, or download its outputs if ``pull`` is set.
 
     Raises:
         StageError: If the stage fails.
@@ -224,7 +224,9 @@ def repro(stage: str, pull: bool = False) -> None:
 
 @task(task_run_name="{name}", **_RETRY_OPTIONS)
 def experiment(name: str, overrides: Sequence[str], targets: Sequence[str], pull: bool = False) -> None:
-    """Reproduce stages with other parameters as the DVC experiment ``name``, in a copy of the workspace.
+    """Reproduce stages with other parameters as the DVC experiment ``name``.
+
+    The experiment runs in a copy of the workspace.
 
     Raises:
         StageError: If a stage fails, or a parameter does not exist.
@@ -269,7 +271,9 @@ def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
 
 
 def run_experiment(overrides: Sequence[str], *targets: str, push: bool = False, pull: bool = False) -> str:
-    """Reproduce stages with other parameters in a copy of the workspace; must be called inside a flow.
+    """Reproduce stages with other parameters in a copy of the workspace.
+
+    Must be called inside a flow.
 
     Args:
         overrides: Parameters as for ``dvc exp run --set-param``: ``pretrain.epochs=2``.
@@ -304,7 +308,7 @@ def _check_remote(needed: bool) -> None:
 
 @contextmanager
 def _stop_processes_on_error() -> Iterator[None]:
-    """Stop all running commands if the block is left by an exception, such as a cancelled flow."""
+    """Stop all running commands if the block raises, as on cancellation."""
     _processes.stopping = False
     try:
         yield

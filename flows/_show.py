@@ -50,7 +50,7 @@ def publish(names: list[str]) -> None:
 
 
 def _plots() -> Path | None:
-    """Render DVC's plots and return the page; None if there are no plots."""
+    """Render DVC's plots and return the page, or None without plots."""
     try:
         _dvc.dvc("plots", "show", "--out", PLOTS)
     except RuntimeError:  # no stage with plots has run yet
@@ -64,7 +64,7 @@ def _link(key: str, page: Path | None, description: str) -> None:
 
 
 def publish_experiment(name: str) -> None:
-    """Publish the parameters and metrics that an experiment changed since the last commit."""
+    """Publish parameters and metrics that an experiment changed."""
     rows: list[dict[str, Any]] = []
     for kind in ("params", "metrics"):
         options = ["--all"] if kind == "metrics" else []

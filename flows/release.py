@@ -1,4 +1,4 @@
-"""Flow ``release``: serve the pipeline's new models if they are no worse than the current ones."""
+"""Flow ``release``: promotion of new models that are no worse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVALUATED = ("retrieval", "vqa", "entailment", "grounding")
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 def step(name: str, arguments: list[str]) -> str:
-    """Run an `albef` command and return its output; a failure is published as an artifact.
+    """Run an `albef` command, return its output, and publish a failure.
 
     Raises:
         StageError: If the command fails.
@@ -42,10 +42,10 @@ def release(
     probes: str | None = None,
     refresh: bool = True,
 ) -> int:
-    """Register, compare with the champion, load, probe and promote; each step publishes an artifact.
+    """Register, compare with the champion, load, probe and promote.
 
-    The server must run ``albef serve --explicit`` on ``served``. A refused or failed release changes neither the
-    champion's alias nor the served version.
+    Each step publishes an artifact. The server must run ``albef serve --explicit`` on ``served``. A refused or failed
+    release changes neither the champion's alias nor the served version.
 
     Args:
         served: Model repository of the server.

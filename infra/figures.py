@@ -1,4 +1,4 @@
-"""Figures of the README, made from the report of the last run: ``make figures``."""
+"""``make figures``: update the README's figures from the last report."""
 
 from __future__ import annotations
 

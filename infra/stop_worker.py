@@ -22,7 +22,7 @@ WORKER_TIMEOUT = 15.0
 
 
 async def stop(pid: int, mark: str) -> None:
-    """Stop a worker and its runs, including runs of a worker that has died.
+    """Stop a worker and its runs, even if the worker has died.
 
     Args:
         pid: Process id of the worker or of its parent.

@@ -1,4 +1,4 @@
-"""Results of an ablation as a table and a plot, next to the paper's numbers."""
+"""Table and plot of an ablation, compared with the paper's numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def table(results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Plot the gain over the first row, measured and published, one panel per column."""
+    """Plot measured and published gains over the first row, by column."""
     from matplotlib.figure import Figure
 
     columns = [c for c in COLUMNS if c in next(iter(results.values()))]

@@ -1,4 +1,4 @@
-"""Resumable run of the ablation: every row for several seeds, from raw data to the page."""
+"""Resumable run of the ablation, from raw data to the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TASKS = ("retrieval", "entailment", "nlvr2", "vqa")
 
 
 def run(config: Config, raw: Path, out: Path, seeds: Sequence[int], tasks: Sequence[str] = TASKS) -> None:
-    """Pretrain, fine-tune and evaluate every row for every seed; write ``results.json`` and the page.
+    """Measure every row for every seed; write ``results.json`` and the page.
 
     Args:
         config: Parameters shared by all rows, including those of the data.
@@ -71,7 +71,7 @@ def _result(out: Path, seed: int, variant: Variant, task: str) -> Path:
 
 
 def _run_row(config: Config, variant: Variant, seed: int, out: Path, tasks: Iterable[str], bar: tqdm[None]) -> None:
-    """Measure one row, keeping pretrained models for other rows of the same seed."""
+    """Measure one row, keeping pretrained models for other rows."""
     models = out / "models" / str(seed)
     inputs = (out / "data", out / "data", out / "tokenizer")
 

@@ -37,12 +37,12 @@ class Variant:
 
     @property
     def pretraining(self) -> str:
-        """Name of the pretraining run, shared by variants that differ only in fine-tuning."""
+        """Name of the pretraining run, shared by variants with equal pretraining options."""
         names = ("itc", "hard_negatives", "distill_itc", "distill_mlm")
         return "+".join(["mlm", "itm", *(name for name in names if getattr(self, name))])
 
     def apply(self, config: Config, seed: int) -> Config:
-        """Return the parameters of this row, with all training seeds shifted by ``seed``."""
+        """Return the parameters of this row; ``seed`` shifts all training seeds."""
         pretrain = replace(
             config.pretrain,
             seed=config.pretrain.seed + 1000 * seed,

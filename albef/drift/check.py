@@ -74,7 +74,7 @@ def run(config: DriftConfig, sample: Path, reference: Path, out: Path) -> Verdic
             "verdict": next((verdict for verdict in order if verdicts[verdict]), "no verdict"),
             "endpoints": endpoints,
             "expectations": expectations,
-            "broken_lines": sampled.broken,
+            "broken_lines": sampled.malformed,
         }
         write_text(folder / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     return Verdict(result)

@@ -23,7 +23,7 @@ class Sample:
     """Rows of a sample by time, and the count of malformed lines."""
 
     rows: list[Row]
-    broken: int
+    malformed: int
 
 
 def read(folder: Path) -> Sample:
@@ -37,7 +37,7 @@ def read(folder: Path) -> Sample:
     if not folder.is_dir():
         raise SampleError(f"{folder}: no such folder, expected the output of `albef serve --sample-requests`")
     rows: list[Row] = []
-    broken = 0
+    malformed = 0
     for path in sorted(folder.glob("*.jsonl")):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
@@ -45,11 +45,11 @@ def read(folder: Path) -> Sample:
             continue
         for line in text.splitlines():
             row = _row(line)
-            broken += row is None
+            malformed += row is None
             rows += [row] if row is not None else []
-    if broken and not rows:
-        raise SampleError(f"{folder}: {broken} lines, none of them a record written by `albef serve`")
-    return Sample(sorted(rows, key=lambda row: str(row["time"])), broken)
+    if malformed and not rows:
+        raise SampleError(f"{folder}: {malformed} lines, none of them a record written by `albef serve`")
+    return Sample(sorted(rows, key=lambda row: str(row["time"])), malformed)
 
 
 def _row(line: str) -> Row | None:

@@ -1,1 +1,1 @@
-"""Export: ONNX graphs with proof of parity, and the Triton model repository."""
+"""Export of models: verified ONNX graphs and the Triton model repository."""

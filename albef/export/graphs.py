@@ -1,4 +1,4 @@
-"""What is exported: the graphs of every task with their signatures, and what ties them to their model."""
+"""Graphs to export with their signatures, and the model hash."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from albef.serving.protocol import GraphSizes, ModelSpec
 from albef.tasks import registry
 
 Graphs = dict[str, tuple[nn.Module, ModelSpec]]
-"""Graphs by name, each a module with its signature; later ones may take what earlier ones give."""
+"""Module and signature by graph name; outputs of earlier graphs may be inputs of later ones."""
 
 
 def graph_sizes(model: ALBEF) -> GraphSizes:
-    """The sizes that the contract needs, measured on the model itself."""
+    """Return the sizes of a model, measured by a forward pass."""
     size = model.config.image_size
     parameter = next(model.parameters())
     with torch.no_grad():
@@ -35,7 +35,7 @@ def graph_sizes(model: ALBEF) -> GraphSizes:
 
 
 def graphs_of(task: str, model: ALBEF, config: Config) -> Graphs:
-    """Return the graphs of a task.
+    """Return the graphs of a task, in evaluation mode.
 
     Raises:
         UnknownTaskError: If the task has no export.
@@ -45,15 +45,15 @@ def graphs_of(task: str, model: ALBEF, config: Config) -> Graphs:
     return {name: (module.eval(), specs[name]) for name, module in modules.items()}
 
 
-def served_parts(model: ALBEF) -> dict[str, Tensor]:
-    """The tensors that answers depend on: everything but the teacher and the queue."""
+def inference_tensors(model: ALBEF) -> dict[str, Tensor]:
+    """Return the tensors used in inference, without teacher and queue."""
     return {name: value for name, value in model.state_dict().items() if not name.startswith(("teacher.", "queue."))}
 
 
 def model_hash(model: ALBEF) -> str:
-    """Hash of a model's sizes and of every weight its answers depend on."""
+    """Return the hash of a model's configuration and of its inference weights."""
     digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
-    for name, value in sorted(served_parts(model).items()):
+    for name, value in sorted(inference_tensors(model).items()):
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}\0".encode())
         digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

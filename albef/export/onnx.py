@@ -1,4 +1,4 @@
-"""The export stage: a fine-tuned model as ONNX graphs that passed the parity gate."""
+"""Export stage: a model as ONNX graphs that pass the parity gate."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from torch import nn
 from albef.config import Config
 from albef.data import tokenizer as tokenizers
 from albef.data.files import new_folder
-from albef.export import parity
-from albef.export import parity_inputs as parity_cases
+from albef.export import parity, parity_inputs
 from albef.export.graphs import graphs_of, model_hash
 from albef.models.albef import ALBEF
 from albef.serving import protocol
@@ -31,31 +30,36 @@ if TYPE_CHECKING:
     import onnx
 
 IR_VERSION = 10
-"""Of the files: current enough for opset 21, old enough for the ONNX Runtime of a year-old Triton container."""
+"""IR version of the files: supports opset 21 and loads in the ONNX Runtime of year-old Triton containers."""
 _DTYPES = {"FP32": torch.float32, "INT64": torch.int64}
-_TRACED = {"batch": 2, "length": 5, "answers": 3, "answer_length": 4}
-"""Sizes to trace with: all different, and none 1, which would be taken for a constant."""
+_TRACE_SIZES = {"batch": 2, "length": 5, "answers": 3, "answer_length": 4}
+"""Sizes of dynamic dimensions while tracing; distinct, and not 1, which would be specialized to a constant."""
 
 
-def free_sizes(tensor: TensorSpec) -> dict[int, str]:
-    """Names of the free dimensions of a tensor by axis: one name, one size in all of a graph."""
+def dynamic_axes(tensor: TensorSpec) -> dict[int, str]:
+    """Return the names of a tensor's dynamic dimensions, by axis.
+
+    Equal names have equal sizes within a graph.
+    """
     names = iter(tensor.free)
     return {0: "batch", **{axis: next(names) for axis, size in enumerate(tensor.dims, start=1) if size == ANY}}
 
 
-def example(spec: ModelSpec) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with; ids and masks are 1."""
+def example_inputs(spec: ModelSpec) -> tuple[torch.Tensor, ...]:
+    """Return the inputs for tracing: ones for ids and masks, otherwise zeros."""
     inputs = []
     for tensor in spec.inputs:
-        free = free_sizes(tensor)
-        shape = [_TRACED[free[axis]] if axis in free else size for axis, size in enumerate((ANY, *tensor.dims))]
+        dynamic = dynamic_axes(tensor)
+        shape = [
+            _TRACE_SIZES[dynamic[axis]] if axis in dynamic else size for axis, size in enumerate((ANY, *tensor.dims))
+        ]
         fill = torch.ones if tensor.dtype == "INT64" else torch.zeros
         inputs.append(fill(shape, dtype=_DTYPES[tensor.dtype]))
     return tuple(inputs)
 
 
 def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Export one graph, with the names and free dimensions of the contract."""
+    """Export a graph with the names and dynamic dimensions of its signature."""
     exporters = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in exporters]
     for logger in exporters:
@@ -63,7 +67,7 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
-            inputs = example(spec)
+            inputs = example_inputs(spec)
             if getattr(module, "differentiates", False):
                 module = differentiated(module, inputs)
             program = torch.onnx.export(
@@ -73,7 +77,7 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
                 opset_version=opset,
                 input_names=spec.input_names,
                 output_names=spec.output_names,
-                dynamic_shapes=tuple(free_sizes(tensor) for tensor in spec.inputs),
+                dynamic_shapes=tuple(dynamic_axes(tensor) for tensor in spec.inputs),
                 external_data=False,
                 verbose=False,
             )
@@ -81,20 +85,20 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
         for logger, level in zip(exporters, levels, strict=True):
             logger.setLevel(level)
     if program is None:  # pragma: no cover - the old exporter's return type
-        raise RuntimeError(f"{spec.name}: the exporter returned nothing")
+        raise RuntimeError(f"{spec.name}: torch.onnx.export returned no program")
     proto = program.model_proto
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     proto.graph.name = spec.name
     proto.producer_name = "albef"
-    _forget_sources(proto)
+    _strip_stack_traces(proto)
     for key, value in sorted(metadata.items()):
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
     return proto
 
 
-def _forget_sources(proto: onnx.ModelProto) -> None:
-    """Drop the exporter's stack traces: they name files of this machine, and no runtime reads them."""
+def _strip_stack_traces(proto: onnx.ModelProto) -> None:
+    """Remove the exporter's stack traces, which contain local paths."""
     for graph in (proto.graph, *proto.functions):
         for part in (graph, *graph.node, *graph.value_info):
             del part.metadata_props[:]
@@ -102,18 +106,18 @@ def _forget_sources(proto: onnx.ModelProto) -> None:
 
 
 def differentiated(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
-    """Return the same computation with its gradients written out as operators.
+    """Return an equivalent module whose backward pass is expanded to operators.
 
-    Tracing runs the backward pass through the operators that it is made of, so that the result can be exported.
+    Only these can be exported.
 
     Args:
-        inputs: To trace with; every size of theirs stays free.
+        inputs: Inputs for tracing; all their dimensions stay dynamic.
     """
     from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    # Attention as products and a softmax: the fused operators' backward has no counterpart in ONNX.
+    # Unfused attention, as the backward of fused attention has no ONNX counterpart.
     with sdpa_kernel(SDPBackend.MATH):
         return make_fx(
             module,
@@ -124,73 +128,81 @@ def differentiated(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Mo
 
 
 def metadata(model: ALBEF, task: str, tokenizer: Path) -> dict[str, str]:
-    """What every graph says of where it comes from; the temperature is of models with ITC."""
-    described = {
+    """Return the ONNX metadata of a model's graphs.
+
+    It includes the temperature if the model has ITC.
+    """
+    entries = {
         protocol.HASH_KEY: model_hash(model),
         protocol.TOKENIZER_KEY: file_hash(tokenizer / "tokenizer.json"),
         protocol.TASK_KEY: task,
     }
     if model.architecture.align:
-        described[protocol.TEMPERATURE_KEY] = repr(model.temperature.item())
-    return described
+        entries[protocol.TEMPERATURE_KEY] = repr(model.temperature.item())
+    return entries
 
 
 def gate(config: Config, model: ALBEF, task: str, folder: Path, tokenizer: Any) -> dict[str, dict[str, Any]]:
-    """Compare the graphs in ``folder`` with the model; fused inputs come from the encoders, as in serving.
+    """Compare the graphs in ``folder`` with the model.
+
+    As in serving, later graphs receive the outputs of earlier ones.
+
+    Returns:
+        Parity (`albef.export.parity.Parity`) by graph and output, as dictionaries.
 
     Raises:
-        GraphError: If a graph has another signature than the contract says.
-        ParityError: If a graph differs by more than ``export.tolerance``.
+        GraphError: If a graph does not have the signature of its task.
+        ParityError: If an output differs by more than ``export.tolerance``.
     """
-    inputs = parity_cases.build(model, tokenizer, config.export.parity_samples)
+    inputs = parity_inputs.build(model, tokenizer, config.export.parity_samples)
     report = {}
     for name, (module, spec) in graphs_of(task, model, config).items():
         session = open_session(folder / f"{name}.onnx")
         check_signature(session, spec)
-        found = parity.compare(session, module, spec, inputs)
-        parity.check(spec.name, found, config.export.tolerance)
-        report[name] = {output: asdict(result) for output, result in found.items()}
-        for case in inputs:  # later graphs take what ONNX Runtime made of the earlier ones
+        results = parity.compare(session, module, spec, inputs)
+        parity.check(spec.name, results, config.export.tolerance)
+        report[name] = {output: asdict(result) for output, result in results.items()}
+        for case in inputs:  # add the outputs as inputs of later graphs
             feeds = {tensor: case[tensor] for tensor in spec.input_names}
             case.update(zip(spec.output_names, session.run(spec.output_names, feeds), strict=True))
             if protocol.IMAGE_EMBEDS in spec.output_names:
-                case[protocol.SECOND_IMAGE_EMBEDS] = parity_cases.second_images(case[protocol.IMAGE_EMBEDS])
+                case[protocol.SECOND_IMAGE_EMBEDS] = parity_inputs.second_images(case[protocol.IMAGE_EMBEDS])
     return report
 
 
 def run(config: Config, task: str, model: Path, tokenizer: Path, out: Path) -> None:
-    """Export ``task``: one ``<graph>.onnx`` per graph and ``parity.json``.
+    """Export ``task`` as one ``<graph>.onnx`` per graph and ``parity.json``.
 
     Args:
         model: Folder with ``model.pth``.
         tokenizer: Folder with ``tokenizer.json``.
 
     Raises:
-        ValueError: If the task has no export, the model is one for other tasks, or the tokenizer is not the model's.
-        ParityError: If a graph answers differently from the model; nothing is written then.
+        ValueError: If the task has no export, or the model or the tokenizer does not fit the task.
+        ParityError: If the outputs of a graph and the model differ; nothing is written then.
     """
     import onnx
 
-    registry.graphs(task)  # fails for a task that is not exported
+    registry.graphs(task)  # raises if the task has no export
     net, meta = checkpoint.load(model / "model.pth")
     if meta.task not in registry.models_for(task):
         raise ValueError(
             f"{model / 'model.pth'}: a model for {meta.task!r}, "
             f"expected one for {' or '.join(registry.models_for(task))} to export {task!r}"
         )
-    words = tokenizers.load(tokenizer)
-    if words.get_vocab_size() != net.vocab_size:
+    loaded = tokenizers.load(tokenizer)
+    if loaded.get_vocab_size() != net.vocab_size:
         raise ValueError(
-            f"{tokenizer / 'tokenizer.json'}: {words.get_vocab_size()} tokens, "
-            f"but {model / 'model.pth'} was trained with {net.vocab_size}"
+            f"{tokenizer / 'tokenizer.json'}: {loaded.get_vocab_size()} tokens, "
+            f"but {model / 'model.pth'} was trained with {net.vocab_size}; use the model's tokenizer"
         )
-    described = metadata(net, task, tokenizer)
+    entries = metadata(net, task, tokenizer)
     with new_folder(out) as folder:
         for name, (module, spec) in graphs_of(task, net, config).items():
-            proto = to_onnx(module, spec, config.export.opset, described)
+            proto = to_onnx(module, spec, config.export.opset, entries)
             onnx.checker.check_model(proto)
             onnx.save(proto, folder / f"{name}.onnx")
-        report = gate(config, net, task, folder, words)
+        report = gate(config, net, task, folder, loaded)
         summary = {
             "tolerance": config.export.tolerance,
             "max_abs": max(r["max_abs"] for outputs in report.values() for r in outputs.values()),

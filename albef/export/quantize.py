@@ -1,7 +1,7 @@
-"""Graphs in int8 for servers without a GPU, kept only if the tasks lose little by them: ``albef quantize``.
+"""Dynamic int8 quantization of exported graphs (``albef quantize``).
 
-Weights become int8, a scale per channel; activations uint8, scaled call by call. Products of two activations, as in
-attention, stay in fp32. Both repositories are served and asked all questions of the test lists.
+Weights are quantized to int8 per channel, activations to uint8 with a scale per inference. Products of two
+activations, as in attention, stay in fp32. Both repositories are served and evaluated on the test lists.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from albef.serving.requests import Asker
 from albef.serving.server import TritonServer
 from albef.tasks import registry
 
-CALLERS = 4
-"""Concurrent requests."""
+CONCURRENCY = 4
+"""Number of concurrent requests."""
 
 
 class QuantizationError(ValueError):
-    """The graphs cannot be had in int8, or lose too much by it."""
+    """The graphs cannot be quantized, or a metric decreases too much."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A metric before and after.
+    """Change of a metric by quantization.
 
     Args:
-        questions: How many were asked.
-        loss: Of the metric, 0 to 1; negative is a gain.
-        standard_error: Of the loss, question by question.
+        questions: Number of questions.
+        loss: Decrease of the metric; negative if it increased.
+        standard_error: Standard error of the loss, from paired differences per question.
     """
 
     metric: str
@@ -53,23 +53,23 @@ class Change:
 
 
 def int8(source: Path, target: Path, skip: Callable[[tuple[int, ...]], bool] = lambda shape: False) -> None:
-    """Write a graph with weights in int8.
+    """Quantize a graph.
 
     Args:
-        skip: Tells by a weight's shape that it stays in fp32.
+        skip: Returns whether a weight of the given shape stays in fp32.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(str(source)).graph
     shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    left = [
+    excluded = [
         node.name
         for node in graph.node
         if node.op_type in ("MatMul", "Gemm") and (shape := shapes.get(node.input[1])) is not None and skip(shape)
     ]
     level, logger = logging.root.level, logging.root
-    logger.setLevel(logging.ERROR)  # it recommends a preparation that changes nothing here
+    logger.setLevel(logging.ERROR)  # hides the advice to preprocess, which has no effect on these graphs
     try:
         quantize_dynamic(
             source,
@@ -77,42 +77,42 @@ def int8(source: Path, target: Path, skip: Callable[[tuple[int, ...]], bool] = l
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             weight_type=QuantType.QInt8,
-            reduce_range=True,  # of 7 bits: sums of 8 overflow on CPUs without VNNI
-            nodes_to_exclude=left,
+            reduce_range=True,  # 7 bits, as sums of 8-bit products overflow on CPUs without VNNI
+            nodes_to_exclude=excluded,
         )
     finally:
         logger.setLevel(level)
 
 
 def scores(client: Asker, task: str, lists: Path, images: Path, limit: int | None = None) -> dict[str, list[float]]:
-    """Ask an endpoint the questions of the test list.
+    """Evaluate an endpoint on the questions of the test list.
 
     Args:
-        limit: Rows of the list; all by default.
+        limit: Maximum number of questions; all by default.
 
     Returns:
-        The score of each question by metric.
+        Scores of the questions, by metric.
 
     Raises:
         SchemaError: If the list is missing or malformed.
     """
-    found: dict[str, list[float]] = {}
-    every = list(islice(registry.module(task, "client").questions(lists, images), limit))
-    with ThreadPoolExecutor(CALLERS) as pool:
-        for part in tqdm(pool.map(lambda ask: ask(client), every), total=len(every), desc=task, disable=None):
+    result: dict[str, list[float]] = {}
+    questions = list(islice(registry.module(task, "client").questions(lists, images), limit))
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        for part in tqdm(pool.map(lambda ask: ask(client), questions), total=len(questions), desc=task, disable=None):
             for metric, values in part.items():
-                found.setdefault(metric, []).extend(values)
-    return found
+                result.setdefault(metric, []).extend(values)
+    return result
 
 
 def compare(before: dict[str, list[float]], after: dict[str, list[float]]) -> list[Change]:
-    """What each metric lost."""
+    """Return the change of each metric."""
     changes = []
     for metric, old in before.items():
-        lost = np.array(old) - np.array(after[metric])
-        error = float(lost.std(ddof=1) / np.sqrt(len(lost))) if len(lost) > 1 else 0.0
+        losses = np.array(old) - np.array(after[metric])
+        error = float(losses.std(ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0
         changes.append(
-            Change(metric, len(old), float(np.mean(old)), float(np.mean(after[metric])), float(lost.mean()), error)
+            Change(metric, len(old), float(np.mean(old)), float(np.mean(after[metric])), float(losses.mean()), error)
         )
     return changes
 
@@ -128,51 +128,56 @@ def run(
     max_loss: float,
     limit: int | None = None,
 ) -> list[Change]:
-    """Write a model repository with graphs in int8, if no metric loses more than ``max_loss`` by them.
+    """Write a model repository with int8 graphs.
+
+    Nothing is written if a metric decreases by more than ``max_loss``.
 
     Args:
         export: Folder of the exported graphs, as for `albef.export.repository.run`.
-        repository: That of the graphs in fp32, to compare with.
-        limit: Rows of each test list; all by default.
+        repository: Repository of the fp32 graphs, to compare with.
+        limit: Maximum number of questions of each test list; all by default.
 
     Raises:
-        QuantizationError: If a metric loses more, or ONNX Runtime does not take a graph; nothing is written then.
+        QuantizationError: If a metric decreases by more than ``max_loss``, or a graph cannot be quantized; nothing is
+            written then.
     """
     tasks = [task for task in registry.endpoints() if (repository / task).is_dir()]
     if not tasks:
-        raise QuantizationError(f"{repository}: no endpoint here, expected a folder written by `albef repository`")
-    with tempfile.TemporaryDirectory(prefix="albef-quantize-") as folder, new_folder(out) as made:
-        small = Path(folder)
+        raise QuantizationError(f"{repository}: contains no endpoint; expected a folder written by `albef repository`")
+    with tempfile.TemporaryDirectory(prefix="albef-quantize-") as folder, new_folder(out) as quantized:
+        graphs = Path(folder)
         for task in tasks:
-            (small / task).mkdir()
+            (graphs / task).mkdir()
             for graph in registry.graphs(task):
                 source = export / task / f"{graph}.onnx"
                 try:
-                    int8(source, small / task / source.name)
+                    int8(source, graphs / task / source.name)
                 except Exception as error:
-                    raise QuantizationError(f"{source}: not to be had in int8: {error}") from error
-        repositories.run(config, small, lists, images, tokenizer, made)
-        before, after = (_measure(each, tasks, lists, image_root(images), limit) for each in (repository, made))
+                    raise QuantizationError(f"{source}: cannot quantize to int8: {error}") from error
+        repositories.run(config, graphs, lists, images, tokenizer, quantized)
+        before, after = (_measure(each, tasks, lists, image_root(images), limit) for each in (repository, quantized))
         changes = compare(before, after)
-        lost = [change for change in changes if change.loss > max_loss]
-        if lost:
-            said = "; ".join(f"{each.metric} {each.before:.4f} in fp32, {each.after:.4f} in int8" for each in lost)
-            raise QuantizationError(f"{said}: more than the {max_loss:g} that may be lost, so {out} is not written")
+        excessive = [change for change in changes if change.loss > max_loss]
+        if excessive:
+            values = "; ".join(
+                f"{each.metric} {each.before:.4f} in fp32, {each.after:.4f} in int8" for each in excessive
+            )
+            raise QuantizationError(f"{values}: the loss exceeds the allowed {max_loss:g}; {out} was not written")
     return changes
 
 
 def _measure(
     repository: Path, tasks: list[str], lists: Path, images: Path, limit: int | None
 ) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
+    result: dict[str, list[float]] = {}
     with TritonServer(repository) as server, Client(server.grpc_url, timeout=120) as client:
         for task in tasks:
-            found |= scores(client, task, lists, images, limit)
-    return found
+            result |= scores(client, task, lists, images, limit)
+    return result
 
 
-def show(changes: list[Change]) -> str:
-    """A table for people."""
+def format_table(changes: list[Change]) -> str:
+    """Format changes as a text table."""
     lines = ["metric                fp32     int8     loss ± standard error   questions"]
     lines += [
         f"{c.metric:20} {c.before:7.4f}  {c.after:7.4f}  {c.loss:+.4f} ± {c.standard_error:.4f} {c.questions:15}"
@@ -181,6 +186,6 @@ def show(changes: list[Change]) -> str:
     return "\n".join(lines)
 
 
-def as_json(changes: list[Change]) -> str:
-    """The same for programs."""
+def to_json(changes: list[Change]) -> str:
+    """Serialize changes as JSON."""
     return json.dumps([asdict(change) for change in changes], indent=1) + "\n"

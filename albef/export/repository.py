@@ -1,6 +1,6 @@
-"""The repository stage: exported graphs, the endpoints and the gallery as a Triton model repository.
+"""Repository stage: a Triton model repository of graphs, endpoints and index.
 
-Nothing in it is an absolute path: the folder serves from a laptop and, mounted, from NVIDIA's container.
+The repository contains no absolute paths, so it can be moved, or mounted in NVIDIA's container.
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 
 
 class RepositoryError(ValueError):
-    """The inputs of a model repository do not belong together."""
+    """The inputs of a model repository are missing or inconsistent."""
 
 
 def read_sizes(sessions: dict[str, InferenceSession]) -> GraphSizes:
-    """Return the sizes of a model, from the signatures of its graphs; 0 for what none of them shows."""
+    """Return the sizes of a model from its graphs.
+
+    Sizes of modules that the model lacks are 0.
+
+    Raises:
+        RepositoryError: If the graphs lack a required tensor or dimension.
+    """
     shape = {t.name: t.shape for s in sessions.values() for t in (*s.get_inputs(), *s.get_outputs())}
 
     def last(*names: str) -> int:
@@ -44,14 +50,15 @@ def read_sizes(sessions: dict[str, InferenceSession]) -> GraphSizes:
             vocabulary=last(protocol.NEXT_LOG_PROBS),
         )
     except (KeyError, IndexError) as error:
-        raise RepositoryError(f"the graphs lack the tensor or the dimension {error} of the serving protocol") from error
+        names = ", ".join(sessions)
+        raise RepositoryError(f"graphs {names}: no tensor or dimension {error}; export them again") from error
 
 
 def read_origin(paths: Sequence[Path], tokenizer: Path) -> dict[str, str]:
-    """Return the metadata that the graphs of a task share.
+    """Return the metadata common to the graphs of a task.
 
     Raises:
-        RepositoryError: If they are of different models, or of another tokenizer.
+        RepositoryError: If the graphs belong to different models or to another tokenizer.
     """
     origins = [onnxfile.metadata(path) for path in paths]
     for path, origin in zip(paths, origins, strict=True):
@@ -62,7 +69,9 @@ def read_origin(paths: Sequence[Path], tokenizer: Path) -> dict[str, str]:
             if origin.get(key) != origins[0].get(key):
                 raise RepositoryError(f"{path}: {key} is {origin.get(key)}, but {paths[0]} has {origins[0].get(key)}")
     if origins[0][protocol.TOKENIZER_KEY] != file_hash(tokenizer / "tokenizer.json"):
-        raise RepositoryError(f"{tokenizer / 'tokenizer.json'}: not the tokenizer that {paths[0]} was exported with")
+        raise RepositoryError(
+            f"{tokenizer / 'tokenizer.json'}: not the tokenizer that {paths[0]} was exported with; export again"
+        )
     return origins[0]
 
 
@@ -74,7 +83,7 @@ def _check(config: Config) -> None:
 
 
 def _model(folder: Path, spec: protocol.ModelSpec, run: pbtxt.Deployment, version: int) -> Path:
-    """Write a model's ``config.pbtxt``; returns the folder of its version."""
+    """Write a model's ``config.pbtxt`` and return its version folder."""
     target = folder / spec.name / str(version)
     target.mkdir(parents=True)
     (folder / spec.name / "config.pbtxt").write_text(pbtxt.render(spec, run), encoding="utf-8")
@@ -82,7 +91,7 @@ def _model(folder: Path, spec: protocol.ModelSpec, run: pbtxt.Deployment, versio
 
 
 def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Path) -> EndpointFolder:
-    """Write the graphs of a task, and its endpoint except for its settings."""
+    """Write graphs and endpoint of a task, except for the settings."""
     serve, train = config.serve, train_config(config, task)
     files = {graph: exported / f"{graph}.onnx" for graph in registry.graphs(task)}
     origin = read_origin(list(files.values()), tokenizer)
@@ -90,14 +99,14 @@ def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Pat
     sizes = read_sizes(sessions)
     for graph, spec in registry.graphs(task, sizes).items():
         check_signature(sessions[graph], spec)
-        # Rows with two free dimensions, such as a question with all its candidates, are large.
+        # Rows with two dynamic dimensions, such as a question with all its candidates, are large.
         large = any(tensor.dims.count(ANY) > 1 for tensor in spec.inputs)
         rows = serve.max_queries if large else serve.max_batch_size
         run = pbtxt.Deployment(
             "onnxruntime", rows, serve.queue_delay_us, serve.instances, serve.threads, cache=graph == protocol.VISION
         )
         shutil.copyfile(files[graph], _model(folder, spec, run, serve.version) / "model.onnx")
-    # Queries gather while the instance is busy; waiting for more would only delay a single one.
+    # Requests queue while the instance is busy; a queue delay would only slow down single requests.
     endpoint_run = pbtxt.Deployment("python", serve.max_queries, 0, serve.instances)
     endpoint = _model(folder, registry.endpoints()[task], endpoint_run, serve.version)
     vendoring.copy(f"{registry.package(task)}.endpoint", endpoint)
@@ -119,16 +128,16 @@ def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Pat
 
 
 def run(config: Config, export: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
-    """Write the model repository ``out`` from the exported tasks below ``export``.
+    """Write the model repository ``out`` from the exported tasks in ``export``.
 
     Args:
-        export: Folder of the export stages, one folder per task; a task without one is not served.
+        export: Folder with one folder of graphs per task; tasks without one are not served.
         lists: Folder of the validated lists; the index holds the retrieval test list.
         images: Folder that relative image paths start from.
         tokenizer: Folder with ``tokenizer.json``.
 
     Raises:
-        RepositoryError: If there is nothing to serve, or the inputs do not belong together; nothing is written then.
+        RepositoryError: If no task is exported, or the inputs are inconsistent; nothing is written then.
         GraphError: If a graph does not have the signature of its task.
     """
     _check(config)

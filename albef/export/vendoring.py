@@ -1,4 +1,7 @@
-"""Vendoring: copies of an endpoint and of the modules it imports, for a repository that needs nothing installed."""
+"""Vendoring of endpoints: copies of their modules and imports.
+
+The model repository then needs no installed albef.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from {module} import TritonPythonModel as TritonPythonModel
 
 
 def _imports(path: Path, roots: set[str]) -> set[str]:
-    """Return the dotted names below ``roots`` that a file imports."""
+    """Return the dotted names in the packages ``roots`` that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
@@ -32,17 +35,20 @@ def _imports(path: Path, roots: set[str]) -> set[str]:
 
 def _root(package: str) -> Path:
     """Return the folder of a top-level package."""
-    found = find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{package}: not an importable package")
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def closure(module: str) -> dict[Path, Path]:
-    """Return the files that a module needs: itself, what it imports of its package and of albef, and their packages.
+    """Return the source files that a module needs.
+
+    These are the module, its imports from its own top-level package and from albef, and the ``__init__.py`` of all
+    packages involved.
 
     Returns:
-        The files by their path relative to the folder that holds the packages.
+        Source files by path relative to the parent folder of the packages.
     """
     roots = {name: _root(name) for name in {"albef", module.split(".")[0]}}
 
@@ -52,20 +58,20 @@ def closure(module: str) -> dict[Path, Path]:
         source = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
         return None if source is None else (Path(top) / source.relative_to(roots[top]), source)
 
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     queue = [module]
     while queue:
         parts = queue.pop().split(".")
-        # An imported name may be an attribute rather than a module: then it has no file.
+        # Imported names that are attributes rather than modules have no file.
         for pair in (file_of(".".join(parts[: end + 1])) for end in range(len(parts))):
-            if pair is not None and pair[0] not in found:
-                found[pair[0]] = pair[1]
+            if pair is not None and pair[0] not in files:
+                files[pair[0]] = pair[1]
                 queue.extend(_imports(pair[1], set(roots)))
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def copy(module: str, folder: Path) -> None:
-    """Write ``model.py``, which loads the endpoint of a module, into ``folder`` with all that it needs."""
+    """Write ``model.py``, which loads an endpoint, and the endpoint's files to ``folder``."""
     (folder / "model.py").write_text(_LOADER.format(module=module), encoding="utf-8")
     for name, source in closure(module).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Building and updating the index that retrieval searches; see `albef.index.index` for its files."""
+"""Builds and updates an index; see `albef.index.index` for its files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Encoders:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of an index; the operating system releases it if the process dies."""
+    """Hold the lock of an index, which ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
@@ -194,7 +194,10 @@ class _Change:
         return manifest
 
     def _resume(self, images: Mapping[str, Path], captions: Sequence[str]) -> None:
-        """Keep segments of an interrupted run of the same change; remove those of any other change."""
+        """Keep segments of an interrupted run of the same change.
+
+        Segments of any other change are removed.
+        """
         digest = hashlib.sha256(f"{self.old.model_hash} {self.old.dtype} {self.generation}".encode())
         for key, path in images.items():
             status = path.stat() if path.is_file() else None
@@ -206,7 +209,10 @@ class _Change:
             write_text(plan, digest.hexdigest())
 
     def _encode(self, kind: str, ids: Sequence[str], encode: Callable[[Sequence[str]], Batch]) -> list[Segment]:
-        """Encode new rows segment by segment; skip segments that an interrupted run has finished."""
+        """Encode new rows segment by segment.
+
+        Segments that an interrupted run has finished are skipped.
+        """
         from tqdm import tqdm
 
         assert self.encoders is not None
@@ -224,7 +230,10 @@ class _Change:
         return written
 
     def _update(self, kind: str, new: list[Segment], removed_rows: Sequence[int]) -> _Update:
-        """Choose the segments after the change: drop unused ones, compact those that are half empty or more."""
+        """Choose the segments after the change.
+
+        Segments without rows in use are dropped, and those with at most half of their rows in use are compacted.
+        """
         part: Part = getattr(self.old, kind)
         opened = Collection(self.folder, kind, part)
         remaining = np.setdiff1d(opened.rows, np.array(removed_rows, dtype=np.int64))
@@ -291,7 +300,10 @@ class _Change:
         return Collection(self.folder, kind, replace(update.part, count=0)).features
 
     def _remove_unused(self, current: Manifest) -> None:
-        """Remove folders that neither ``current`` nor the old manifest names; readers may still open the latter."""
+        """Remove folders that no manifest names.
+
+        The old manifest counts too, because a reader may be about to open its folders.
+        """
         parts = [part for manifest in (current, self.old) for part in (manifest.images, manifest.captions)]
         used = {name for part in parts for name in (part.index, *(segment.name for segment in part.segments))}
         for path in self.folder.iterdir():

@@ -1,4 +1,7 @@
-"""``albef index``: build and change the index of a model repository with the repository's own graphs."""
+"""``albef index``: build and change the index of a model repository.
+
+Images and captions are encoded with the graphs of the repository.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,9 @@ def endpoint_folder(repository: Path, version: int | None = None) -> Path:
 
 
 def load_encoders(folder: Path, threads: int = 0) -> Encoders:
-    """Load the encoders of a retrieval endpoint; they preprocess inputs as the endpoint does.
+    """Load the encoders of a retrieval endpoint.
+
+    They preprocess inputs in the same way as the endpoint.
 
     Args:
         folder: Version folder of the endpoint.
@@ -96,7 +101,9 @@ def load_encoders(folder: Path, threads: int = 0) -> Encoders:
 
 
 def images_in_folder(folder: Path) -> dict[str, Path]:
-    """Return image files below a folder by id, which is their path relative to the folder.
+    """Return image files below a folder by their relative paths.
+
+    These paths are the ids of the images.
 
     Raises:
         SourceError: If there are none.
@@ -108,7 +115,7 @@ def images_in_folder(folder: Path) -> dict[str, Path]:
 
 
 def read_retrieval_list(path: Path, images: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return images of a retrieval list by their path in it, and its distinct captions.
+    """Return images by path, and distinct captions, of a retrieval list.
 
     Args:
         images: Folder that the paths in the list are relative to.
@@ -160,7 +167,10 @@ class Source:
 
 
 def _unreadable(images: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    """Yield ids of unreadable images with the error; checked first because encoding takes far longer."""
+    """Yield ids of unreadable images with the error.
+
+    This check comes first because encoding takes far longer.
+    """
     from tqdm import tqdm
 
     for key, path in tqdm(images.items(), desc="images", unit="file", disable=None):
@@ -171,14 +181,17 @@ def _unreadable(images: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
 
 
 def build(repository: Path, source: Source, dtype: str = "float32", version: int | None = None) -> Manifest:
-    """Build the index of a model repository; a running server picks it up."""
+    """Build the index of a model repository.
+
+    A running server uses the new index from its next request on.
+    """
     folder = endpoint_folder(repository, version)
     images, captions = source.read()
     return builder.build(folder / protocol.INDEX_FOLDER, load_encoders(folder), images, captions, dtype)
 
 
 def add(repository: Path, source: Source, version: int | None = None) -> Manifest:
-    """Add images and captions to the index of a model repository; see `albef.index.builder.add`."""
+    """Add images and captions; see `albef.index.builder.add`."""
     folder = endpoint_folder(repository, version)
     images, captions = source.read()
     return builder.add(folder / protocol.INDEX_FOLDER, load_encoders(folder), images, captions)

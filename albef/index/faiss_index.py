@@ -85,7 +85,9 @@ def change(
     queries: Callable[[], Floats],
     exact_below: int = EXACT_BELOW,
 ) -> FaissIndex:
-    """Remove and add rows; rebuild the index if its type no longer suits its size.
+    """Remove and add rows, rebuilding the index if necessary.
+
+    A rebuild is necessary when the search type does not suit the new size.
 
     Args:
         old: Index to change; modified in place.

@@ -1,4 +1,4 @@
-"""Index of image and caption embeddings that retrieval searches; needs NumPy and faiss only.
+"""Image-text index of the retrieval endpoint; needs NumPy and faiss only.
 
 The index is computed ahead of time and shipped with the model repository. It is a folder of immutable subfolders and a
 manifest that names the ones in use::
@@ -276,7 +276,9 @@ class ImageTextIndex:
 
 
 def stamp(folder: Path) -> tuple[int, int]:
-    """Return modification time and inode of the manifest, which change with every replacement.
+    """Return modification time and inode of the manifest.
+
+    They change whenever the manifest is replaced.
 
     Raises:
         SearchIndexError: If there is no manifest.
@@ -289,5 +291,11 @@ def stamp(folder: Path) -> tuple[int, int]:
 
 
 def top_k(scores: Floats, k: int) -> Rows:
-    """Return positions of the ``k`` largest of ``scores`` ``(n,)``, best first; ties keep their order."""
+    """Return positions of the ``k`` largest scores, best first.
+
+    Ties keep their order.
+
+    Args:
+        scores: Scores ``(n,)``.
+    """
     return np.argsort(-scores, kind="stable")[:k].astype(np.int64)

@@ -35,7 +35,7 @@ TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)"
 
 
 class RegistryError(ValueError):
-    """A model cannot be registered, does not exist, or may not be promoted."""
+    """A model that cannot be registered, found or promoted."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def registered_name(endpoint: str) -> str:
 
 
 def client(uri: str | None = None) -> Any:
-    """Return a client of the registry at ``uri``, ``MLFLOW_TRACKING_URI`` or the local SQLite file.
+    """Return a registry client for ``uri``, ``MLFLOW_TRACKING_URI`` or ``mlflow.db``.
 
     Raises:
         RegistryError: If the registry cannot be reached.
@@ -80,7 +80,7 @@ def client(uri: str | None = None) -> Any:
 
 
 def graphs(repository: Path, endpoint: str) -> dict[str, Path]:
-    """Return the ONNX files of an endpoint's newest version, by model name in the repository."""
+    """Return the ONNX files of an endpoint's newest version, by model name."""
     files = {}
     for graph in tasks.graphs(endpoint):
         name = protocol.model_name(endpoint, graph)
@@ -89,7 +89,7 @@ def graphs(repository: Path, endpoint: str) -> dict[str, Path]:
 
 
 def content_hash(files: dict[str, Path]) -> str:
-    """Return a hash of names and contents of files, which identifies a model."""
+    """Return a hash of file names and contents, which identifies a model."""
     total = hashlib.sha256()
     for name, path in sorted(files.items()):
         total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -109,7 +109,7 @@ def hash_test_list(lists: Path, endpoint: str) -> str:
 
 
 def input_example(session: Any) -> dict[str, Any]:
-    """Return inputs of one row for a graph, with length `DYNAMIC` for all dynamic dimensions."""
+    """Return one row of inputs, with length `DYNAMIC` in dynamic dimensions."""
     random = np.random.default_rng(0)
     feeds: dict[str, Any] = {}
     for tensor in session.get_inputs():
@@ -121,7 +121,7 @@ def input_example(session: Any) -> dict[str, Any]:
 
 
 def _save(path: Path, target: Path, run: str, artifact_path: str) -> None:
-    """Write a graph as an MLflow model, to be stored at ``artifact_path`` of a run."""
+    """Write a graph as an MLflow model for ``artifact_path`` of a run."""
     import mlflow.onnx
     import onnx
     from mlflow.models import Model, ModelSignature

@@ -33,7 +33,7 @@ class Card:
 
 
 def draw(shown: Sequence[Card], images: Path, path: Path) -> None:
-    """Draw two cards per row: images, then text and answers, right answers in green."""
+    """Draw two cards per row, with right answers in green."""
     per_card = max((len(card.images) for card in shown), default=1)
     rows = max(1, -(-len(shown) // _COLUMNS))
     figure = new_figure(_COLUMNS * (1.7 * per_card + 3.3), 1.9 * rows)

@@ -1,4 +1,4 @@
-"""Figures of the report, drawn with matplotlib's object interface (no display, no global state)."""
+"""Figures of the report, drawn with matplotlib's object interface."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def show_image(axes: Axes, path: Path, color: str | None = None) -> tuple[int, int]:
-    """Draw an image, with a frame if a color is given; axes are in pixels of the original image.
+    """Draw an image, with a frame if a color is given.
+
+    The axes are in pixels of the original image.
 
     Returns:
         Width and height of the original image.

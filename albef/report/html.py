@@ -16,7 +16,7 @@ Cell = str | float
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Return a table; numbers have at most four decimals, small ones use scientific notation."""
+    """Return a table; numbers have at most four decimals."""
 
     def cell(value: Cell) -> str:
         if isinstance(value, str):
@@ -30,7 +30,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def image(name: str, text: str) -> str:
-    """Return an image, given its file next to the page and its alternative text."""
+    """Return an image, stored next to the page, with alternative text."""
     return f'<p><img src="{escape(name)}" alt="{escape(text)}"></p>'
 
 

@@ -16,7 +16,7 @@ _SCENES = 12  # training images to show
 
 
 def _runs(artifacts: Path) -> dict[str, Path]:
-    """Return the folders of all training runs by display name, in pipeline order."""
+    """Return the folders of training runs by display name, in pipeline order."""
     folders = {"pretrain": artifacts / "pretrain", "text assignment": artifacts / "text_assignment"}
     folders |= {f"finetune {folder.name}": folder for folder in sorted(artifacts.glob("finetune/*"))}
     return {
@@ -27,7 +27,9 @@ def _runs(artifacts: Path) -> dict[str, Path]:
 
 
 def _evaluations(artifacts: Path, images: Path, out: Path) -> list[str]:
-    """Return the sections of all evaluated tasks; a task without a section of its own gets a table of its metrics.
+    """Return the sections of all evaluated tasks.
+
+    A task without its own section gets a table of its metrics.
 
     Raises:
         ReportError: If no task was evaluated, or a file is missing or malformed.
@@ -116,9 +118,9 @@ def _data(artifacts: Path, root: Path, out: Path) -> list[str]:
     parts = [html.heading("Data")]
     if "pretrain" in contents:
         shown = []
-        for record in read_list(lists / "pretrain.json")[:_SCENES]:
-            caption = record["caption"]
-            shown.append((record["image"], caption if isinstance(caption, str) else caption[0]))
+        for row in read_list(lists / "pretrain.json")[:_SCENES]:
+            caption = row["caption"]
+            shown.append((row["image"], caption if isinstance(caption, str) else caption[0]))
         figures.scenes(shown, root, out / "scenes.png")
         parts += [
             html.image("scenes.png", "Training images with captions"),

@@ -1,4 +1,4 @@
-"""The report as an MLflow run: final metrics, parity and validation reports, page."""
+"""The report as an MLflow run: metrics, parity, validation and page."""
 
 from __future__ import annotations
 

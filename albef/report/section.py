@@ -47,7 +47,7 @@ def percent(value: float | None) -> html.Cell:
 
 
 def accuracies(metrics: dict[str, float], chance: str) -> str:
-    """Return a table of all accuracies, the overall one first, next to the accuracy of chance.
+    """Return a table of all accuracies and the accuracy of chance.
 
     Args:
         chance: Description of the chance prediction.

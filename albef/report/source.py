@@ -1,4 +1,4 @@
-"""Readers of the files that the report shows; errors name the file at fault."""
+"""Readers of pipeline outputs; errors name the file at fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ReportError(ValueError):
 
 
 def malformed(path: Path, task: str, error: Exception) -> ReportError:
-    """Return the error for a file that is not the examples of a task."""
+    """Return the error for a malformed file of examples."""
     return ReportError(f"{path}: not the examples of {task}: {error!r}")
 
 

@@ -1,1 +1,1 @@
-"""Serving: protocol of the endpoints, local Triton server, and clients; never imports torch."""
+"""Serving: protocol, local Triton server and clients; never imports torch."""

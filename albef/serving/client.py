@@ -1,4 +1,4 @@
-"""Typed gRPC clients of the endpoints, one for threads and one for asyncio."""
+"""Typed gRPC clients of the endpoints, for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
 
 
-def _query(
-    text: str | None, image: ImageInput | None, k: int | None, rerank: bool
-) -> Request[list[Match]]:
+def _query(text: str | None, image: ImageInput | None, k: int | None, rerank: bool) -> Request[list[Match]]:
     texts, images = None if text is None else [text], None if image is None else [image]
     return requests.build("retrieval", texts=texts, images=images, k=k, rerank=rerank)
 
@@ -137,7 +135,7 @@ class Client(_Connection):
             return False
 
     def models(self) -> dict[str, bool]:
-        """Return the models of the server's repository, with True for those with a loaded version."""
+        """Return all models of the server, with True for loaded ones."""
         entries = self.triton.get_model_repository_index(client_timeout=self.timeout).models
         loaded = {model.name for model in entries if model.state == "READY"}
         return {model.name: model.name in loaded for model in entries}
@@ -157,10 +155,11 @@ class Client(_Connection):
         """
         return self.ask(_query(text, image, k, rerank))[0]
 
-    def retrieve_many(
-        self, texts: Sequence[str], k: int | None = None, rerank: bool = True
-    ) -> list[list[Match]]:
-        """Find images for several texts in one request; one invalid text fails the request. See `retrieve`."""
+    def retrieve_many(self, texts: Sequence[str], k: int | None = None, rerank: bool = True) -> list[list[Match]]:
+        """Find images for several texts in one request; see `retrieve`.
+
+        One invalid text fails the request.
+        """
         return self.ask(requests.build("retrieval", texts=texts, k=k, rerank=rerank))
 
     def answer(

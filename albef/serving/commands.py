@@ -1,4 +1,4 @@
-"""The command `albef ask`."""
+"""``albef ask``: query an endpoint from the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Send the request of `albef ask` and print the answer; raises errors of `albef.serving.client.Client`."""
+    """Send the request of `albef ask` and print the answer.
+
+    Raises:
+        ServingError: As `albef.serving.client.Client` does.
+    """
     from albef.serving.client import Client
 
     module = registry.module(args.endpoint, "client")

@@ -60,7 +60,7 @@ class GraphError(RuntimeError):
 
 
 class StoppingError(RuntimeError):
-    """The server is shutting down and rejects graph requests; another server may answer."""
+    """The server is shutting down and rejects graph requests."""
 
 
 def failure(error: object, code: int) -> Any:
@@ -83,7 +83,7 @@ def has(request: Any, name: str) -> bool:
 
 
 def constant(request: Any, name: str, default: Any) -> Any:
-    """Return the value of an input that all rows of a request share.
+    """Return the value of an input shared by all rows.
 
     Raises:
         QueryError: If the rows differ.
@@ -177,9 +177,7 @@ class Endpoint(ABC):
         if self.log.requests:
             self._log_request("info", "answered", request, rows, start)
         return pb_utils.InferenceResponse(
-            output_tensors=[
-                pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in outputs
-            ]
+            output_tensors=[pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in outputs]
         )
 
     def _log_request(self, level: str, event: str, request: Any, rows: int, start: float, **fields: Any) -> None:
@@ -224,7 +222,15 @@ class Endpoint(ABC):
         return texts
 
     def pixels(self, value: bytes) -> tuple[Array, tuple[int, int]]:
-        """Decode an image of a request to ``(3, H, H)``; also return its width and height."""
+        """Decode an image of a request.
+
+        Returns:
+            Pixels ``(3, H, H)``, and width and height of the file.
+
+        Raises:
+            QueryError: If the file is too large.
+            ImageError: If it cannot be decoded.
+        """
         name, limit = protocol.IMAGE, self.settings.max_image_bytes
         if len(value) > limit:
             raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {limit}", name)
@@ -234,7 +240,11 @@ class Endpoint(ABC):
         return to_pixels(image, self.settings.image_size), image.size
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Array]:
-        """Return token ids and mask ``(B, L)``; L is a multiple of `LENGTH_STEP`."""
+        """Tokenize texts.
+
+        Returns:
+            Token ids and mask ``(B, L)``, where L is a multiple of `LENGTH_STEP` or the maximum length.
+        """
         limit, step = self.settings.max_tokens, protocol.LENGTH_STEP
         ids, mask = self.encoder.encode_batch(texts, max_tokens=limit, max_words=self.settings.max_words)
         length = ids.shape[1]

@@ -1,4 +1,6 @@
-"""Metrics and logs of the endpoints, in addition to those of Triton; standard library only.
+"""Metrics and logs of the endpoints; standard library only.
+
+They complement the metrics and logs of Triton.
 
 Every metric has the labels ``model`` and ``version``; a few have one more.
 """
@@ -35,7 +37,9 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Meter:
-    """Counters of an endpoint; `flush` passes accumulated counts to the server, one call per metric.
+    """Counters of an endpoint.
+
+    Counts accumulate here until `flush` passes them to the server with one call per metric.
 
     Args:
         backend: Module ``triton_python_backend_utils``.
@@ -66,7 +70,7 @@ class Meter:
 
 
 class Log:
-    """JSON lines on stderr; they appear in the server's log between its own lines."""
+    """Logger of JSON lines to stderr, which is the server's log."""
 
     def __init__(self, model: str, version: int) -> None:
         self._common = {"model": model, "version": version}

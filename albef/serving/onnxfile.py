@@ -1,4 +1,4 @@
-"""Reader for the metadata of an ONNX file; does not load the weights."""
+"""Reader for the metadata of an ONNX file without its weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _entry(data: bytes) -> tuple[str, str]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Read the metadata of an ONNX model field by field, skipping the weights.
+    """Read the metadata of an ONNX model, skipping the weights.
 
     Raises:
         ValueError: If the file is missing or not an ONNX model.

@@ -1,4 +1,4 @@
-"""Release and rollback of model versions in a running server without losing requests.
+"""Release and rollback of model versions in a running server.
 
 A model repository holds several versions, and Triton answers with the newest loaded one. A release tests the new
 version before it answers:
@@ -171,7 +171,7 @@ class _Rollout:
             (folder / "config.pbtxt").write_text(text.replace(f'name: "{name}"', f'name: "{target}"', 1), "utf-8")
         _copy(self.plan.new / name / str(versions(self.plan.new / name)[-1]), folder / str(self.plan.version))
 
-    def test_candidates(self, probes: Sequence[Probe]) -> None:
+    def probe_candidates(self, probes: Sequence[Probe]) -> None:
         """Load the new endpoints as candidates, probe them, and unload them."""
         for name in self.plan.endpoints:
             self._add(name, name + CANDIDATE)
@@ -222,7 +222,10 @@ class _Rollout:
             shutil.rmtree(path)
 
     def remove_old_versions(self) -> None:
-        """Remove versions that are too old for a rollback; Triton has unloaded them."""
+        """Remove versions that are too old for a rollback.
+
+        Triton has already unloaded them.
+        """
         for name in (*self.plan.endpoints, *self.plan.graphs):
             for version in versions(self.plan.live / name)[:-KEPT]:
                 shutil.rmtree(self.plan.live / name / str(version))
@@ -267,7 +270,7 @@ def release(
         rollout.clean()
         try:
             rollout.add_graphs()
-            rollout.test_candidates(checks)
+            rollout.probe_candidates(checks)
             rollout.promote(checks)
         except BaseException:
             rollout.undo()

@@ -130,7 +130,10 @@ def image_and_texts(image: ImageInput, texts: Sequence[str]) -> dict[str, Array]
 
 
 def build(task: str, **arguments: Any) -> Request[Any]:
-    """Build a request to the endpoint of a task; its ``client`` module says which arguments there are.
+    """Build a request to the endpoint of a task.
+
+    Args:
+        arguments: Arguments of ``request`` in the ``client`` module of the task.
 
     Raises:
         UnknownTaskError: If the task is not served.

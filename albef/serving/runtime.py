@@ -95,7 +95,9 @@ class Runtime:
 
 
 def find_uv(path: str | None = None) -> str:
-    """Return the path of uv: the argument, the variable UV, next to this Python, or on PATH.
+    """Return the path of uv.
+
+    Candidates are the argument, the variable UV, the folder of this Python, and PATH.
 
     Raises:
         RuntimeSetupError: If there is none.
@@ -111,7 +113,10 @@ def find_uv(path: str | None = None) -> str:
 
 
 def inspect(executable: str) -> Interpreter | None:
-    """Inspect a Python; return None if it cannot run the stub or has no shared libpython."""
+    """Inspect a Python; return None if it cannot run the stub.
+
+    The stub needs a version in `PYTHONS` with a shared libpython.
+    """
     try:
         done = subprocess.run([executable, "-c", _PROBE], capture_output=True, text=True, check=True, timeout=60)
         info = json.loads(done.stdout)
@@ -129,7 +134,9 @@ def inspect(executable: str) -> Interpreter | None:
 
 
 def find_python(uv: str | None = None) -> Interpreter:
-    """Find a Python for the stub: this one, one found by uv, or one installed by uv.
+    """Find a Python for the stub.
+
+    Candidates are this Python, those found by uv, and one installed by uv.
 
     Raises:
         RuntimeSetupError: If there is none; the message lists what to install.
@@ -241,7 +248,9 @@ def load(root: Path = DEFAULT) -> Runtime:
 
 
 def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> Runtime:
-    """Build the runtime in ``root`` unless it is up to date; safe to call from several processes.
+    """Build the runtime in ``root`` unless it is up to date.
+
+    Concurrent calls from several processes are safe.
 
     Raises:
         RuntimeSetupError: If uv, a usable Python or a package is missing.

@@ -1,4 +1,6 @@
-"""Sample of request statistics for `albef drift`: numbers only, never an image, a text or an answer.
+"""Sample of request statistics for `albef drift`.
+
+It contains numbers only, never an image, a text or an answer.
 
 Every process of an endpoint writes its own files, one JSON object per row of a request, and keeps their number and size
 bounded. Errors in this module are logged and never fail a request.
@@ -75,7 +77,10 @@ def text_stats(text: str, encoder: TextEncoder) -> Stats:
 
 
 def _defer_errors(method: Callable[..., None]) -> Callable[..., None]:
-    """Store an exception in the draft instead of raising it; `Sampler.write` reports it after the answer."""
+    """Store exceptions in the draft instead of raising them.
+
+    `Sampler.write` reports them after the request is answered.
+    """
 
     @functools.wraps(method)
     def call(self: Draft, *args: Any) -> None:
@@ -126,7 +131,9 @@ class Draft:
 
 
 class Sampler:
-    """Samples requests and writes their statistics; disabled unless the environment sets a folder.
+    """Writer for statistics of a random sample of requests.
+
+    Sampling is off unless the environment sets a folder.
 
     Args:
         log: Logger with the signature of `albef.serving.metrics.Log`.
@@ -150,7 +157,7 @@ class Sampler:
             log("error", "sample", message=message)
 
     def draft(self) -> Draft | None:
-        """Return a draft for a request, or None if the request is not sampled."""
+        """Return a draft for a request, None if it is not sampled."""
         # Random rather than by request id: callers choose ids and may use the same one for all requests.
         if not self._fraction or random.random() >= self._fraction or time.monotonic() < self._paused_until:
             return None

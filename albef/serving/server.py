@@ -63,7 +63,7 @@ def _in_use(port: int) -> bool:
 
 
 class TritonServer:
-    """Triton server for a model repository; starts and stops with the ``with`` block.
+    """Triton server that runs for the duration of a ``with`` block.
 
     Args:
         repository: Model repository written by `albef.export.repository`: a folder, or its copy in S3-compatible
@@ -137,11 +137,11 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server, which leads its own session; None if it is not running."""
+        """Process id and session id of the server; None if not running."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def segments(self) -> list[Path]:
-        """Return shared memory files between server and endpoints; none remain after a stop."""
+        """Return the shared memory files between server and endpoints."""
         return list(Path("/dev/shm").glob(f"{self._shm_prefix}*"))
 
     def command(self) -> list[str]:
@@ -264,7 +264,7 @@ class TritonServer:
     def log_excerpt(self, limit: int = 12) -> str:
         """Return the last errors of the log.
 
-        Its last lines are added if there are no errors, or if the server crashed, since a crash logs no error.
+        Its last lines are added if there are no errors, or if the server crashed, possibly without logging an error.
         """
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log else []
@@ -284,7 +284,7 @@ class TritonServer:
         return self.pid is not None
 
     def stop(self) -> int | None:
-        """Stop the server after pending requests and remove its files, processes and shared memory.
+        """Stop the server after pending requests and clean up.
 
         Returns:
             Exit status (0 if clean), or None if the server was not running.
@@ -350,7 +350,7 @@ def serve(
     sample: Path | None = None,
     sample_fraction: float = DEFAULT_FRACTION,
 ) -> None:
-    """Serve a repository until SIGINT or SIGTERM; call it from the main thread.
+    """Serve a repository until SIGINT or SIGTERM; main thread only.
 
     Arguments are those of `TritonServer`.
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of exported graphs and the check of their signatures; needs no torch."""
+"""ONNX Runtime sessions of exported graphs, without torch."""
 
 from __future__ import annotations
 

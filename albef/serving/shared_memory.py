@@ -1,4 +1,4 @@
-"""Shared memory for images, so that a client on the server's host need not send them.
+"""Shared memory for images of clients on the server's host.
 
 A region is borrowed by one request at a time. The server maps a region once, by name, and reads from it while it
 answers.
@@ -86,7 +86,10 @@ class Pool:
         return region
 
     def give(self, region: Region) -> None:
-        """Return a region to the pool; never one that the server may still read from."""
+        """Return a region to the pool.
+
+        Do not return a region that the server may still read from.
+        """
         with self._lock:
             self._free.append(region)
 

@@ -1,4 +1,4 @@
-"""Reader for the server's trace file, which records the time of each request graph by graph.
+"""Reader for the server's trace file with timings of every graph.
 
 ``albef serve --trace FILE`` writes the file when the server stops. It holds every request to an endpoint together with
 the requests to graphs that the endpoint made.
@@ -16,7 +16,7 @@ _EMPTY = "no request in this trace"
 
 
 class TraceError(ValueError):
-    """The file is not a trace, or the request is not in it."""
+    """The file is not a trace, or lacks the request."""
 
 
 @dataclass

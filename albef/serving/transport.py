@@ -1,4 +1,4 @@
-"""Conversion of requests, answers and errors to and from tritonclient, and the retry policy."""
+"""Conversion to and from tritonclient, and the retry policy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_LOADED = "has no available versions"
 
 
 class ServerUnavailableError(ServingError, ConnectionError):
-    """There is no server at this address, or it is starting or stopping."""
+    """There is no server at this address, or it is not ready."""
 
 
 class NoSuchEndpointError(ServingError, ConnectionError):
@@ -38,7 +38,7 @@ class SharedMemoryError(ServingError):
 
 
 class LostRegionError(ServingError):
-    """The server lost the registration of a shared memory region, as after a restart."""
+    """The server lost a shared memory registration, as after a restart."""
 
 
 _ERRORS: dict[str, type[ServingError]] = {

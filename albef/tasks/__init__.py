@@ -1,1 +1,1 @@
-"""Tasks: one package each, with what several of them share beside them."""
+"""Tasks, one subpackage each, and the code that several of them share."""

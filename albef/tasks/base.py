@@ -1,4 +1,4 @@
-"""The contract of a task.
+"""Base class of trainable tasks.
 
 B = rows of a batch, L = text tokens.
 """
@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
 Batch = Mapping[str, Tensor]
-"""``image`` (B, 3, H, H), ``input_ids`` and ``attention_mask`` (B, L), and what the task's data set adds.
+"""``image`` (B, 3, H, H), ``input_ids`` and ``attention_mask`` (B, L), and the tensors added by the task's data set.
 
-With shared images ``image`` is (I, 3, H, H) and ``image_rows`` (B, 1 or 2) says which a row looks at.
+With shared images, ``image`` is (I, 3, H, H) and ``image_rows`` (B, 1 or 2) holds the indices of each row's images.
 """
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Where a task finds its data."""
+    """Locations of a task's data, and its tokenizer.
+
+    Args:
+        lists: Folder of the JSON lists.
+        images: Folder that relative image paths start from.
+    """
 
     lists: Path
     images: Path
@@ -38,17 +43,17 @@ class TaskData:
 
 
 class Task(nn.Module, ABC):
-    """A model with its losses, its data and its metric: all that the training loop knows.
+    """Model with its losses, training data and validation metric.
 
-    The loop calls ``forward(batch, alpha)``, sums what its keys ending in ``_loss`` hold, and asks `validate` for
-    metrics after each epoch.
+    The loop calls ``forward(batch, alpha)``, sums the values whose keys end in ``_loss``, and calls `validate` after
+    each epoch.
     """
 
     name: ClassVar[str]
     lists: ClassVar[tuple[str, ...]]
-    """Lists that training and validation read, without ``.json``."""
+    """Lists used for training and validation, without ``.json``."""
     selection: ClassVar[str | None] = None
-    """Validation metric that picks the epoch whose weights are kept; without one the last epoch's are."""
+    """Validation metric that selects the epoch to keep; None keeps the last epoch."""
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
@@ -65,29 +70,38 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def dataset(self, data: TaskData) -> TrainSet:
-        """The training set."""
+        """Return the training set."""
 
     @abstractmethod
     def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
-        """Losses (keys ``*_loss``) and other scalars of a training step; updates teacher and queue."""
+        """Return the losses of a training step; update teacher and queue.
+
+        Keys of losses end in ``_loss``; other scalars are only logged.
+        """
 
     def begin(self) -> None:
-        """Called once before the first step, with all weights in place."""
+        """Prepare for training; called once before the first step.
+
+        Weights are loaded at this point.
+        """
 
     def validates(self, data: TaskData) -> bool:
-        """Whether there is a validation split: the paper's VQA, trained on it too, has none."""
+        """Return whether there is a validation split.
+
+        VQA as in the paper has none, because it is trained on the validation split too.
+        """
         return all((data.lists / f"{name}.json").is_file() for name in self.lists if name.endswith("_val"))
 
     def validate(self, data: TaskData) -> dict[str, float]:
-        """Metrics on the validation split; empty where the task has none."""
+        """Return metrics on the validation split; empty if the task has none."""
         return {}
 
     @classmethod
     def search_space(cls) -> dict[str, tuple[str, float, float]]:
-        """What a hyper-parameter search varies: training parameter -> (distribution, low, high).
+        """Return the hyperparameter search space: training parameter -> (distribution, low, high).
 
-        Distributions are ``uniform``, ``loguniform`` and ``randint``, and ``factor``: log-uniform between multiples of
-        what the parameter is now.
+        Distributions are ``uniform``, ``loguniform``, ``randint`` and ``factor``, which is log-uniform between
+        multiples of the parameter's current value.
         """
         return {
             "optim.lr": ("factor", 0.25, 4.0),
@@ -97,10 +111,10 @@ class Task(nn.Module, ABC):
 
 
 def task_class(name: str) -> type[Task]:
-    """Return the class that trains a task.
+    """Return the `Task` subclass of a task.
 
     Raises:
-        UnknownTaskError: If no task has this name, or the task has no training.
+        UnknownTaskError: If no task has this name or the task has no training.
     """
-    found: type[Task] = registry.module(name, "train").TASK
-    return found
+    task: type[Task] = registry.module(name, "train").TASK
+    return task

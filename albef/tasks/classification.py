@@ -1,4 +1,7 @@
-"""What visual entailment and NLVR2 share: a class of a sentence about one picture or two (paper section 5)."""
+"""Training of visual entailment and NLVR2 (paper section 5).
+
+Both classify sentences about one or two images.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,37 @@ from torch import Tensor
 from albef.config import ClassificationConfig, Config, section_of
 from albef.losses.classify import classification_loss
 from albef.tasks.base import Batch, Task, TaskData
-from albef.tasks.classification_data import StatementDataset
-from albef.tasks.classification_eval import StatementSet, evaluate
+from albef.tasks.classification_data import ClassificationDataset
+from albef.tasks.classification_eval import ClassificationSet, evaluate
 
 
 class Classification(Task):
-    """A classification head on the fused [CLS]; the teacher has a head of its own."""
+    """Task with a classification head on the fused [CLS] state.
+
+    The teacher has its own head.
+    """
 
     selection: ClassVar[str | None] = "accuracy"
     prefix: ClassVar[str]
-    """Of the names of the lists."""
+    """Prefix of the names of the lists."""
 
     @classmethod
     def section(cls, config: Config) -> ClassificationConfig:
-        """This task's section of the parameters."""
+        """Return this task's section of the parameters."""
         section: ClassificationConfig = section_of(config, cls.name)
         return section
 
-    def dataset(self, data: TaskData) -> StatementDataset:
-        """Sentences with pictures and labels."""
-        return StatementDataset.from_list(
+    def dataset(self, data: TaskData) -> ClassificationDataset:
+        """Return the training set of sentences with images and labels."""
+        return ClassificationDataset.from_list(
             data.lists / f"{self.prefix}_train.json", data.images, self.config.model, self.train_config(self.config)
         )
 
     def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
-        """Loss of a step; moves the teacher first, as the official code does."""
+        """Return loss and accuracy of a step.
+
+        The teacher is updated first, as in the official code.
+        """
         inputs = (batch["image"], batch["input_ids"], batch["attention_mask"], batch.get("image_rows"))
         logits = self.model.student.classify(*inputs)
         with torch.no_grad():
@@ -46,6 +55,6 @@ class Classification(Task):
         return {"cls_loss": loss, "accuracy": accuracy}
 
     def validate(self, data: TaskData) -> dict[str, float]:
-        """Accuracy on the validation split."""
-        split = StatementSet.read(data.lists / f"{self.prefix}_val.json", data.images)
+        """Return the accuracy on the validation split."""
+        split = ClassificationSet.read(data.lists / f"{self.prefix}_val.json", data.images)
         return evaluate(self.model, split, data.encoder, self.section(self.config)).metrics

@@ -1,4 +1,4 @@
-"""Training set of classification: a sentence about one picture (SNLI-VE) or two (NLVR2), and its class."""
+"""Training set of classification: sentences about one image (SNLI-VE) or two (NLVR2)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
 
-class StatementDataset(TrainSet):
-    """Sentences with their pictures and labels."""
+class ClassificationDataset(TrainSet):
+    """Sentences with their images and labels."""
 
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
-        """The sentence as ``text``, and ``label``."""
+        """Return the sentence as ``text``, and ``label``."""
         return {"text": record["sentence"], "label": label_of(record)}
 
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Pictures as of `stack`, ``input_ids``, ``attention_mask``, ``label (B,)``."""
+        """Collate samples into a batch.
+
+        Returns:
+            Images as returned by `stack`, ``input_ids`` and ``attention_mask (B, L)``, ``label (B,)``.
+        """
         return {
             **self.stack(samples),
             **self.tokenize(encoder, [s["text"] for s in samples]),

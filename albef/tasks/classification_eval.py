@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StatementSet:
-    """Sentences with one picture or two, and their classes."""
+class ClassificationSet:
+    """Evaluation split: sentences about one or two images, and their classes.
+
+    Args:
+        images: Paths of the images of each sentence.
+        names: Paths of these images as written in the list.
+        labels: Class index of each sentence.
+        classes: Names of the classes.
+    """
 
     images: list[tuple[Path, ...]]
     names: list[tuple[str, ...]]
@@ -32,7 +39,7 @@ class StatementSet:
     classes: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path, image_root: Path) -> StatementSet:
+    def read(cls, path: Path, image_root: Path) -> ClassificationSet:
         """Read a ``ve_*`` or ``nlvr_*`` list."""
         records = read_list(path)
         names = [tuple(images_of(r)) for r in records]
@@ -47,44 +54,50 @@ class StatementSet:
 
 @dataclass(frozen=True)
 class ClassificationResult:
-    """Metrics and the probabilities ``(rows, classes)`` they come from."""
+    """Metrics, and class probabilities ``(rows, classes)``."""
 
     metrics: dict[str, float]
     probabilities: NDArray[np.float32]
 
 
 @torch.no_grad()
-def evaluate(model: ALBEF, split: StatementSet, encoder: Encoder, config: ClassificationConfig) -> ClassificationResult:
-    """Accuracy, over all rows (``accuracy``) and of each class (``accuracy_CLASS``).
+def evaluate(
+    model: ALBEF, split: ClassificationSet, encoder: Encoder, config: ClassificationConfig
+) -> ClassificationResult:
+    """Classify a split and compute its accuracy.
 
-    A picture is encoded once a batch, however many sentences speak of it, and its keys and values are shared.
+    Metrics are ``accuracy`` over all rows and ``accuracy_CLASS`` of each class. Each image is encoded once per
+    batch; all its sentences share the keys and values.
     """
     probabilities = np.zeros((len(split.sentences), len(split.classes)), dtype=np.float32)
     with evaluating(model, config.train) as device:
         fusion, student = model.student.fusion, model.student
-        for rows, pictures in by_image(split.images, config.evaluate.batch_size):
-            place = {path: index for index, path in enumerate(pictures)}
-            keys_values = fusion.keys_values(student.vision(pixels_of(pictures, model.config.image_size, device)))
+        for rows, images in by_image(split.images, config.evaluate.batch_size):
+            position = {path: index for index, path in enumerate(images)}
+            keys_values = fusion.keys_values(student.vision(pixels_of(images, model.config.image_size, device)))
             ids, mask = words_of([split.sentences[row] for row in rows], encoder, config.train, device)
-            looks = torch.tensor([[place[path] for path in split.images[row]] for row in rows], device=device)
-            fused = fusion(student.text(ids, mask), mask, keys_values, image_rows=looks, cls_only=True)
+            image_rows = torch.tensor([[position[path] for path in split.images[row]] for row in rows], device=device)
+            fused = fusion(student.text(ids, mask), mask, keys_values, image_rows=image_rows, cls_only=True)
             logits = student.cls_head(fused[:, 0])
             probabilities[rows] = logits.float().softmax(dim=-1).cpu().numpy()
     return ClassificationResult(_metrics(probabilities, split), probabilities)
 
 
-def _metrics(probabilities: NDArray[np.float32], split: StatementSet) -> dict[str, float]:
-    right = probabilities.argmax(axis=1) == split.labels
-    metrics = {"accuracy": float(right.mean())}
+def _metrics(probabilities: NDArray[np.float32], split: ClassificationSet) -> dict[str, float]:
+    correct = probabilities.argmax(axis=1) == split.labels
+    metrics = {"accuracy": float(correct.mean())}
     for index, name in enumerate(split.classes):
         if (rows := split.labels == index).any():
-            metrics[f"accuracy_{name.lower()}"] = float(right[rows].mean())
+            metrics[f"accuracy_{name.lower()}"] = float(correct[rows].mean())
     return metrics
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``confusion.csv`` and ``shown/examples.json``."""
-    split = StatementSet.read(job.lists / f"{registry.spec(job.task).test_list}.json", job.images)
+    """Write ``metrics.json``, ``confusion.csv`` and ``shown/examples.json``.
+
+    The metric ``chance`` is the accuracy of always predicting the most frequent class.
+    """
+    split = ClassificationSet.read(job.lists / f"{registry.spec(job.task).test_list}.json", job.images)
     result = evaluate(job.model, split, job.encoder, section_of(job.config, job.task))
     actual = [split.classes[label] for label in split.labels]
     predicted = [split.classes[label] for label in result.probabilities.argmax(axis=1)]
@@ -94,8 +107,8 @@ def run(job: Job) -> None:
     job.write_metrics({**result.metrics, "chance": chance})
 
 
-def examples(split: StatementSet, result: ClassificationResult) -> list[dict[str, object]]:
-    """A few sentences with the probability of every class."""
+def examples(split: ClassificationSet, result: ClassificationResult) -> list[dict[str, object]]:
+    """Return a few sentences with the probabilities of all classes."""
     return [
         {
             "images": list(split.names[row]),

@@ -1,4 +1,4 @@
-"""Report section of visual entailment and NLVR2: accuracies, confusion, examples."""
+"""Report section of visual entailment and NLVR2: accuracies, confusion matrix, examples."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from albef.report.section import Section, accuracies
 from albef.report.source import ReportError, malformed, read_json
 
 
-def read_statements(path: Path) -> list[Card]:
-    """Read the examples of visual entailment or NLVR2.
+def read_examples(path: Path) -> list[Card]:
+    """Read example sentences of visual entailment or NLVR2.
 
     Raises:
         ReportError: If a field is missing or has the wrong type.
@@ -31,23 +31,23 @@ def read_statements(path: Path) -> list[Card]:
 
 
 def section(section: Section) -> list[str]:
-    """Return the HTML parts of the section."""
-    shown = read_statements(section.shown / "examples.json")
+    """Return the HTML elements of the section."""
+    examples = read_examples(section.shown / "examples.json")
     parts = [accuracies(section.metrics(), "always the most frequent class")]
     table = section.source / "confusion.csv"
     if table.is_file():
         parts.append(_confusion(table))
     return [
         *parts,
-        html.note("Classes with their probabilities; the right one is green."),
+        html.note("Classes with their probabilities; the correct one is green."),
         section.figure(
-            "examples", lambda path: cards.draw(shown, section.images, path), "Statements with the model's classes"
+            "examples", lambda path: cards.draw(examples, section.images, path), "Sentences with the predicted classes"
         ),
     ]
 
 
 def _confusion(path: Path) -> str:
-    """Return the confusion matrix as a table."""
+    """Return the confusion matrix as an HTML table."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]

@@ -1,4 +1,4 @@
-"""Folder of an endpoint in the model repository, while it is written."""
+"""Folder of an endpoint in a model repository that is being written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from albef.serving.protocol import SETTINGS_FILE, Settings
 
 @dataclass(frozen=True)
 class RepositoryInputs:
-    """Data that endpoints may copy or index.
+    """Data for endpoints to copy or index.
 
     Args:
         lists: Folder of the validated lists.
@@ -26,12 +26,12 @@ class RepositoryInputs:
 
 @dataclass(frozen=True)
 class EndpointFolder:
-    """Version folder of an endpoint; ``model.py`` and the tokenizer are in place.
+    """Version folder of an endpoint, already containing ``model.py`` and the tokenizer.
 
     Args:
-        path: The folder.
-        origin: Metadata that the graphs of the task share.
-        common: Settings that all endpoints have.
+        path: Path of the folder.
+        origin: ONNX metadata common to the graphs of the task.
+        common: Values of the settings that all endpoints have.
     """
 
     path: Path
@@ -39,6 +39,9 @@ class EndpointFolder:
     common: Mapping[str, Any]
 
     def write_settings(self, kind: type[Settings], **values: Any) -> None:
-        """Write the settings: the common ones, and ``values`` for what ``kind`` adds."""
+        """Write the settings file.
+
+        It has the common settings and ``values`` for the fields added by ``kind``.
+        """
         text = json.dumps(asdict(kind(**self.common, **values)), indent=1) + "\n"
         (self.path / SETTINGS_FILE).write_text(text, encoding="utf-8")

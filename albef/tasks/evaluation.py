@@ -1,4 +1,4 @@
-"""The evaluation stage: a model on the test split of a task, with what plots and the report need."""
+"""Evaluation stage: metrics of a model on a task's test split."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from albef.weights import checkpoint
 
 
 class EvaluationError(ValueError):
-    """A task without an evaluation, or a model that cannot answer it."""
+    """The model or the tokenizer does not fit the task to evaluate."""
 
 
 def run(config: Config, task: str, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
-    """Evaluate ``task``: ``metrics.json``, a table for plots, and ``shown`` with examples and what else the task has.
+    """Evaluate ``task`` and write the results to ``out``.
+
+    The results are ``metrics.json``, a table for plots, and a folder ``shown`` with examples and other task-specific
+    files.
 
     Args:
         model: Folder with ``model.pth``.
+        lists: Folder of the JSON lists.
+        images: Folder that relative image paths start from.
+        tokenizer: Folder with ``tokenizer.json``.
 
     Raises:
-        EvaluationError: If the task has no evaluation, or the model is one for other tasks.
+        UnknownTaskError: If the task has no evaluation.
+        EvaluationError: If the model belongs to another task or was trained with another vocabulary.
     """
     evaluate = registry.module(task, "evaluate")
     path = model / "model.pth"
@@ -37,7 +44,7 @@ def run(config: Config, task: str, model: Path, lists: Path, images: Path, token
     if encoder.vocab_size != meta.vocab_size:
         raise EvaluationError(
             f"{tokenizer / 'tokenizer.json'}: {encoder.vocab_size} tokens, but {path} was trained with "
-            f"{meta.vocab_size}"
+            f"{meta.vocab_size}; use the model's tokenizer"
         )
     net.to("cuda" if torch.cuda.is_available() else "cpu")
     evaluate.run(Job(task, config, net, encoder, lists, image_root(images), out))

@@ -1,4 +1,4 @@
-"""What every evaluation is given, and how it writes its results."""
+"""Inputs of a task's evaluation, and writers of its results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
 EXAMPLES = 8
-"""Rows that the report shows, evenly spaced over the split."""
+"""Number of examples in the report, evenly spaced over the split."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model, the data to judge it by, and where to say how it did."""
+    """Model, evaluation data and output folder of an evaluation.
+
+    Args:
+        lists: Folder of the JSON lists.
+        images: Folder that relative image paths start from.
+        out: Folder of the results.
+    """
 
     task: str
     config: Config
@@ -31,23 +37,28 @@ class Job:
     encoder: Encoder
     lists: Path
     images: Path
-    """Folder that relative image paths start from."""
     out: Path
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write ``name`` into ``out``."""
+        """Write ``data`` as JSON to file ``name`` in the output folder."""
         write_text(self.out / name, json.dumps(data, indent=1) + "\n")
 
     def write_csv(self, name: str, header: str, rows: Sequence[Sequence[object]]) -> None:
-        """Write a table for plots; fractions with four decimals. No cell may hold a comma."""
+        """Write a CSV table; floats get four decimals.
+
+        Cells must not contain commas.
+        """
         cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
         write_text(self.out / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
-        """Write ``metrics.json``: last of all, so that it tells of a whole evaluation."""
+        """Write ``metrics.json``; call this last, as the file marks a complete evaluation."""
         self.write_json("metrics.json", dict(sorted(metrics.items())))
 
 
 def spaced(count: int, number: int = EXAMPLES) -> list[int]:
-    """Up to ``number`` of ``count`` rows, evenly spaced, first and last among them."""
+    """Return up to ``number`` of ``count`` rows, evenly spaced.
+
+    The first and the last row are included.
+    """
     return [int(row) for row in np.linspace(0, count - 1, min(number, count))]

@@ -1,4 +1,4 @@
-"""Modules around a model, one per exported graph, that several tasks share.
+"""Wrapper modules for ONNX export, one per graph, shared by several tasks.
 
 B = images or texts, N = image tokens, L = text tokens, W = width, P = projection width.
 """
@@ -13,10 +13,10 @@ from albef.models.albef import ALBEF
 
 
 class Graph(nn.Module):
-    """A part of ``model`` to export.
+    """Base class of the wrappers; ``forward`` is the computation to export.
 
     Attributes:
-        differentiates: Whether its forward pass computes gradients, which the export then writes out as operators.
+        differentiates: Whether the forward pass computes gradients, which the export expands to operators.
     """
 
     differentiates = False
@@ -27,26 +27,31 @@ class Graph(nn.Module):
 
 
 class VisionGraph(Graph):
-    """Pixels ``(B, 3, H, H)`` to tokens ``(B, N, W)`` and ITC features ``(B, P)``."""
+    """Image encoder with ITC projection."""
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images."""
+        """Return tokens ``(B, N, W)`` and ITC features ``(B, P)``."""
         return self.model.encode_image(pixel_values)
 
 
 class TokensGraph(Graph):
-    """Pixels ``(B, 3, H, H)`` to tokens ``(B, N, W)``."""
+    """Image encoder without ITC projection."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Encode images."""
+        """Return tokens ``(B, N, W)``."""
         return cast(Tensor, self.model.student.vision(pixel_values))
 
 
 class ClassifyGraph(Graph):
-    """Encoded images and sentences, side by side, to class logits ``(B, classes)``."""
+    """Classifier of pairs of an encoded image and a sentence."""
 
     def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Classify sentences; with two images a sentence, all first ones come before all second ones."""
+        """Return class logits ``(B, classes)``.
+
+        Args:
+            image_embeds: ``(B, N, W)``; for sentences about two images ``(2B, N, W)``, all first images before all
+                second ones.
+        """
         student = self.model.student
         keys_values = student.fusion.keys_values(image_embeds)
         text = student.text(input_ids, attention_mask)

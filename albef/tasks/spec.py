@@ -1,4 +1,4 @@
-"""The torch-free description of a task: what it is called, which parts its model has, how it is served."""
+"""Torch-free specification of a task: name, architecture, parameters, export and serving."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from albef.serving.protocol import GraphSizes, ModelSpec, Settings
 
 
 def image_and_text(parser: argparse.ArgumentParser, text: str = "text") -> None:
-    """Add the arguments of an endpoint that is asked about an image with a text."""
+    """Add the command-line arguments of a request with image and text."""
     parser.add_argument("--image", type=Path, required=True, help="image file")
     parser.add_argument("text", help=text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """Description of a task, read without importing torch.
+    """Specification of a task, importable without torch.
 
     Args:
-        name: Name of the task; also that of its folder, its section of ``params.yaml`` and its endpoint.
-        title: Heading of its section in the report.
-        architecture: Parts of its model besides the encoders.
-        config: Dataclass of its section in ``params.yaml``.
-        fine_tuning: Whether the section is below ``tasks``, as opposed to a pretraining stage with one of its own.
-        trained: Whether there is anything to train; otherwise ``albef finetune`` adapts the initial model and saves it.
-        headline: Metric of the evaluation that stands for the task in summaries.
-        release_metrics: Metrics of the evaluation that may decide over a release.
-        lists: Schemas of the lists that only this task has, by list name (`albef.data.schema.Field` by key).
-        test_list: List that the evaluation reads, without ``.json``.
-        request_lists: Lists whose rows resemble requests to the endpoint; drift compares with the first one present.
-        graphs: Signatures of the exported graphs for the sizes of a model; None for a task that is not exported.
-        endpoint: Signature of the Triton endpoint; None for a task that is not served.
+        name: Name of the task, of its package, of its section in ``params.yaml`` and of its endpoint.
+        title: Heading of the task's section in the report.
+        architecture: Modules of the model besides the encoders.
+        config: Dataclass of the task's section in ``params.yaml``.
+        fine_tuning: Whether the section is under ``tasks``; pretraining stages have a top-level section.
+        trained: Whether the task is trained; otherwise ``albef finetune`` only adapts and saves the initial model.
+        headline: Evaluation metric shown in summaries.
+        release_metrics: Evaluation metrics that a release gate may use.
+        lists: Schemas of the lists that only this task uses, by list name (`albef.data.schema.Field` by key).
+        test_list: List used for evaluation, without ``.json``.
+        request_lists: Lists whose rows resemble requests to the endpoint; the first one present is the drift reference.
+        graphs: Returns the signatures of the exported graphs, given the sizes of a model; None if not exported.
+        endpoint: Signature of the Triton endpoint; None if not served.
         settings: Dataclass of the endpoint's settings.
         ask_help: Help text of ``albef ask NAME``.
-        add_arguments: Adds the arguments of ``albef ask NAME``; the ``client`` module turns them into a request.
+        add_arguments: Adds the arguments of ``albef ask NAME``; the ``client`` module converts them to a request.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Upload of offline buffers to an MLflow store; sending an item twice has no effect."""
+"""Idempotent upload of offline buffers to an MLflow store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _METRICS = 1000  # metric values per request, at most
 
 
 def connect(uri: str) -> Any:
-    """Return an MLflow client that gives up on a slow server after seconds, not minutes."""
+    """Return an MLflow client with short timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -109,7 +109,7 @@ class BufferUpload:
         return str(runs[0].info.run_id) if runs else None
 
     def _create_run(self, header: Mapping[str, Any]) -> str:
-        """Create this run or its parent, which may reach the store later than its children."""
+        """Create this run or its parent, which may be sent later."""
         experiment = experiment_id(self.client, self.buffer.header["uri"], self.buffer.header["experiment"])
         run = self.client.create_run(
             experiment, start_time=header["start"], tags={KEY: header["key"]}, run_name=header["name"]
@@ -117,7 +117,7 @@ class BufferUpload:
         return str(run.info.run_id)
 
     def send(self, items: list[tuple[Item, int]]) -> None:
-        """Send items in order, and remove them from the list as the store accepts them."""
+        """Send items in order, removing accepted ones from the list."""
         while items:
             batch = _next_batch(items)
             try:
@@ -191,7 +191,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
 
 def _next_batch(items: list[tuple[Item, int]]) -> list[tuple[Item, int]]:
-    """Return the leading metrics that fit one request, or the first item of another kind."""
+    """Return the leading metrics, or the first item of another kind."""
     count = 0
     while count < min(len(items), _BATCH) and items[count][0]["kind"] == "metrics":
         count += 1
@@ -204,12 +204,12 @@ def _is_permanent(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error message, or the type name if there is no message."""
+    """Return the first line of an error message, or its type name."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def sync_abandoned(client: Any, uri: str, root: Path) -> int:
-    """Send the buffers that dead processes left for this store, and return their number.
+    """Send buffers of dead processes to a store, and return their number.
 
     Raises:
         Exception: Any error of the store or the network; unsent items stay in their buffers.
@@ -228,7 +228,7 @@ def sync_abandoned(client: Any, uri: str, root: Path) -> int:
 
 
 def buffers_of(root: Path, key: str) -> list[Path]:
-    """Return the folders of all buffers of a run, including those of living processes."""
+    """Return the folders of all buffers of a run, locked or not."""
     folders = []
     for path in headers(root):
         try:

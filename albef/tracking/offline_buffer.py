@@ -1,9 +1,9 @@
-"""On-disk buffer of tracking data that MLflow has not received yet, one folder per logging process.
+"""On-disk buffer of tracking data that MLflow has not received yet.
 
-``run.json`` describes the run, ``journal.jsonl`` has one line per logged item, ``files`` holds copies of logged files,
-and ``sent`` is the number of journal bytes that the store has received. `OfflineBuffer.append` hands each line to the
-operating system before it returns, so a killed process loses nothing. The folder stays locked while its process lives;
-after that any other process may send what is left.
+Each logging process has its own folder: ``run.json`` describes the run, ``journal.jsonl`` has one line per logged item,
+``files`` holds copies of logged files, and ``sent`` is the number of journal bytes that the store has received.
+`OfflineBuffer.append` hands each line to the operating system before it returns, so a killed process loses nothing. The
+folder stays locked while its process lives; after that any other process may send what is left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REMOVED = ".gone-"
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a file such that readers see the old or the complete new content."""
+    """Write a file atomically: readers see the old or the new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -39,7 +39,7 @@ def headers(root: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Delete remains of sent buffers, and the root folder once it is empty."""
+    """Delete remains of sent buffers, and the root if it is empty."""
     for folder in root.glob(f"{_REMOVED}*"):
         shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # other processes still have buffers here
@@ -85,7 +85,7 @@ class OfflineBuffer:
 
     @classmethod
     def abandoned(cls, root: Path) -> Iterator[OfflineBuffer]:
-        """Yield buffers that no living process holds, oldest first, each locked until `release`."""
+        """Yield buffers without a living process, oldest first, locked until `release`."""
         for path in sorted(headers(root), key=lambda path: path.stat().st_mtime if path.exists() else 0):
             try:
                 lock = _try_lock(path.parent / "lock")
@@ -118,7 +118,7 @@ class OfflineBuffer:
             return self._size
 
     def copy_file(self, source: Path) -> Path:
-        """Copy a file or folder into the buffer, so that the source may change.
+        """Copy a file or folder, so that the source may change.
 
         Returns:
             The copy, or ``source`` itself if the disk is full.
@@ -138,7 +138,7 @@ class OfflineBuffer:
         return target
 
     def unsent(self) -> list[tuple[Item, int]]:
-        """Return the items that the store has not received, each with the offset of its end.
+        """Return the unsent items, each with the offset of its end.
 
         A last line that was cut off by a kill is skipped.
         """

@@ -45,7 +45,7 @@ def _git_commit() -> str | None:
 
 
 def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file, cached until its size or modification time changes."""
+    """Return the SHA-256 of a file, cached by size and modification time."""
     state = path.stat()
     return _digest(path.resolve(), state.st_size, state.st_mtime_ns)
 
@@ -57,7 +57,7 @@ def _digest(path: Path, size: int, mtime_ns: int) -> bytes:
 
 
 def data_hash(files: Iterable[Path]) -> str:
-    """Return one SHA-256 over the names and contents of data files, as hex; independent of DVC."""
+    """Return one SHA-256 over names and contents of data files, as hex."""
     total = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.name):
         total.update(path.name.encode() + b"\0" + file_digest(path))

@@ -37,7 +37,7 @@ def _monitors() -> list[Any]:
 
 
 class _Sampler:
-    """Thread that samples metrics until stopped, with a last sample at the end."""
+    """Thread that samples metrics until stopped, and once at the end."""
 
     def __init__(self, tracker: MlflowTracker) -> None:
         self.tracker = tracker

@@ -35,12 +35,12 @@ _GATHER_SECONDS = 2.0  # batching values into few requests takes less time from 
 
 
 def resolve(uri: str | None) -> str:
-    """Return the store's URI: ``uri``, ``MLFLOW_TRACKING_URI``, or a SQLite file in the working directory."""
+    """Return ``uri``, else ``MLFLOW_TRACKING_URI``, else a SQLite file in the working directory."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
 def sync(uri: str | None, work_dir: Path) -> int:
-    """Send what earlier runs left in a work directory, and return the number of buffers sent.
+    """Send unsent data of earlier runs, and return the number of buffers.
 
     Raises:
         ValueError: If the store cannot be reached.
@@ -56,7 +56,7 @@ def sync(uri: str | None, work_dir: Path) -> int:
 
 
 def flush_runs(uri: str, work_dir: Path, folders: Iterable[Path], seconds: float) -> None:
-    """Send what some runs left, waiting for their processes that are about to exit.
+    """Send unsent data of runs whose processes are about to exit.
 
     Args:
         folders: Folders of these runs.
@@ -92,7 +92,7 @@ class NoTracker:
 
 
 class MlflowTracker:
-    """Tracker that sends parameters, metrics and files to an MLflow store from a background thread.
+    """Tracker that sends data to MLflow from a background thread.
 
     Everything is written to an offline buffer first. Whatever the store has not received when the run ends, or when the
     process is killed, is sent by the next tracker that uses the same folder of buffers.
@@ -178,7 +178,7 @@ class MlflowTracker:
                 self._new.notify()
 
     def close(self, status: str) -> None:
-        """End the run, waiting at most half a minute for the store; unsent data stays on disk."""
+        """End the run; wait at most half a minute for the store."""
         self._queue({"kind": "end", "status": status, "time": _now()})
         with self._new:
             self._closed = True
@@ -268,7 +268,7 @@ class MlflowTracker:
 
 
 def _identity(folder: Path) -> tuple[str, int]:
-    """Return key and first start time of a run, which a restart in the same folder keeps."""
+    """Return key and first start time of a run, persistent across restarts."""
     path = folder / _KEY_FILE
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -291,7 +291,10 @@ def _now() -> int:
 def tracked(
     name: str, folder: Path, uri: str | None, params: dict[str, Any], tags: dict[str, str]
 ) -> Iterator[NoTracker | MlflowTracker]:
-    """Track a block of work as a run with the common tags; the run's status reflects how the block ends."""
+    """Track a block of work as a run with the common tags.
+
+    An exception ends the run as ``FAILED``, an interrupt or exit as ``KILLED``.
+    """
     uri = resolve(uri)
     if uri == "none":
         yield NoTracker()

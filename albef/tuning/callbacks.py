@@ -11,7 +11,7 @@ from albef.tuning import search_state
 
 
 class Recorder(Callback):
-    """Saves validation metrics and Ray's state as they appear, and deletes checkpoints of finished trials.
+    """Records validation metrics, saves Ray's state, and deletes obsolete checkpoints.
 
     Args:
         trials_dir: Folder of the search, with one subfolder per trial.
@@ -32,7 +32,7 @@ class Recorder(Callback):
             )
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Save Ray's state if it changed, then delete what finished trials no longer need.
+        """Save Ray's state if it changed, and discard finished trials.
 
         A trial's checkpoints are deleted only once a saved state contains its end.
         """

@@ -83,12 +83,12 @@ class Outcome:
 
     @property
     def best(self) -> Trial:
-        """Best trial; the first among equals, so that ties keep the current setting."""
+        """Best trial; the first one in a tie, which favors the baseline."""
         return max(self.trials, key=lambda trial: trial.best)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the best and the current setting, and the number of trials."""
+        """Metrics of the best and the current setting, number of trials."""
         if not self.trials:
             return {}
         return {
@@ -164,7 +164,10 @@ def _plot_parallel(outcome: Outcome, path: Path) -> None:
 
 
 def _height(column: list[float], value: float) -> float:
-    """Return the relative position of a value in its column, on a log scale if possible."""
+    """Return the position of a value in its column, 0 to 1.
+
+    The scale is logarithmic if all values are positive.
+    """
     from math import log
 
     if min(column) > 0:

@@ -152,5 +152,5 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
 
 
 def _distribution(tune: Any, kind: str, low: float, high: float) -> Any:
-    """Return a Ray distribution with inclusive bounds; Ray's integer ranges exclude the upper one."""
+    """Return a Ray distribution; Ray excludes the upper bound of integers."""
     return getattr(tune, kind)(low, high + 1 if kind in ("randint", "lograndint") else high)

@@ -45,7 +45,7 @@ def read_validations(trials_dir: Path, trial: str) -> list[tuple[int, float]]:
 
 
 def save(staging: Path, trials_dir: Path) -> bool:
-    """Copy the state that Ray wrote to its session; return False if it has no trial yet."""
+    """Save Ray's session state; return False if it has no trial yet."""
     newest = max(staging.glob(STATES), key=lambda path: path.stat().st_mtime_ns)
     if not json.loads(newest.read_text(encoding="utf-8"))["trial_data"]:
         return False
@@ -90,7 +90,7 @@ def restore(trials_dir: Path, ray_dir: Path) -> bool:
 
 
 def remove(trials_dir: Path, ray_dir: Path) -> None:
-    """Delete all files of a search, in an order that never leaves a resumable rest."""
+    """Delete all files of a search; an interrupted deletion is not resumable."""
     (ray_dir / "tuner.pkl").unlink(missing_ok=True)
     shutil.rmtree(ray_dir, ignore_errors=True)
     shutil.rmtree(trials_dir, ignore_errors=True)

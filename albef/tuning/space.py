@@ -19,7 +19,7 @@ class SpaceError(ValueError):
 
 
 def space_of(config: Config, task: str, learned: Mapping[str, float]) -> Space:
-    """Return the search space that a task declares, widened to contain the current setting.
+    """Return a task's search space, widened to contain the current setting.
 
     Args:
         learned: Values from the pretrained weights, for parameters that are null.
@@ -80,7 +80,7 @@ def as_params(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trial_config(config: Config, task: str, setting: Mapping[str, Any]) -> Config:
-    """Return the parameters of a trial: the task's with a setting, and the epochs of the search."""
+    """Return the parameters of a trial, with the epochs of the search."""
     values = as_params(task, setting)
     if config.tune.epochs is not None:
         values["tasks"][task]["train"]["epochs"] = config.tune.epochs

@@ -1,4 +1,4 @@
-"""One trial of a search: a fine-tuning run that reports each validation to Ray."""
+"""Search trial: a fine-tuning run that reports validations to Ray."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Reporter:
         """True once the last epoch is reported; Ray may end the thread in that very report."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Log values at a step; Ray may end the trial here after a validation."""
+        """Log values at a step; Ray may end the trial here."""
         from ray import tune
 
         self.tracker.log_metrics(metrics, step)
@@ -67,7 +67,7 @@ class Reporter:
 
 
 def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inputs) -> None:
-    """Train with a setting in a Ray worker, resuming from the trial's last checkpoint."""
+    """Train with a setting in a Ray worker, resuming from a checkpoint."""
     from ray import tune
 
     torch.set_num_threads(max(int(config.tune.cpus_per_trial), 1))
@@ -90,7 +90,7 @@ def run(setting: Mapping[str, Any], config: Config, task_name: str, inputs: Inpu
 
 
 def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) -> Path:
-    """Return the folder of lists, or a copy whose training lists are cut to ``rows`` rows."""
+    """Return the folder of lists, or a copy with shortened training lists."""
     if rows is None:
         return lists
     target = folder / "lists"

@@ -39,7 +39,7 @@ class Finding:
             "examples": examples,
         }
 
-    def examples(self) -> list[tuple[int, str]]:
+    def examples(self) -> Sequence[tuple[int, str]]:
         """Return the first failing rows with their values."""
         return list(self.bad.items())[:_REPORT_EXAMPLES]
 

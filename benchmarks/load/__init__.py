@@ -1,1 +1,1 @@
-"""Load on the served endpoints, compared with the same work in this process."""
+"""Load benchmarks of served endpoints against the same work in process."""

@@ -14,7 +14,9 @@ from benchmarks.load.questions import KINDS, make_image
 
 
 def measure(repository: Path, name: str, images: int, again: int, size: tuple[int, int]) -> dict[str, Any]:
-    """Send one request at a time to a server with the cache and to one without.
+    """Measure latencies of a server with the cache and of one without.
+
+    Requests are sent one at a time.
 
     Args:
         again: Further questions about each image, all different.

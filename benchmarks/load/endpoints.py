@@ -1,4 +1,4 @@
-"""Endpoints on a real server, compared with the same code and graphs in this process."""
+"""Endpoints on a real server, compared with the same endpoints in process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
+from albef.tasks import registry
 from benchmarks.load.local import Local
 from benchmarks.load.loop import Comparison, Load, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions
@@ -41,7 +42,7 @@ def numbers(answer: Any) -> Iterator[float]:
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """Return the largest relative difference of two answers; infinite if their lengths differ."""
+    """Return the largest relative difference of two answers; inf for different lengths."""
     a, b = (np.array(list(numbers(answer))) for answer in (ours, theirs))
     if a.shape != b.shape:
         return float("inf")
@@ -56,7 +57,7 @@ def available_kinds(repository: Path) -> list[str]:
 def graph_times(client: Client, task: str) -> dict[str, dict[str, float]]:
     """Return the server's totals per graph: requests, runs, and nanoseconds by phase."""
     totals = {}
-    for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1)):
+    for graph in registry.graphs(task):
         stats = client.triton.get_inference_statistics(protocol.model_name(task, graph)).model_stats[0]
         phases = stats.inference_stats
         totals[graph] = {
@@ -139,7 +140,7 @@ def row(result: dict[str, Any]) -> list[Any]:
 
 
 def profile(result: dict[str, Any]) -> str:
-    """Return a table of the time in each graph, in milliseconds per request."""
+    """Return a table of milliseconds per request in each graph."""
     rows = [
         [
             f"{result['kind']} {graph}",

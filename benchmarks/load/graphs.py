@@ -1,4 +1,4 @@
-"""Single ONNX graphs: perf_analyzer on the server, compared with closed-loop calls in process.
+"""Single ONNX graphs: perf_analyzer on the server, compared with calls in process.
 
 Each request has one row. The inputs are those that the endpoints pass to the graphs.
 """
@@ -24,7 +24,7 @@ MAX_REQUESTS = 5000
 
 
 def inputs_of(repository: Path, kinds: Sequence[str], count: int, size: tuple[int, int]) -> dict[str, list[Any]]:
-    """Return the inputs of each graph for the first ``count`` questions of every kind, one row each."""
+    """Return one-row inputs of each graph for ``count`` questions of every kind."""
     inputs: dict[str, list[Any]] = {}
     for name in kinds:
         kind = KINDS[name]
@@ -43,7 +43,10 @@ def inputs_of(repository: Path, kinds: Sequence[str], count: int, size: tuple[in
 
 
 def measure(repository: Path, runtime: Runtime, kinds: Sequence[str], load: Load) -> Iterator[dict[str, Any]]:
-    """Yield a result per graph and concurrency, without the response cache; see `endpoints.measure`."""
+    """Yield a result per graph and concurrency, measured without the response cache.
+
+    The format is that of `endpoints.measure`.
+    """
     program, inputs = perf.ensure(runtime), inputs_of(repository, kinds, load.images, load.size)
     with TritonServer(repository, runtime=runtime, cache_bytes=0) as server, tempfile.TemporaryDirectory() as folder:
         for name, rows in inputs.items():

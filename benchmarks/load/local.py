@@ -1,4 +1,4 @@
-"""Baseline of the serving benchmarks: an endpoint of a model repository in this process.
+"""Baseline of the serving benchmarks: an endpoint in this process.
 
 The baseline runs the endpoint's own ``model.py``. Triton's module is replaced by containers that do not copy, and calls
 of graphs by ONNX Runtime sessions with the same number of threads. As in the server, the number of concurrent runs of a
@@ -24,6 +24,7 @@ import numpy as np
 from albef.serving import pbtxt, protocol, requests
 from albef.serving.requests import InvalidRequestError, ServingError
 from albef.serving.session import open_session
+from albef.tasks import registry
 
 MODULE = "triton_python_backend_utils"
 
@@ -98,7 +99,7 @@ def input_of(request: Request, name: str) -> Tensor | None:
 
 
 def backend_utils() -> ModuleType:
-    """Return the part of Triton's module that endpoints use, except calls of graphs."""
+    """Return the parts of Triton's module that endpoints use, except graph calls."""
     module = ModuleType(MODULE)
     classes = {each.__name__: each for each in (Tensor, TritonError, InferenceResponse, Logger, MetricFamily)}
     module.__dict__.update(classes, get_input_tensor_by_name=input_of)
@@ -107,7 +108,10 @@ def backend_utils() -> ModuleType:
 
 @contextmanager
 def _preserve_sys_path() -> Iterator[None]:
-    """Undo changes of ``sys.path``: an endpoint prepends its own folder, but here it uses this checkout."""
+    """Undo changes of ``sys.path`` on exit.
+
+    An endpoint prepends its own folder; here it uses `albef` from this checkout.
+    """
     path = list(sys.path)
     try:
         yield
@@ -116,7 +120,7 @@ def _preserve_sys_path() -> Iterator[None]:
 
 
 def load_endpoint(file: Path) -> type[Any]:
-    """Return the class in an endpoint's ``model.py``, which imports `albef` from this checkout."""
+    """Return the class in an endpoint's ``model.py``."""
     sys.modules.setdefault(MODULE, backend_utils())
     spec = importlib.util.spec_from_file_location(f"endpoint_{file.parents[1].name}", file)
     if spec is None or spec.loader is None:
@@ -154,7 +158,7 @@ class FairSemaphore:
 
 
 class Graph:
-    """ONNX graph of a repository, with its configured threads and number of concurrent runs.
+    """ONNX graph of a repository with its configured threads and instances.
 
     Attributes:
         seconds: Total time of all runs.
@@ -190,9 +194,9 @@ class Local:
     def __init__(self, repository: Path, task: str, version: int = 1, files: dict[str, Path] | None = None) -> None:
         folder, files = repository.resolve(), files or {}
         base = load_endpoint(folder / task / str(version) / "model.py")
-        names = protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1))
         self.graphs = {
-            name: Graph(folder / protocol.model_name(task, name), version, files.get(name)) for name in names
+            name: Graph(folder / protocol.model_name(task, name), version, files.get(name))
+            for name in registry.graphs(task)
         }
         graphs = self.graphs
 

@@ -60,7 +60,7 @@ class Run:
 
 
 def closed_loop(ask: Callable[[int], Any], concurrency: int, seconds: float, least: int = 1) -> Run:
-    """Run callers that each send the next request as soon as they receive an answer.
+    """Run callers that send the next request after each answer.
 
     Args:
         ask: Sends the request with this number, and returns when it is answered.

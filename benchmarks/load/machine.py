@@ -34,7 +34,7 @@ def libraries(python: str) -> dict[str, str]:
 
 
 def describe(runtime: Runtime | None = None) -> dict[str, Any]:
-    """Return the machine, its current load, the commit, and the libraries of both sides."""
+    """Return hardware, current load, commit, and the libraries of both sides."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True)
     description = {
         **processor(Path("/proc/cpuinfo").read_text(encoding="utf-8")),

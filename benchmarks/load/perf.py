@@ -36,7 +36,7 @@ class LoadGeneratorError(ValueError):
 
 
 def ensure(runtime: Runtime, folder: Path = DEFAULT / "perf") -> Path:
-    """Return the binary, after downloading it to ``folder`` if it is missing or the requirements changed.
+    """Return the binary, downloading it to ``folder`` if missing or outdated.
 
     Raises:
         LoadGeneratorError: If it cannot be downloaded or does not run on this machine.
@@ -79,7 +79,7 @@ def _run(command: list[str], libraries: Path) -> str:
 
 
 def write_inputs(path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
-    """Write requests of one row in the format of perf_analyzer, which adds the batch dimension itself."""
+    """Write one-row requests for perf_analyzer, which adds the batch dimension."""
     data = [
         {
             name: {
@@ -94,7 +94,7 @@ def write_inputs(path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_profile(data: Mapping[str, Any]) -> Run:
-    """Return the requests of an exported profile; requests without an answer are failures."""
+    """Return the requests of an exported profile; those without answer are failures."""
     run = Run()
     (experiment,) = data["experiments"]
     requests = experiment["requests"]

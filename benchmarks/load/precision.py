@@ -19,15 +19,16 @@ from albef.export import quantize
 from albef.export import repository as repositories
 from albef.serving import protocol
 from albef.serving.session import GraphError, open_session
+from albef.tasks import registry
 from benchmarks.load.graphs import inputs_of
 from benchmarks.load.local import Graph, Local
 from benchmarks.load.variants import VARIANTS, tiled
 
 
 def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dict[str, Path]:
-    """Convert the graphs of some tasks to a variant, in the folder layout of the export stage.
+    """Convert the graphs of some tasks to a variant.
 
-    A graph that ONNX Runtime cannot load in this variant stays in fp32.
+    Files are laid out as by the export stage. A graph that ONNX Runtime cannot load in this variant stays in fp32.
 
     Returns:
         Files by the name of the graph in the repository.
@@ -35,7 +36,7 @@ def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dic
     files = {}
     for task in tasks:
         (out / task).mkdir(parents=True)
-        for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1)):
+        for graph in registry.graphs(task):
             name = protocol.model_name(task, graph)
             source, files[name] = repository / name / "1" / "model.onnx", out / task / f"{graph}.onnx"
             if variant == "fp32":
@@ -55,7 +56,7 @@ def make(repository: Path, variant: str, tasks: Sequence[str], out: Path) -> dic
 def latencies(
     repository: Path, files: dict[str, Path], inputs: dict[str, list[Any]], batches: Sequence[int], rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield the latency of each graph and batch size, alternating with the graph of the repository."""
+    """Yield latencies of each graph and batch size for both precisions, measured alternately."""
     for name, rows in inputs.items():
         original, variant = Graph(repository / name, 1), Graph(repository / name, 1, files[name])
         outputs = [output.name for output in original.session.get_outputs()]
@@ -81,7 +82,10 @@ def latencies(
 def accuracy(
     config: Config, artifacts: Path, repository: Path, tasks: Sequence[str], variants: Sequence[str], limit: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield each task metric on the test lists for every variant, with an index encoded by its graphs."""
+    """Yield each task metric on the test lists for every variant.
+
+    The search index is encoded with the graphs of the variant.
+    """
     lists, images = artifacts / "validated" / "lists", artifacts / "data"
     baseline: dict[str, list[float]] = {}
     for variant in ("fp32", *variants):
@@ -105,7 +109,7 @@ def measure(
     rounds: int,
     size: tuple[int, int],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the speed of each variant's graphs, on the inputs that the endpoints pass to them."""
+    """Yield the speed of each variant's graphs on inputs from the endpoints."""
     inputs = inputs_of(repository, kinds, 1, size)
     for variant in variants:
         with tempfile.TemporaryDirectory(prefix="albef-precision-") as folder:

@@ -1,4 +1,4 @@
-"""Requests to the endpoints: photo-sized images and short sentences, each generated from a seed."""
+"""Requests to the endpoints: photo-sized images and short sentences, generated from seeds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from albef.serving import protocol, requests
 from albef.serving.requests import Request
+from albef.tasks.entailment import client as entailment
+from albef.tasks.grounding import client as grounding
+from albef.tasks.retrieval import client as retrieval
+from albef.tasks.vqa import client as vqa
 
 COLORS = ("red", "green", "blue", "black", "white", "yellow", "orange", "purple", "brown", "gray")
 THINGS = (
@@ -28,7 +31,7 @@ SIZE = (640, 480)
 
 
 def make_image(seed: int, size: tuple[int, int] = SIZE) -> bytes:
-    """Return a JPEG file of smooth colors with noise, different for each seed."""
+    """Return a JPEG file of smooth colors with noise, unique per seed."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
@@ -64,24 +67,14 @@ class Kind:
     make: Callable[[bytes, int], Request[Any]]
 
 
-def _by_text(image: bytes, seed: int) -> Request[Any]:
-    return requests.retrieval(protocol.ENDPOINT_TEXT, [sentence(seed).encode()], protocol.DEFAULT_K, True)
-
-
-def _by_image(image: bytes, seed: int) -> Request[Any]:
-    return requests.retrieval(protocol.ENDPOINT_IMAGE, [image], protocol.DEFAULT_K, True)
-
-
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("retrieval-text", protocol.RETRIEVAL.name, _by_text),
-        Kind("retrieval-image", protocol.RETRIEVAL.name, _by_image),
-        Kind(
-            "vqa", protocol.VQA.name, lambda i, s: requests.vqa(i, [question(s)], protocol.DEFAULT_ANSWERS, None, None)
-        ),
-        Kind("entailment", protocol.ENTAILMENT.name, lambda i, s: requests.entailment(i, [sentence(s)])),
-        Kind("grounding", protocol.GROUNDING.name, lambda i, s: requests.grounding(i, [sentence(s)], None)),
+        Kind("retrieval-text", "retrieval", lambda image, seed: retrieval.request(texts=[sentence(seed)])),
+        Kind("retrieval-image", "retrieval", lambda image, seed: retrieval.request(images=[image])),
+        Kind("vqa", "vqa", lambda image, seed: vqa.request(image, [question(seed)])),
+        Kind("entailment", "entailment", lambda image, seed: entailment.request(image, [sentence(seed)])),
+        Kind("grounding", "grounding", lambda image, seed: grounding.request(image, [sentence(seed)])),
     )
 }
 """Kinds of requests by name."""

@@ -22,7 +22,7 @@ WARM_UP = 0.2
 
 
 def processes(session: int) -> list[int]:
-    """Return the process ids of a session: the server, which leads it, and its child processes."""
+    """Return the process ids of a session: the server and its children."""
     pids = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -35,7 +35,7 @@ def processes(session: int) -> list[int]:
 
 
 def memory(pids: Sequence[int]) -> dict[str, float]:
-    """Return the total MiB of some processes: resident, and proportional, which counts shared pages once."""
+    """Return resident and proportional MiB of some processes; Pss counts shared pages once."""
     totals = {"Rss": 0.0, "Pss": 0.0}
     for pid in pids:
         try:
@@ -50,7 +50,7 @@ def memory(pids: Sequence[int]) -> dict[str, float]:
 
 
 def slope(minutes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """Return the least-squares slope and its standard error; NaN with fewer than three points."""
+    """Return least-squares slope and standard error; NaN below three points."""
     x, y = np.asarray(minutes), np.asarray(values)
     if len(x) < 3:
         return float("nan"), float("nan")
@@ -70,7 +70,11 @@ def run(
     size: tuple[int, int],
     cache_bytes: int,
 ) -> dict[str, Any]:
-    """Send requests of all kinds in random order, and sample the server's memory every ``every`` seconds."""
+    """Send requests of all kinds in random order, and sample the server's memory.
+
+    Args:
+        every: Seconds between memory samples.
+    """
     questions = [Questions(KINDS[name], images, size) for name in kinds]
     count = len(questions) * images
     order = random.Random(0).sample(range(count), count)

@@ -20,7 +20,7 @@ def int8_ffn(source: Path, target: Path) -> None:
 
 
 def int8_blocks(source: Path, target: Path) -> None:
-    """Quantize weights and activations to int8 with one scale per block of 32."""
+    """Quantize weights and activations to int8 in blocks of 32."""
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
@@ -47,7 +47,7 @@ VARIANTS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def bf16_kernel() -> str:
-    """Return ONNX Runtime's error for a bf16 matrix product on the CPU; empty if it is supported."""
+    """Return ONNX Runtime's error for a bf16 matrix product; empty if supported."""
     import onnxruntime as ort
     from onnx import TensorProto, helper
 

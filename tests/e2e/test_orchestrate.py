@@ -86,5 +86,5 @@ def test_a_worker_that_dies_ends_everything_and_leaves_nothing(tree: Tree, tmp_p
         (worker,) = (each for each in psutil.Process(script.pid).children() if "worker" in each.cmdline())
         worker.kill()
         assert script.wait(120) == 1, log.read_text()
-        assert "The server or the worker has ended" in log.read_text()
+        assert "The server or the worker has stopped unexpectedly" in log.read_text()
     assert flow_run(tmp_path)[1] == "CRASHED", log.read_text()

@@ -20,6 +20,8 @@ from albef.data.schema import read_list
 from albef.serving import protocol, requests
 from albef.serving.requests import InvalidRequestError
 from albef.serving.session import open_session
+from albef.tasks import registry
+from albef.tasks.entailment import client as entailment
 from benchmarks import evaluate, serving, size
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
 from benchmarks.load.local import FairSemaphore, Local
@@ -171,12 +173,12 @@ def test_differences_of_answers() -> None:
 
 def test_errors_of_the_baseline_are_the_clients(model: Served) -> None:
     with pytest.raises(InvalidRequestError, match="'text' is empty"):
-        Local(model.repository, "entailment").ask(requests.entailment(make_image(0, SMALL), ["  "]))
+        Local(model.repository, "entailment").ask(entailment.request(make_image(0, SMALL), ["  "]))
 
 
 def test_inputs_are_those_of_the_endpoints(model: Served) -> None:
     found = graphs.inputs_of(model.repository, list(KINDS), 2, SMALL)
-    names = {f"{task}_{graph}" for task in TASKS for graph in protocol.GRAPHS[task](protocol.GraphSizes(1, 1, 1, 1))}
+    names = {f"{task}_{graph}" for task in TASKS for graph in registry.graphs(task)}
     assert set(found) == names
     assert {len(rows) for rows in found.values()} == {2}
     assert {len(array) for rows in found.values() for row in rows for array in row.values()} == {1}
@@ -212,7 +214,7 @@ def test_a_long_run_counts_failures(model: Served, monkeypatch: pytest.MonkeyPat
     real = Questions.__getitem__
 
     def sometimes_wrong(self: Questions, number: int):
-        return requests.entailment(b"no picture", ["a"]) if number == 0 else real(self, number)
+        return entailment.request(b"no picture", ["a"]) if number == 0 else real(self, number)
 
     monkeypatch.setattr(Questions, "__getitem__", sometimes_wrong)
     result = soak.run(model.repository, list(KINDS), 4, 2.0, 0.2, 8, SMALL, 2**22)

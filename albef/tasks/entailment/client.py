@@ -1,4 +1,4 @@
-"""Client side of the visual entailment endpoint: requests, answers, the command line."""
+"""Client of the visual entailment endpoint: requests, answers, command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Labels = dict[str, float]
 
 
 def request(image: ImageInput, hypotheses: Sequence[str]) -> Request[Labels]:
-    """Build a request of hypotheses about an image.
+    """Build a request with hypotheses about an image.
 
     Raises:
         InvalidRequestError: If the file cannot be read or there is no hypothesis.
@@ -40,7 +40,7 @@ def from_arguments(args: argparse.Namespace) -> Request[Labels]:
 
 
 def format_answer(answer: Labels) -> str:
-    """Return an answer as a table: rank, probability, label."""
+    """Format an answer as a table of rank, probability and label."""
     return ranked(sorted(((p, label) for label, p in answer.items()), reverse=True), "probability")
 
 
@@ -50,16 +50,18 @@ def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Labels]
 
 
 def accepted(answer: Labels) -> list[str]:
-    """Return the texts of an answer, of which a probe expects one: the likeliest label."""
-    return [_likeliest(answer)]
+    """Return the label of an answer; a probe expects it."""
+    return [_most_probable(answer)]
 
 
-def _likeliest(answer: Labels) -> str:
+def _most_probable(answer: Labels) -> str:
     return max(answer, key=lambda label: answer[label])
 
 
 def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list, each with the scores of its answers by metric.
+    """Yield the questions of the test list.
+
+    Each is a function that asks a client and returns the scores of its answers by metric.
 
     Raises:
         SchemaError: If the list is missing or malformed.
@@ -70,4 +72,4 @@ def questions(lists: Path, images: Path) -> Iterator[Question]:
 
 def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
     (answer,) = client.ask(request(images / row["image"], [row["sentence"]]))
-    return {"entailment accuracy": [float(_likeliest(answer) == row["label"])]}
+    return {"entailment accuracy": [float(_most_probable(answer) == row["label"])]}

@@ -1,19 +1,26 @@
-"""The visual entailment endpoint: a picture and a hypothesis in, three probabilities out."""
+"""Visual entailment endpoint: an image and a hypothesis in, three probabilities out.
+
+B = rows of a request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from albef.serving import protocol
-from albef.serving.endpoint import Endpoint, softmax
+from albef.serving.endpoint import Array, Endpoint, softmax
 from albef.tasks.entailment import spec
 
 
 class TritonPythonModel(Endpoint):
-    """One instance of the endpoint."""
+    """Visual entailment endpoint."""
 
     task = spec.SPEC
 
-    async def answer(self, request):
-        """Labels and probabilities, both ``(B, 3)``."""
+    async def answer(self, request: Any) -> dict[str, Array]:
+        """Return labels and probabilities, both ``(B, 3)``."""
         words = self.tokenize(self.texts(request))
         (embeds,), _ = await self.run_vision(request, [protocol.IMAGE_EMBEDS])
         feeds = {protocol.IMAGE_EMBEDS: embeds, **words}

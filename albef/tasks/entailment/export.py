@@ -1,4 +1,4 @@
-"""Export of visual entailment: graphs of image encoder and classifier, endpoint."""
+"""Export of visual entailment: ONNX image encoder and classifier, Triton endpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from albef.tasks.onnx_wrappers import ClassifyGraph, TokensGraph
 
 
 def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    """Return the modules of the graphs by name."""
+    """Return the modules to export, by graph name."""
     return {protocol.VISION: TokensGraph(model), protocol.CLASSIFY: ClassifyGraph(model)}
 
 

@@ -1,4 +1,4 @@
-"""Description of visual entailment: model, graphs, endpoint."""
+"""Specification of visual entailment: model, graphs, endpoint."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ CLASSES = 3
 
 @dataclass(frozen=True)
 class EntailmentSettings(Settings):
-    """Settings of the visual entailment endpoint: ``labels`` in the order of the classes."""
+    """Settings of the visual entailment endpoint.
+
+    Args:
+        labels: Label of each class, in order.
+    """
 
     labels: list[str]
 
 
 def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
-    """Return the graphs: image encoder, and classifier of a hypothesis over its output."""
+    """Return the signatures of the image encoder and of the classifier."""
     return {
         protocol.VISION: protocol.vision_graph("entailment", sizes, features=False),
         protocol.CLASSIFY: protocol.classify_graph("entailment", sizes, CLASSES),
@@ -36,8 +40,10 @@ ENDPOINT = ModelSpec(
         TensorSpec(protocol.PROBABILITIES, "FP32", (CLASSES,)),
     ),
 )
-"""The visual entailment endpoint. A row is a hypothesis (``text``) about an image file. The labels are in the order of
-the classes, whatever their ``probabilities``."""
+"""Visual entailment endpoint. Each row is a hypothesis (``text``) about an image file.
+
+Labels are in class order, not sorted by ``probabilities``.
+"""
 
 SPEC = TaskSpec(
     name="entailment",

@@ -1,4 +1,4 @@
-"""Visual entailment (SNLI-VE): does a picture entail, contradict or leave open a sentence (paper section 5)?"""
+"""Visual entailment (SNLI-VE): entailment, neutral or contradiction (paper section 5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from albef.tasks.classification import Classification
 
 
 class Entailment(Classification):
-    """Three classes over one picture."""
+    """Three-way classification of an image and a sentence."""
 
     name: ClassVar[str] = "entailment"
     prefix: ClassVar[str] = "ve"

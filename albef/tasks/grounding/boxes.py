@@ -1,6 +1,8 @@
-"""Boxes and heat maps of grounding. NumPy only: serving uses this very file.
+"""Boxes and heat maps of grounding.
 
-Boxes are x, y, width, height in pixels of the picture; G = patches a side.
+The file is copied into the model repository, so it needs NumPy only.
+
+Boxes are x, y, width, height in pixels of the image; G = patches per side.
 """
 
 from __future__ import annotations
@@ -14,26 +16,26 @@ from numpy.typing import NDArray
 Box = Sequence[float]
 Floats = NDArray[np.floating[Any]]
 
-_LARGEST = 512
-"""Pixels of the longer side of an upsampled map: a box needs no more, and a large picture would take seconds."""
-_FINE = 8
-"""Cells a patch in the search for the surroundings of the hottest place."""
+_MAX_SIDE = 512
+"""Longer side of an upsampled map in pixels; more would take seconds for large images and not improve boxes."""
+_CELLS_PER_PATCH = 8
+"""Resolution of the map from which `hot_box` derives a box."""
 
 
 def iou(first: Box, second: Box) -> float:
-    """Intersection over union, corners counted as pixels (the official ``computeIoU``)."""
+    """Return the intersection over union, with corners inclusive (official ``computeIoU``)."""
     left, top = max(first[0], second[0]), max(first[1], second[1])
     right = min(first[0] + first[2], second[0] + second[2]) - 1
     bottom = min(first[1] + first[3], second[1] + second[3]) - 1
-    inner = (right - left + 1) * (bottom - top + 1) if left < right and top < bottom else 0.0
-    return inner / (first[2] * first[3] + second[2] * second[3] - inner)
+    intersection = (right - left + 1) * (bottom - top + 1) if left < right and top < bottom else 0.0
+    return intersection / (first[2] * first[3] + second[2] * second[3] - intersection)
 
 
 def box_scores(heat: Floats, boxes: Sequence[Box] | Floats) -> NDArray[np.float64]:
-    """Heat within each box over the square root of its area; an integral image serves all boxes.
+    """Return each box's heat over the square root of its area.
 
     Args:
-        heat: ``(height, width)`` of the picture.
+        heat: Heat map ``(height, width)`` at the size of the image.
     """
     height, width = heat.shape
     integral = np.zeros((height + 1, width + 1))
@@ -48,13 +50,16 @@ def box_scores(heat: Floats, boxes: Sequence[Box] | Floats) -> NDArray[np.float6
 
 
 def _weights(size: int, target: int) -> NDArray[np.float64]:
-    """Cubic convolution (A = -0.75) from ``size`` samples to ``target``, as a matrix; edges are repeated."""
+    """Return the matrix ``(target, size)`` of cubic convolution.
+
+    A = -0.75; edges are repeated.
+    """
     a = -0.75
-    place = (np.arange(target) + 0.5) * size / target - 0.5
-    base = np.floor(place).astype(int)
+    position = (np.arange(target) + 0.5) * size / target - 0.5
+    base = np.floor(position).astype(int)
     matrix = np.zeros((target, size))
     for offset in (-1, 0, 1, 2):
-        distance = np.abs(place - (base + offset))
+        distance = np.abs(position - (base + offset))
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
         column = (base + offset).clip(0, size - 1)
@@ -63,33 +68,39 @@ def _weights(size: int, target: int) -> NDArray[np.float64]:
 
 
 def upsample(heat: Floats, width: int, height: int) -> NDArray[np.float32]:
-    """A map ``(G, G)`` at the size of the picture ``(height, width)``: PyTorch's bicubic, corners not aligned."""
+    """Resize a map ``(G, G)`` to ``(height, width)``.
+
+    The result equals PyTorch's bicubic interpolation with ``align_corners=False``.
+    """
     rows, columns = heat.shape
     large: NDArray[np.float32] = (_weights(rows, height) @ heat @ _weights(columns, width).T).astype(np.float32)
     return large
 
 
 def best_box(heat: Floats, width: int, height: int, boxes: Sequence[Box] | Floats) -> int:
-    """The proposal of a picture that a map ``(G, G)`` means."""
-    scale = min(1.0, _LARGEST / max(width, height))
-    shown = upsample(heat, max(1, round(width * scale)), max(1, round(height * scale)))
-    return int(box_scores(shown, np.asarray(boxes, dtype=np.float64) * scale).argmax())
+    """Return the index of the best proposal under a map ``(G, G)``."""
+    scale = min(1.0, _MAX_SIDE / max(width, height))
+    resized = upsample(heat, max(1, round(width * scale)), max(1, round(height * scale)))
+    return int(box_scores(resized, np.asarray(boxes, dtype=np.float64) * scale).argmax())
 
 
-def hot_box(heat: Floats, width: int, height: int, share: float = 0.5) -> tuple[float, float, float, float]:
-    """The box around the hottest place of a map ``(G, G)``: what is connected to it and at least ``share`` as hot."""
-    large = upsample(heat, heat.shape[1] * _FINE, heat.shape[0] * _FINE)
+def hot_box(heat: Floats, width: int, height: int, fraction: float = 0.5) -> tuple[float, float, float, float]:
+    """Return the box around the maximum of a map ``(G, G)``.
+
+    The box bounds the region that is connected to the maximum and has at least ``fraction`` of its value.
+    """
+    large = upsample(heat, heat.shape[1] * _CELLS_PER_PATCH, heat.shape[0] * _CELLS_PER_PATCH)
     peak = np.unravel_index(int(large.argmax()), large.shape)
-    hot = large >= share * large[peak]
-    found = np.zeros_like(hot)
-    found[peak] = True
+    hot = large >= fraction * large[peak]
+    region = np.zeros_like(hot)
+    region[peak] = True
     while True:
-        spread = np.pad(found, 1)
-        grown = found | ((spread[:-2, 1:-1] | spread[2:, 1:-1] | spread[1:-1, :-2] | spread[1:-1, 2:]) & hot)
-        if (grown == found).all():
+        padded = np.pad(region, 1)
+        grown = region | ((padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]) & hot)
+        if (grown == region).all():
             break
-        found = grown
-    rows, columns = found.any(axis=1).nonzero()[0], found.any(axis=0).nonzero()[0]
-    across, down = width / large.shape[1], height / large.shape[0]
-    left, top = float(columns[0] * across), float(rows[0] * down)
-    return left, top, float((columns[-1] + 1) * across) - left, float((rows[-1] + 1) * down) - top
+        region = grown
+    rows, columns = region.any(axis=1).nonzero()[0], region.any(axis=0).nonzero()[0]
+    scale_x, scale_y = width / large.shape[1], height / large.shape[0]
+    left, top = float(columns[0] * scale_x), float(rows[0] * scale_y)
+    return left, top, float((columns[-1] + 1) * scale_x) - left, float((rows[-1] + 1) * scale_y) - top

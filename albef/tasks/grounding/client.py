@@ -1,4 +1,4 @@
-"""Client side of the grounding endpoint: requests, answers, the command line."""
+"""Client of the grounding endpoint: requests, answers, command line."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from albef.tasks.grounding import spec
 from albef.tasks.grounding.boxes import iou
 
 MIN_IOU = 0.5
-"""Overlap with the true box above which an answer is right (paper section 6.2)."""
+"""IoU with the true box above which an answer is correct (paper section 6.2)."""
 
 
 def request(
     image: ImageInput, expressions: Sequence[str], boxes: Sequence[Sequence[float]] | None = None
 ) -> Request[Grounded]:
-    """Build a request of expressions about an image.
+    """Build a request with expressions about an image.
 
     Args:
-        boxes: Proposals x, y, width, height to choose from; by default the box is derived from the heat map.
+        boxes: Proposals x, y, width, height to choose from; by default, the box is derived from the heat map.
 
     Raises:
         InvalidRequestError: If the file cannot be read, or the boxes are not rows of four numbers.
     """
     arrays = image_and_texts(image, expressions)
     if boxes is not None:
-        given = np.asarray(boxes, dtype=np.float32)
-        if given.ndim != 2 or given.shape[1] != 4:
-            raise InvalidRequestError(f"boxes have shape {given.shape}, expected rows of x, y, width, height")
-        arrays[spec.BOXES] = np.stack([given] * len(expressions))
+        proposals = np.asarray(boxes, dtype=np.float32)
+        if proposals.ndim != 2 or proposals.shape[1] != 4:
+            raise InvalidRequestError(f"boxes have shape {proposals.shape}, expected rows of x, y, width, height")
+        arrays[spec.BOXES] = np.stack([proposals] * len(expressions))
     return Request(spec.ENDPOINT, arrays, _read)
 
 
@@ -63,7 +63,7 @@ def from_arguments(args: argparse.Namespace) -> Request[Grounded]:
 
 
 def format_answer(answer: Grounded) -> str:
-    """Return box and heat map as text: the hotter a patch, the darker its character."""
+    """Format box and heat map as text; hotter patches have denser characters."""
     x, y, width, height = answer.box
     shades = " .:-=+*#%@"
     top = float(answer.heat.max())
@@ -81,16 +81,18 @@ def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Grounde
 
 
 def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list, each with the scores of its answers by metric.
+    """Yield the questions of the test list.
+
+    Each is a function that asks a client and returns the scores of its answers by metric.
 
     Raises:
         SchemaError: If the list is missing or malformed.
     """
-    known = json.loads((lists / "grounding_boxes.json").read_text(encoding="utf-8"))
+    annotations = json.loads((lists / "grounding_boxes.json").read_text(encoding="utf-8"))
     for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
-        yield partial(_score, known, row, images)
+        yield partial(_score, annotations, row, images)
 
 
-def _score(known: dict[str, Any], row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
-    (answer,) = client.ask(request(images / row["image"], [row["text"]], known["proposals"][row["image"]]))
-    return {"grounding accuracy": [float(iou(answer.box, known["refs"][str(row["ref_id"])]["box"]) > MIN_IOU)]}
+def _score(annotations: dict[str, Any], row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+    (answer,) = client.ask(request(images / row["image"], [row["text"]], annotations["proposals"][row["image"]]))
+    return {"grounding accuracy": [float(iou(answer.box, annotations["refs"][str(row["ref_id"])]["box"]) > MIN_IOU)]}

@@ -16,7 +16,15 @@ from albef.tasks.grounding.boxes import Box
 
 @dataclass(frozen=True)
 class GroundingSet:
-    """Expressions with their images, true boxes, and a detector's proposals for each image."""
+    """Expressions with their images, true boxes and detector proposals.
+
+    Args:
+        images: Path of the image of each expression.
+        names: Path of this image as written in the list.
+        boxes: True box of each expression.
+        proposals: Proposals for the image of each expression.
+        parts: Part of the test set of each expression, such as testA or testB; empty if there are none.
+    """
 
     images: list[Path]
     names: list[str]
@@ -24,7 +32,6 @@ class GroundingSet:
     boxes: list[Box]
     proposals: list[list[Box]]
     parts: list[str]
-    """Part of the test set of each expression, such as testA and testB; empty without parts."""
 
     @classmethod
     def read(cls, path: Path, boxes: Path, image_root: Path) -> GroundingSet:
@@ -34,21 +41,21 @@ class GroundingSet:
             SchemaError: If an expression has no true box, or its image has no proposals.
         """
         try:
-            known = json.loads(boxes.read_text(encoding="utf-8"))
+            annotations = json.loads(boxes.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SchemaError(f"{boxes}: cannot read the boxes ({error})") from error
         records = read_list(path)
         for row, record in enumerate(records):
-            if str(record["ref_id"]) not in known["refs"]:
+            if str(record["ref_id"]) not in annotations["refs"]:
                 raise SchemaError(f"{path}, row {row}, ref_id: {record['ref_id']!r} has no box in {boxes}")
-            if not known["proposals"].get(record["image"]):
+            if not annotations["proposals"].get(record["image"]):
                 raise SchemaError(f"{path}, row {row}, image: {record['image']!r} has no proposals in {boxes}")
-        refs: list[dict[str, Any]] = [known["refs"][str(r["ref_id"])] for r in records]
+        refs: list[dict[str, Any]] = [annotations["refs"][str(r["ref_id"])] for r in records]
         return cls(
             [image_root / r["image"] for r in records],
             [r["image"] for r in records],
             [r["text"] for r in records],
             [ref["box"] for ref in refs],
-            [known["proposals"][r["image"]] for r in records],
+            [annotations["proposals"][r["image"]] for r in records],
             [str(ref.get("split", "")) for ref in refs],
         )

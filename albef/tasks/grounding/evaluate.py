@@ -1,4 +1,4 @@
-"""Grounding: heat maps, boxes ranked by them, and their accuracy (paper section 5, official ``Grounding.py``).
+"""Evaluation of grounding by Grad-CAM heat maps (paper section 5, official ``Grounding.py``).
 
 Boxes are x, y, width, height in pixels of the image.
 """
@@ -34,7 +34,12 @@ _THRESHOLDS = [round(0.1 * step, 1) for step in range(1, 10)]
 
 @dataclass(frozen=True)
 class GroundingResult:
-    """Metrics; map ``(G, G)`` and chosen proposal of every expression."""
+    """Metrics, heat maps and chosen proposals.
+
+    Args:
+        maps: Heat map ``(G, G)`` of each expression.
+        chosen: Index of the chosen proposal of each expression.
+    """
 
     metrics: dict[str, float]
     maps: NDArray[np.float32]
@@ -42,15 +47,14 @@ class GroundingResult:
 
 
 def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: GroundingConfig) -> GroundingResult:
-    """Locate every expression and return the metrics.
+    """Locate the expressions of a split.
 
-    ``accuracy``: IoU of at least 0.5 with the true box; ``pointing``: hottest pixel within it.
-
-    Each part of the test set has its own ``accuracy_PART``, too.
+    Metrics are ``accuracy`` (IoU of at least 0.5 with the true box), ``accuracy_PART`` of each part of the test set,
+    and ``pointing`` (hottest pixel within the true box).
     """
     maps: list[torch.Tensor] = []
     sizes: list[tuple[int, int]] = []
-    step, look = config.evaluate.batch_size, config.evaluate
+    step, settings = config.evaluate.batch_size, config.evaluate
     with evaluating(model, config.train) as device:
         for start in range(0, len(split.texts), step):
             images = [open_image(path) for path in split.images[start : start + step]]
@@ -58,7 +62,7 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
             size = model.config.image_size
             pixels = torch.from_numpy(np.stack([to_pixels(image, size) for image in images])).to(device)
             ids, mask = words_of(split.texts[start : start + step], encoder, config.train, device)
-            maps += heat_map(model, pixels, ids, mask, look.mode, look.block).float().cpu().unbind()
+            maps += heat_map(model, pixels, ids, mask, settings.mode, settings.block).float().cpu().unbind()
     chosen, hits, points = [], [], []
     for heat, (width, height), box, proposals in zip(maps, sizes, split.boxes, split.proposals, strict=True):
         large = upsample(heat.numpy(), width, height)
@@ -73,35 +77,41 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
     return GroundingResult(metrics, torch.stack(maps).numpy(), chosen)
 
 
-def usual_block(model: ALBEF, mode: Mode) -> int:
-    """Return the official layer, relative to the depth: fusion layer 2 of 6, image block 8 of 12."""
+def default_block(model: ALBEF, mode: Mode) -> int:
+    """Return the official layer, scaled to the depth of the encoder.
+
+    Officially, it is fusion layer 2 of 6 and image block 8 of 12.
+    """
     if mode == "itm":
         return model.config.text.fusion_layers // 3
     return 2 * model.config.vision.depth // 3
 
 
 def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingConfig:
-    """Return ``config`` with another mode at its usual block, unchanged if ``mode`` is its own."""
+    """Return ``config`` with a mode at its default block.
+
+    It is returned unchanged if it already has that mode.
+    """
     if config.evaluate.mode == mode:
         return config
-    return replace(config, evaluate=replace(config.evaluate, mode=mode, block=usual_block(model, mode)))
+    return replace(config, evaluate=replace(config.evaluate, mode=mode, block=default_block(model, mode)))
 
 
 def run(job: Job) -> None:
     """Write ``metrics.json``, ``iou.csv``, ``shown/examples.json`` and one figure per example below ``shown/maps``.
 
-    Metrics of the mode that is not that of the parameters have its name as prefix. ``chance`` is the accuracy of a
-    random proposal.
+    Both modes are evaluated; metrics of the one not selected by the parameters have its name as prefix. ``chance`` is
+    the accuracy of a random proposal.
     """
     split = GroundingSet.read(job.lists / "grounding_test.json", job.lists / "grounding_boxes.json", job.images)
     config = job.config.tasks.grounding
-    own = config.evaluate.mode
+    selected = config.evaluate.mode
     metrics: dict[str, float] = {}
     rows: list[tuple[object, ...]] = []
     results: dict[str, GroundingResult] = {}
     for mode in _MODES:
         results[mode] = evaluate(job.model, split, job.encoder, with_mode(config, job.model, mode))
-        metrics |= {name if mode == own else f"{mode}_{name}": v for name, v in results[mode].metrics.items()}
+        metrics |= {name if mode == selected else f"{mode}_{name}": v for name, v in results[mode].metrics.items()}
         overlaps = _overlaps(split, results[mode].chosen)
         rows += [(mode, str(threshold), float((overlaps >= threshold).mean())) for threshold in _THRESHOLDS]
     metrics["chance"] = float(
@@ -113,13 +123,14 @@ def run(job: Job) -> None:
         )
     )
     job.write_csv("iou.csv", "mode,threshold,accuracy", rows)
-    rows_shown = spaced(len(split.texts))
+    example_rows = spaced(len(split.texts))
     block = with_mode(config, job.model, "itm").evaluate.block
     with new_folder(job.out / "shown" / "maps") as folder:
-        for row in rows_shown:
-            word_maps(job, split, row, results[own].chosen[row], block).save(folder / f"{row:06}.png")
+        for row in example_rows:
+            word_maps(job, split, row, results[selected].chosen[row], block).save(folder / f"{row:06}.png")
     job.write_json(
-        "shown/examples.json", {"mode": own, "examples": [_example(split, results[own], row) for row in rows_shown]}
+        "shown/examples.json",
+        {"mode": selected, "examples": [_example(split, results[selected], row) for row in example_rows]},
     )
     job.write_metrics(metrics)
 

@@ -1,4 +1,4 @@
-"""Export of grounding: graphs of image encoder and Grad-CAM heat map, endpoint.
+"""Export of grounding: ONNX image encoder and Grad-CAM, Triton endpoint.
 
 B = pairs, L = text tokens, G = patches per side.
 """
@@ -18,10 +18,10 @@ from albef.tasks.onnx_wrappers import Graph, VisionGraph
 
 
 class HeatGraph(Graph):
-    """Encoded images and texts, side by side, to the heat map ``(B, L, G, G)`` of every token.
+    """Grad-CAM of pairs of an encoded image and a text.
 
     Args:
-        block: Fusion layer whose attention gives the map.
+        block: Fusion layer whose attention is used.
     """
 
     differentiates = True
@@ -31,22 +31,22 @@ class HeatGraph(Graph):
         self.block = block
 
     def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Grad-CAM of the match."""
+        """Return heat maps ``(B, L, G, G)`` of the match logit."""
         return itm_map_of(self.model, image_embeds, input_ids, attention_mask, self.block)
 
 
 def heat_block(config: Config, model: ALBEF) -> int:
     """Return the fusion layer of the heat map.
 
-    If the parameters choose a layer of the image encoder, it is the official fusion layer, relative to the depth: 2 of
-    6.
+    If the parameters select a layer of the image encoder, the result is the official fusion layer (2 of 6) scaled to
+    the depth.
     """
     evaluate = config.tasks.grounding.evaluate
     return int(evaluate.block) if evaluate.mode == "itm" else model.config.text.fusion_layers // 3
 
 
 def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    """Return the modules of the graphs by name."""
+    """Return the modules to export, by graph name."""
     return {protocol.VISION: VisionGraph(model), spec.HEAT_GRAPH: HeatGraph(model, heat_block(config, model))}
 
 

@@ -1,4 +1,7 @@
-"""Heat maps over pictures, word by word, as in the official demo (``visualization.ipynb``); Pillow and NumPy only."""
+"""Heat maps over images, as in the official demo (``visualization.ipynb``).
+
+Needs Pillow and NumPy only.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,24 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 BLUR = 0.02
-"""Standard deviation of the blur, as a share of the longer side (official)."""
+"""Standard deviation of the blur, as a fraction of the longer side (official)."""
 GAMMA = 0.7
-"""Exponent of the heat where it mixes with the picture (official)."""
+"""Exponent that converts heat to opacity (official)."""
 _TITLE = 14  # pixels above a panel
 _GAP = 4
 
 
 def blurred(values: NDArray[np.floating[Any]], sigma: float) -> NDArray[np.float64]:
-    """Gaussian blur of ``(height, width)``, cut at four deviations; the border repeats mirrored."""
-    reach = max(1, round(4 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-6)) ** 2)
+    """Apply a Gaussian blur to ``(height, width)``.
+
+    The kernel is truncated at four standard deviations; borders are mirrored.
+    """
+    radius = max(1, round(4 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
     kernel /= kernel.sum()
     result = values.astype(np.float64)
     for axis in (0, 1):
-        padding = [(reach, reach) if other == axis else (0, 0) for other in (0, 1)]
+        padding = [(radius, radius) if other == axis else (0, 0) for other in (0, 1)]
         padded = np.pad(result, padding, mode="symmetric")
         count = result.shape[axis]
         result = sum(
@@ -35,37 +41,46 @@ def blurred(values: NDArray[np.floating[Any]], sigma: float) -> NDArray[np.float
 
 
 def scaled(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Between 0 and 1; a flat map is 0."""
+    """Scale linearly to [0, 1]; a constant map becomes 0."""
     low, high = float(values.min()), float(values.max())
     return (values.astype(np.float64) - low) / (high - low) if high > low else np.zeros(values.shape)
 
 
-def coloured(heat: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Heat in [0, 1] as RGB in [0, 1] from blue over green to red: ``(height, width, 3)``."""
-    centres = np.array([3.0, 2.0, 1.0])
-    colours: NDArray[np.float64] = np.clip(1.5 - np.abs(4 * heat[..., None] - centres), 0, 1)
-    return colours
+def colorize(heat: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Map heat in [0, 1] to RGB values in [0, 1].
+
+    Colors range from blue through green to red.
+
+    Returns:
+        Colors ``(height, width, 3)``.
+    """
+    centers = np.array([3.0, 2.0, 1.0])
+    colors: NDArray[np.float64] = np.clip(1.5 - np.abs(4 * heat[..., None] - centers), 0, 1)
+    return colors
 
 
-def overlay(picture: Image.Image, heat: NDArray[np.floating[Any]]) -> Image.Image:
-    """A picture under the heat map of its size ``(height, width)``."""
-    warm = scaled(blurred(scaled(heat), BLUR * max(picture.size)))
-    share = (warm**GAMMA)[..., None]
-    below = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
-    return Image.fromarray(np.rint(255 * ((1 - share) * below + share * coloured(warm))).astype(np.uint8))
+def overlay(image: Image.Image, heat: NDArray[np.floating[Any]]) -> Image.Image:
+    """Blend a heat map ``(height, width)`` over an image of this size."""
+    smooth = scaled(blurred(scaled(heat), BLUR * max(image.size)))
+    opacity = (smooth**GAMMA)[..., None]
+    background = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
+    return Image.fromarray(np.rint(255 * ((1 - opacity) * background + opacity * colorize(smooth))).astype(np.uint8))
 
 
-def framed(picture: Image.Image, boxes: Sequence[tuple[Sequence[float], str]]) -> Image.Image:
-    """A copy with boxes (x, y, width, height) drawn on it, each in its colour."""
-    result = picture.convert("RGB")
+def framed(image: Image.Image, boxes: Sequence[tuple[Sequence[float], str]]) -> Image.Image:
+    """Return a copy with boxes drawn in the given colors.
+
+    Boxes are x, y, width, height.
+    """
+    result = image.convert("RGB")
     draw = ImageDraw.Draw(result)
-    for (x, y, width, height, *_), colour in boxes:
-        draw.rectangle((x, y, max(x, x + width - 1), max(y, y + height - 1)), outline=colour, width=2)
+    for (x, y, width, height, *_), color in boxes:
+        draw.rectangle((x, y, max(x, x + width - 1), max(y, y + height - 1)), outline=color, width=2)
     return result
 
 
 def strip(panels: Sequence[tuple[str, Image.Image]], columns: int = 6) -> Image.Image:
-    """Pictures of one size with a title each, ``columns`` in a row."""
+    """Arrange titled images of equal size in rows of ``columns``."""
     width, height = panels[0][1].size
     rows = -(-len(panels) // columns)
     columns = min(columns, len(panels))

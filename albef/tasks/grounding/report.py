@@ -1,4 +1,4 @@
-"""Report section of grounding: accuracies, example heat maps with boxes, heat maps of words."""
+"""Report section of grounding: accuracies and heat maps with boxes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CHOSEN = "#d1242f"
 
 @dataclass(frozen=True)
 class Reference:
-    """A referring expression with its heat map.
+    """Referring expression with its heat map.
 
     Args:
         box, chosen: True and predicted box as x, y, width, height in pixels of the image.
-        words: File with the heat maps of single words.
+        words: File with the heat maps of the single words.
     """
 
     image: str
@@ -59,16 +59,16 @@ def read_references(path: Path) -> tuple[str, list[Reference]]:
         raise malformed(path, "grounding", error) from error
 
 
-def draw_references(shown: Sequence[Reference], images: Path, path: Path, columns: int = 4) -> None:
-    """Draw heat maps over images, with the true box in green and the chosen one in red."""
+def draw_references(references: Sequence[Reference], images: Path, path: Path, columns: int = 4) -> None:
+    """Draw heat maps over images; true boxes are green, chosen boxes red."""
     from matplotlib.patches import Rectangle
 
-    rows = max(1, -(-len(shown) // columns))
+    rows = max(1, -(-len(references) // columns))
     figure = new_figure(2.6 * columns, 3.0 * rows)
     panels: Any = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.flat:
         hide(axes)
-    for axes, reference in zip(panels.flat, shown, strict=False):
+    for axes, reference in zip(panels.flat, references, strict=False):
         axes.set_axis_on()
         width, height = show_image(axes, images / reference.image)
         extent = (0, width, height, 0)
@@ -83,9 +83,9 @@ def draw_references(shown: Sequence[Reference], images: Path, path: Path, column
 
 
 def section(section: Section) -> list[str]:
-    """Return the HTML parts of the section."""
+    """Return the HTML elements of the section."""
     metrics = section.metrics()
-    mode, shown = read_references(section.shown / "examples.json")
+    mode, references = read_references(section.shown / "examples.json")
     rows: list[list[html.Cell]] = []
     for name in ("itm", "itc"):
         prefix = "" if name == mode else f"{name}_"
@@ -95,16 +95,17 @@ def section(section: Section) -> list[str]:
         rows += [[f"{label}: {key.removeprefix(f'{prefix}accuracy_')}", percent(metrics[key]), "-"] for key in parts]
     rows.append(["for comparison: a random proposal", percent(metrics.get("chance")), "-"])
     result = [
-        "<p>No box is seen in training. Grad-CAM gives a heat map, and the proposal with most heat for its size is"
-        " chosen. Accuracy: its IoU with the true box is at least 0.5. Pointing: the hottest pixel lies within it.</p>",
+        "<p>Training uses no boxes. Grad-CAM yields a heat map, and the proposal with the most heat for its size is"
+        " chosen. Accuracy: its IoU with the true box is at least 0.5. Pointing: the hottest pixel is within the true"
+        " box.</p>",
         html.table(["heat map of", "accuracy %", "pointing %"], rows),
         html.note("Heat maps of whole expressions; the true box is green, the chosen one red and dashed."),
         section.figure(
-            "examples", lambda path: draw_references(shown, section.images, path), "Heat maps over images"
+            "examples", lambda path: draw_references(references, section.images, path), "Heat maps over images"
         ),
-        html.note("What each word looks at, and the same boxes."),
+        html.note("Heat maps of the single words, with the same boxes."),
     ]
-    for number, reference in enumerate(shown):
+    for number, reference in enumerate(references):
         source, name = section.shown / reference.words, f"grounding_words_{number}.png"
         if not source.is_file():
             raise ReportError(f"{source}: missing; run the stage that writes it")

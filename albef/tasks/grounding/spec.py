@@ -1,4 +1,4 @@
-"""Description of weakly supervised grounding: model, graphs, endpoint."""
+"""Specification of weakly supervised grounding: model, graphs, endpoint."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MAX_BOXES = 1_000
 class HeatMapConfig:
     """Grounding by Grad-CAM (paper section 5)."""
 
-    mode: Literal["itm", "itc"]  # attention of the fusion encoder, or of the image encoder
-    block: int  # layer that is looked at, counted from 0 within its encoder (official: 2 for itm, 8 for itc)
+    mode: Literal["itm", "itc"]  # attention of the fusion encoder or of the image encoder
+    block: int  # layer of that encoder, counted from 0 (official: 2 for itm, 8 for itc)
     batch_size: int
 
 
@@ -35,7 +35,10 @@ class GroundingConfig(TaskConfig):
 
 
 def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
-    """Return the graphs: image encoder, and the heat map of every token (Grad-CAM of the ITM score)."""
+    """Return the signatures of image encoder and heat maps.
+
+    Heat maps are Grad-CAM of the ITM logit.
+    """
     task, side = "grounding", math.isqrt(sizes.image_tokens - 1)
     return {
         protocol.VISION: protocol.vision_graph(task, sizes, features=True),
@@ -52,10 +55,10 @@ ENDPOINT = ModelSpec(
     (protocol.ONE_IMAGE, protocol.ONE_TEXT, TensorSpec(BOXES, "FP32", (ANY, 4), optional=True)),
     (TensorSpec(HEAT_MAP, "FP32", (ANY, ANY)), TensorSpec(BOX, "FP32", (4,))),
 )
-"""The grounding endpoint. A row is a referring expression (``text``) about an image file.
+"""Grounding endpoint. Each row is a referring expression (``text``) about an image file.
 
-``heat_map`` has one value per patch. ``box`` is x, y, width, height in pixels of the image: the best of ``boxes``, or
-without proposals the area around the maximum of the heat map.
+``heat_map`` has one value per patch. ``box`` is x, y, width, height in pixels of the image: the best of ``boxes`` or,
+without proposals, the area around the maximum of the heat map.
 """
 
 SPEC = TaskSpec(

@@ -1,4 +1,4 @@
-"""Weakly supervised visual grounding: trained as retrieval, answered by Grad-CAM (paper section 5)."""
+"""Weakly supervised grounding: trained like retrieval, evaluated by Grad-CAM (paper section 5)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from albef.tasks.grounding.evaluate import evaluate
 
 
 class Grounding(AlignmentTask):
-    """Pairs of a picture and an expression; no box is seen in training."""
+    """Fine-tuning on pairs of image and expression, without boxes."""
 
     name: ClassVar[str] = "grounding"
     lists: ClassVar[tuple[str, ...]] = ("grounding_train", "grounding_val", "grounding_boxes")
     selection: ClassVar[str | None] = "accuracy"
 
     def dataset(self, data: TaskData) -> PairDataset:
-        """One row per expression; expressions of one picture are positives of each other."""
+        """Return a training set with one row per expression.
+
+        Expressions of one image are positives of each other.
+        """
         return PairDataset.from_list(
             data.lists / "grounding_train.json",
             data.images,
@@ -30,7 +33,7 @@ class Grounding(AlignmentTask):
         )
 
     def validate(self, data: TaskData) -> dict[str, float]:
-        """Accuracy of boxes on the validation split."""
+        """Return accuracies on the validation split."""
         split = GroundingSet.read(data.lists / "grounding_val.json", data.lists / "grounding_boxes.json", data.images)
         return evaluate(self.model, split, data.encoder, self.config.tasks.grounding).metrics
 

@@ -16,37 +16,37 @@ from albef.tasks.grounding.data import GroundingSet
 from albef.tasks.grounding.overlay import framed, overlay, strip
 from albef.tasks.job import Job
 
-_SIDE = 192  # pixels of the longer side of a panel
+_SIDE = 192  # longer side of a panel in pixels
 TRUE, CHOSEN = "#1a7f37", "#d1242f"
 """Colors of the true and the chosen box."""
 
 
 def tokens_of_words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Return the words of WordPiece tokens with the positions of their tokens; special tokens are skipped."""
+    """Return words and their token positions from WordPiece tokens, without special tokens."""
     words: list[tuple[str, list[int]]] = []
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         if token.startswith("##") and words:
-            word, places = words[-1]
-            words[-1] = (word + token[2:], [*places, place])
+            word, positions = words[-1]
+            words[-1] = (word + token[2:], [*positions, position])
         elif not (token.startswith("[") and token.endswith("]") and len(token) > 2):
-            words.append((token, [place]))
+            words.append((token, [position]))
     return words
 
 
 def word_maps(job: Job, split: GroundingSet, row: int, chosen: int, block: int) -> Image.Image:
-    """Draw the image with true and chosen box, then one panel per word: Grad-CAM of the match, mean over its tokens.
+    """Draw the image with its boxes, and a heat map per word.
 
-    In the last fusion layer only [CLS] reaches the ITM head and words have zero gradient, so the layer before it is the
-    last one used.
+    A word's map is the mean Grad-CAM of the match logit over its tokens. In the last fusion layer only [CLS] reaches
+    the ITM head and the gradient of words is zero, so ``block`` is limited to the layer before it.
 
     Args:
         row: Row of ``split``.
-        chosen: Chosen proposal.
+        chosen: Index of the chosen proposal.
         block: Fusion layer.
     """
     config = job.config.tasks.grounding
     image = _resized(split.images[row])
-    # Not as in evaluation: one text alone, in full precision.
+    # Unlike in evaluation, a single text in full precision.
     job.model.eval()
     pixels = torch.from_numpy(to_pixels(open_image(split.images[row]), job.model.config.image_size))[None]
     ids, mask = words_of([split.texts[row]], job.encoder, config.train, job.model.device)
@@ -54,10 +54,10 @@ def word_maps(job: Job, split: GroundingSet, row: int, chosen: int, block: int) 
     maps = itm_map(job.model, pixels.to(job.model.device), ids, mask, block)[0]
     scale = image.width / open_image(split.images[row]).width
     boxes = [(split.proposals[row][chosen], CHOSEN), (split.boxes[row], TRUE)]
-    panels = [("", framed(image, [([scale * value for value in box[:4]], colour) for box, colour in boxes]))]
+    panels = [("", framed(image, [([scale * value for value in box[:4]], color) for box, color in boxes]))]
     tokens = [str(job.encoder.tokenizer.id_to_token(index)) for index in ids[0].tolist()]
-    for word, places in tokens_of_words(tokens):
-        panels.append((word, overlay(image, upsample(maps[places].mean(dim=0).numpy(), *image.size))))
+    for word, positions in tokens_of_words(tokens):
+        panels.append((word, overlay(image, upsample(maps[positions].mean(dim=0).numpy(), *image.size))))
     return strip(panels)
 
 

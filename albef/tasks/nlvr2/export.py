@@ -1,4 +1,4 @@
-"""Export of NLVR2: graphs of image encoder and classifier of two images."""
+"""ONNX export of NLVR2: image encoder and classifier of two images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from albef.tasks.onnx_wrappers import ClassifyGraph, TokensGraph
 
 
 class ClassifyPairGraph(ClassifyGraph):
-    """Two encoded images and a sentence, side by side, to class logits ``(B, classes)``."""
+    """Classifier of two encoded images and a sentence."""
 
     def forward(  # type: ignore[override]
         self, image_embeds: Tensor, second_image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> Tensor:
-        """Classify sentences."""
+        """Return class logits ``(B, classes)``."""
         return super().forward(torch.cat([image_embeds, second_image_embeds]), input_ids, attention_mask)
 
 
 def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    """Return the modules of the graphs by name."""
+    """Return the modules to export, by graph name."""
     return {protocol.VISION: TokensGraph(model), protocol.CLASSIFY: ClassifyPairGraph(model)}

@@ -1,4 +1,4 @@
-"""Description of NLVR2: model and graphs."""
+"""Specification of NLVR2: model and graphs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES = 2
 
 
 def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
-    """Return the graphs: image encoder, and classifier of a statement over two of its outputs."""
+    """Return the signatures of image encoder and classifier of image pairs."""
     return {
         protocol.VISION: protocol.vision_graph("nlvr2", sizes, features=False),
         protocol.CLASSIFY: protocol.classify_graph("nlvr2", sizes, CLASSES, images=2),

@@ -1,4 +1,7 @@
-"""NLVR2: is a sentence about two pictures true (paper section 5)? Starts from text assignment."""
+"""Training of NLVR2: true or false sentences about two images.
+
+Paper section 5; starts from text assignment.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from albef.tasks.classification import Classification
 
 
 class Nlvr2(Classification):
-    """Two classes over two pictures; the fusion encoder has its layers in pairs."""
+    """Binary classification with two images.
+
+    Fusion layers form pairs, one layer per image.
+    """
 
     name: ClassVar[str] = "nlvr2"
     prefix: ClassVar[str] = "nlvr"

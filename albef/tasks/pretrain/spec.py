@@ -1,4 +1,4 @@
-"""Description of pretraining."""
+"""Specification of pretraining."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining: ITC + ITM + MLM with momentum distillation (paper sections 3.2 and 4).
+"""Pretraining: ITC + ITM + MLM with distillation (paper sections 3.2, 4).
 
 B = pairs, L = text tokens, W = width, V = vocabulary.
 """
@@ -35,7 +35,10 @@ class Pretrain(Task):
         self.keep_ids = sorted({encoder.pad, encoder.cls, encoder.sep})
 
     def dataset(self, data: TaskData) -> PairDataset:
-        """Captions of ``pretrain.json``, one of several drawn each epoch."""
+        """Return the training set of image-caption pairs.
+
+        Each epoch draws one of an image's captions.
+        """
         return PairDataset.from_list(
             data.lists / "pretrain.json", data.images, self.config.model, self.config.pretrain, crop_scale=PRETRAIN_CROP
         )
@@ -47,11 +50,11 @@ class Pretrain(Task):
         negatives: tuple[Tensor, Tensor] | None = None,
         masked: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of a step.
+        """Return the losses of a step.
 
         Args:
-            negatives: As in `align`, instead of a draw.
-            masked: Masked ids and labels, both ``(B, L)``, instead of a draw.
+            negatives: As in `align`; drawn if None.
+            masked: Masked ids and labels, both ``(B, L)``; drawn if None.
         """
         config = self.config.pretrain
         self.model.clamp_temperature()
@@ -86,7 +89,11 @@ class Pretrain(Task):
 def masked_word_logits(
     encoders: Encoders, masked_ids: Tensor, attention_mask: Tensor, rows: Tensor, keys_values: list[KeysValues]
 ) -> Tensor:
-    """Word logits ``(M, V)`` of the ``M`` masked tokens alone, given by the boolean ``rows (B, L)``."""
+    """Return word logits ``(M, V)`` of the M masked tokens.
+
+    Args:
+        rows: Boolean mask ``(B, L)`` of these tokens.
+    """
     states = encoders.fusion(encoders.text(masked_ids, attention_mask), attention_mask, keys_values)
     return encoders.word_logits(states[rows])
 

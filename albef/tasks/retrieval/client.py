@@ -1,4 +1,4 @@
-"""Client side of the retrieval endpoint: requests, answers, the command line."""
+"""Client of the retrieval endpoint: requests, answers, command line."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def request(
     k: int | None = None,
     rerank: bool | None = None,
 ) -> Request[list[Match]]:
-    """Build a request by texts or by images.
+    """Build a request with text queries or image queries.
 
     Args:
-        k: Largest number of matches; by default the endpoint's.
-        rerank: Whether to re-rank the shortlist with the ITM head; by default yes.
+        k: Maximum number of matches; by default that of the endpoint.
+        rerank: Whether to re-rank the shortlist with the ITM head; by default true.
 
     Raises:
         InvalidRequestError: If both or neither are given, or a file cannot be read.
@@ -71,7 +71,7 @@ def from_arguments(args: argparse.Namespace) -> Request[list[Match]]:
 
 
 def format_answer(answer: list[Match]) -> str:
-    """Return an answer as a table: rank, score, id."""
+    """Format an answer as a table of rank, score and id."""
     return ranked(((match.score, match.id) for match in answer), "score")
 
 
@@ -81,12 +81,14 @@ def probe(text: str | None, image: ImageInput | None, k: int) -> Request[list[Ma
 
 
 def accepted(answer: list[Match]) -> list[str]:
-    """Return the texts of an answer, of which a probe expects one."""
+    """Return the texts of an answer; a probe expects one of them."""
     return [match.id for match in answer]
 
 
 def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list, each with the scores of its answers by metric.
+    """Yield the questions of the test list.
+
+    Each is a function that asks a client and returns the scores of its answers by metric.
 
     Raises:
         SchemaError: If the list is missing or malformed.

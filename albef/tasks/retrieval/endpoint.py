@@ -1,108 +1,128 @@
-"""The retrieval endpoint: a text or a picture in, ranked ids out.
+"""Retrieval endpoint: a text or an image in, ranked ids out.
 
-An ITC search in the gallery gives a shortlist, the fusion graph re-ranks it.
+ITC search in the index yields a shortlist, which the fusion graph re-ranks.
+
+B = queries of a request, C = candidates of a query, P = projection width, k = answers.
 """
 
+from __future__ import annotations
+
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from albef.index.index import ImageTextIndex, SearchIndexError, stamp, top_k
+from albef.index.index import Collection, ImageTextIndex, SearchIndexError, stamp, top_k
 from albef.serving import metrics, protocol
-from albef.serving.endpoint import Endpoint, QueryError, constant, has
+from albef.serving.endpoint import Array, Endpoint, QueryError, constant, has
 from albef.tasks.retrieval import spec
 
 
 class TritonPythonModel(Endpoint):
-    """One instance of the endpoint."""
+    """Retrieval endpoint; reopens its index when it changes on disk."""
 
     task = spec.SPEC
 
-    def initialize(self, args):
-        """Open the gallery and check that it belongs to the graphs."""
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the endpoint and open the index.
+
+        Raises:
+            SearchIndexError: If the index is damaged or was encoded by another model.
+        """
         super().initialize(args)
-        self.refused = None
-        self.gallery = self.open()
+        self.rejected: tuple[int, int] | None = None  # stamp of the last index that could not be opened
+        self.index = self.open_index()
 
-    def open(self):
-        """The gallery as it is now."""
-        found = ImageTextIndex(self.folder / protocol.INDEX_FOLDER)
-        return found.check(self.settings.model_hash, self.settings.tokenizer_hash)
+    def open_index(self) -> ImageTextIndex:
+        """Open the index in its current state."""
+        index = ImageTextIndex(self.folder / protocol.INDEX_FOLDER)
+        return index.check(self.settings.model_hash, self.settings.tokenizer_hash)
 
-    def current(self):
-        """The gallery, opened again if it was changed. One that cannot be used is complained of once, and not taken."""
+    def current_index(self) -> ImageTextIndex:
+        """Return the index, reopened if it changed.
+
+        A changed index that cannot be opened is logged once, and the previous one stays in use.
+        """
         try:
-            now = stamp(self.gallery.folder)
-            if now not in (self.gallery.stamp, self.refused):
-                self.refused = now
-                self.gallery = self.open()
+            now = stamp(self.index.folder)
+            if now not in (self.index.stamp, self.rejected):
+                self.rejected = now
+                self.index = self.open_index()
         except SearchIndexError as error:
-            self.log("error", "gallery", message=f"the changed gallery is not taken: {error}")
-        return self.gallery
+            self.log("error", "index", message=f"cannot open the changed index, keeping the previous one: {error}")
+        return self.index
 
-    async def answer(self, request):
-        """Ids (bytes) and scores of a request, both ``(B, k)``."""
+    async def answer(self, request: Any) -> dict[str, Array]:
+        """Return ids (bytes) and scores, both ``(B, k)``."""
         k = self.read_k(request, spec.DEFAULT_K)
         rerank = bool(constant(request, spec.RERANK, spec.DEFAULT_RERANK))
-        gallery = self.current()
+        index = self.current_index()
         by_text = self.by_text(request)
-        found = gallery.images if by_text else gallery.captions
-        if not len(found):
+        collection = index.images if by_text else index.captions
+        if not len(collection):
             raise QueryError(
-                f"this gallery holds no {'images' if by_text else 'captions'}",
+                f"the index contains no {'images' if by_text else 'captions'}",
                 protocol.TEXT if by_text else protocol.IMAGE,
             )
         query, features = await (self.encode_texts(self.texts(request)) if by_text else self.encode_images(request))
-        scores, rows = found.search(features, max(k, self.settings.shortlist) if rerank else k)
+        scores, rows = collection.search(features, max(k, self.settings.shortlist) if rerank else k)
         if rerank:
-            logits = await self.match(query, found, rows)
+            logits = await self.match(query, collection, rows)
             self.meter.add(metrics.SHORTLISTED, rows.size)
             self.meter.add(metrics.SHORTLISTS, len(rows))
             scores = logits + scores / self.settings.temperature if self.settings.score == "itm+itc" else logits
         best = np.stack([top_k(line, k) for line in scores])
         rows, scores = np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)
-        ids = np.array([found.name(row).encode() for row in rows.reshape(-1)], dtype=np.object_).reshape(rows.shape)
+        names = [collection.name(row).encode() for row in rows.reshape(-1).tolist()]
+        ids = np.array(names, dtype=np.object_).reshape(rows.shape)
         return {spec.IDS: ids, spec.SCORES: scores.astype(np.float32)}
 
-    def by_text(self, request):
-        """Whether a request asks by text rather than by image.
+    def by_text(self, request: Any) -> bool:
+        """Return whether the queries of a request are texts rather than images.
 
         Raises:
-            QueryError: If it has both or neither.
+            QueryError: If the request has both or neither.
         """
         text, image = has(request, protocol.TEXT), has(request, protocol.IMAGE)
         if text == image:
-            have = "both" if text else "neither"
-            raise QueryError(f"give exactly one of 'text' and 'image'; this request has {have}", protocol.TEXT)
+            present = "both" if text else "neither"
+            raise QueryError(f"give exactly one of 'text' and 'image'; this request has {present}", protocol.TEXT)
         return text
 
-    async def encode_texts(self, texts):
-        """The fusion graph's text inputs for some texts, and their features."""
+    async def encode_texts(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array]:
+        """Return text inputs of the fusion graph, and features ``(B, P)``."""
         feeds = self.tokenize(texts)
         embeds, features = await self.infer(spec.TEXT_GRAPH, feeds, [protocol.TEXT_EMBEDS, protocol.TEXT_FEAT])
         return {protocol.TEXT_EMBEDS: embeds, protocol.ATTENTION_MASK: feeds[protocol.ATTENTION_MASK]}, features
 
-    async def encode_images(self, request):
-        """The fusion graph's image input for the images of a request, and their features."""
+    async def encode_images(self, request: Any) -> tuple[dict[str, Array], Array]:
+        """Return image inputs of the fusion graph, and features ``(B, P)``."""
         (embeds, features), _ = await self.run_vision(request, [protocol.IMAGE_EMBEDS, protocol.IMAGE_FEAT])
         return {protocol.IMAGE_EMBEDS: embeds}, features
 
-    async def match(self, query, gallery, rows):
-        """Match logits ``(queries, candidates)`` of every query with its candidates, ``rows`` of a gallery's part."""
-        owners = np.repeat(np.arange(len(rows)), rows.shape[1])
+    async def match(self, query: dict[str, Array], collection: Collection, rows: Array) -> Array:
+        """Return the match logits ``(B, C)`` of queries and their candidates.
+
+        Args:
+            query: Inputs of the fusion graph for the queries.
+            rows: Candidates ``(B, C)``, as row numbers of the collection.
+        """
+        query_rows = np.repeat(np.arange(len(rows)), rows.shape[1])
         candidates, size = rows.reshape(-1), self.settings.batch_size
         by_image = protocol.IMAGE_EMBEDS in query
 
-        async def part(start):
-            chosen = slice(start, start + size)
-            feeds = {name: array[owners[chosen]] for name, array in query.items()}
-            embeds, mask = gallery.embeds(candidates[chosen], protocol.LENGTH_STEP if by_image else 1)
+        async def match_batch(start: int) -> Array:
+            batch = slice(start, start + size)
+            feeds = {name: array[query_rows[batch]] for name, array in query.items()}
+            embeds, mask = collection.embeds(candidates[batch], protocol.LENGTH_STEP if by_image else 1)
             if by_image:
                 feeds.update({protocol.TEXT_EMBEDS: embeds, protocol.ATTENTION_MASK: mask})
             else:
                 feeds[protocol.IMAGE_EMBEDS] = embeds
             (logits,) = await self.infer(spec.FUSION_GRAPH, feeds, [spec.ITM_LOGITS])
-            return logits[:, spec.MATCH]
+            column: Array = logits[:, spec.MATCH]
+            return column
 
-        parts = await asyncio.gather(*(part(start) for start in range(0, len(candidates), size)))
-        return np.concatenate(parts).reshape(rows.shape)
+        batches = await asyncio.gather(*(match_batch(start) for start in range(0, len(candidates), size)))
+        return np.concatenate(batches).reshape(rows.shape)

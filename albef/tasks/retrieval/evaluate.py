@@ -1,9 +1,10 @@
-"""Retrieval evaluation: ITC shortlist, ITM re-rank, recalls both ways (paper section 5; official ``Retrieval.py``).
+"""Evaluation of retrieval: ITC shortlist, ITM re-ranking, recalls in both directions.
 
-I = images, T = texts, P = projection width, k = shortlist. Scores: rows are images, columns texts.
+Paper section 5; official ``Retrieval.py``. The pairs of both directions are scored once, image by image, with shared
+keys and values (`albef.inference.itm_rerank`). The scores equal those of a plain loop over pairs.
 
-Pairs of both directions are scored once, image by image, sharing keys and values (`albef.inference.itm_rerank`). The
-scores equal those of a plain loop over pairs.
+I = images, T = texts, N = image tokens, W = width, P = projection width, k = shortlist. Rows of scores are images,
+columns are texts.
 """
 
 from __future__ import annotations
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
 NOT_SHORTLISTED = -100.0
-"""Score of a pair that neither direction shortlisted, as in the official code."""
+"""Score of pairs outside the shortlist, as in the official code."""
 
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """Images, texts, and which text belongs to which image."""
+    """Images and texts of a split.
+
+    Args:
+        images: Paths of the images.
+        names: Paths of the images as written in the list.
+        image_of_text: Image row of each text.
+    """
 
     images: list[Path]
     names: list[str]
@@ -43,21 +50,26 @@ class RetrievalSet:
 
     @classmethod
     def read(cls, path: Path, image_root: Path) -> RetrievalSet:
-        """Read a list with one row per image and one or several captions each."""
+        """Read a list with one or more captions per image."""
         names: list[str] = []
         texts: list[str] = []
-        owner: list[int] = []
+        image_of_text: list[int] = []
         for row, record in enumerate(read_list(path)):
             captions = [record["caption"]] if isinstance(record["caption"], str) else record["caption"]
             names.append(record["image"])
             texts += captions
-            owner += [row] * len(captions)
-        return cls([image_root / n for n in names], names, texts, np.array(owner, dtype=np.int64))
+            image_of_text += [row] * len(captions)
+        return cls([image_root / n for n in names], names, texts, np.array(image_of_text, dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Metrics and the scores ``(I, T)`` they come from; per direction, pairs outside its shortlist hold -100."""
+    """Metrics and scores ``(I, T)``.
+
+    Args:
+        itc: Similarities.
+        image_to_text, text_to_image: Scores after re-ranking, -100 outside the shortlist of the direction.
+    """
 
     metrics: dict[str, float]
     itc: NDArray[np.float32]
@@ -66,7 +78,10 @@ class RetrievalResult:
 
 
 def ranks(scores: NDArray[np.float32], relevant: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Rank (0 is best) of the best relevant column in every row; a tie counts against it."""
+    """Return the rank of the best relevant column of each row.
+
+    The best rank is 0; ties with irrelevant columns count as worse.
+    """
     best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
     return np.asarray(((scores >= best) & ~relevant).sum(axis=1), dtype=np.int64)
 
@@ -74,12 +89,14 @@ def ranks(scores: NDArray[np.float32], relevant: NDArray[np.bool_]) -> NDArray[n
 def recalls(
     scores: NDArray[np.float32], image_of_text: NDArray[np.int64], scores_t: NDArray[np.float32] | None = None
 ) -> dict[str, float]:
-    """Recall at 1, 5, 10 of texts given images (``tr``) and images given texts (``ir``), in [0, 1], and their mean.
+    """Return recalls at 1, 5 and 10, and their mean ``r_mean``.
+
+    Keys are ``tr_rK`` for texts given images and ``ir_rK`` for images given texts.
 
     Args:
-        scores: ``(I, T)`` for ranking texts.
+        scores: Scores ``(I, T)`` for ranking texts.
         image_of_text: Image row of each text.
-        scores_t: ``(I, T)`` for ranking images, where they differ.
+        scores_t: Scores ``(I, T)`` for ranking images; by default ``scores``.
     """
     relevant = image_of_text[None, :] == np.arange(len(scores))[:, None]
     by_direction = {
@@ -93,12 +110,11 @@ def recalls(
 
 @torch.no_grad()
 def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: RetrievalConfig) -> RetrievalResult:
-    """Rank a split both ways; ``itc_*`` metrics are those of the shortlist scores before re-ranking."""
+    """Rank a split in both directions; ``itc_*`` are the metrics before re-ranking."""
     training = model.training
     model.eval()
     device = model.temperature.device
-    precise = torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16")
-    with precise:
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
         images = encode_images(model, split.images, config.evaluate.batch_size, device)
         ids, mask = words_of(split.texts, encoder, config.train, torch.device("cpu"))
         texts = text_bank(model, ids, mask, config.evaluate.batch_size)
@@ -120,7 +136,7 @@ class Images:
 
 
 def encode_images(model: ALBEF, paths: Sequence[Path], batch: int, device: torch.device) -> Images:
-    """Encode picture files, ``batch`` at a time."""
+    """Encode image files in batches of ``batch``."""
     embeds, feats = [], []
     for start in range(0, len(paths), batch):
         embed, feat = model.encode_image(pixels_of(paths[start : start + batch], model.config.image_size, device))
@@ -132,24 +148,30 @@ def encode_images(model: ALBEF, paths: Sequence[Path], batch: int, device: torch
 def rerank(
     model: ALBEF, images: Images, texts: TextBank, similarity: Tensor, config: RerankConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Match scores ``(I, T)`` of the pairs that each direction shortlists, texts for images and images for texts."""
+    """Return match scores ``(I, T)`` for ranking texts and for ranking images.
+
+    Each is `NOT_SHORTLISTED` outside the shortlist of its direction.
+
+    Args:
+        similarity: ITC similarities ``(I, T)``.
+    """
     count_i, count_t = similarity.shape
-    wanted_t = torch.zeros(count_i, count_t, dtype=torch.bool)
-    wanted_t.scatter_(1, similarity.topk(min(config.shortlist, count_t), dim=1).indices, True)
-    wanted_i = torch.zeros(count_i, count_t, dtype=torch.bool)
-    wanted_i.scatter_(0, similarity.topk(min(config.shortlist, count_i), dim=0).indices, True)
+    shortlist_t = torch.zeros(count_i, count_t, dtype=torch.bool)
+    shortlist_t.scatter_(1, similarity.topk(min(config.shortlist, count_t), dim=1).indices, True)
+    shortlist_i = torch.zeros(count_i, count_t, dtype=torch.bool)
+    shortlist_i.scatter_(0, similarity.topk(min(config.shortlist, count_i), dim=0).indices, True)
     scores = torch.full((count_i, count_t), NOT_SHORTLISTED)
     for image in range(count_i):
-        columns = (wanted_t[image] | wanted_i[image]).nonzero()[:, 0]
+        columns = (shortlist_t[image] | shortlist_i[image]).nonzero()[:, 0]
         keys_values = model.student.fusion.keys_values(images.embeds[image : image + 1])
         scores[image, columns] = match_image(model, texts, keys_values, columns, 4 * config.batch_size).cpu()
     if config.score == "itm+itc":
-        scores = torch.where(wanted_t | wanted_i, scores + similarity / model.temperature.item(), scores)
+        scores = torch.where(shortlist_t | shortlist_i, scores + similarity / model.temperature.item(), scores)
     empty = torch.tensor(NOT_SHORTLISTED)
-    return torch.where(wanted_t, scores, empty).numpy(), torch.where(wanted_i, scores, empty).numpy()
+    return torch.where(shortlist_t, scores, empty).numpy(), torch.where(shortlist_i, scores, empty).numpy()
 
 
-_SHOWN = 5
+_RANKS = 5  # answers per example
 _DIRECTIONS = {"tr": "image to text", "ir": "text to image"}
 
 
@@ -169,12 +191,12 @@ def run(job: Job) -> None:
 
 
 def _top(scores: NDArray[np.float32]) -> list[tuple[int, float]]:
-    order = np.argsort(-scores, kind="stable")[:_SHOWN]
+    order = np.argsort(-scores, kind="stable")[:_RANKS]
     return [(int(i), round(float(scores[i]), 4)) for i in order]
 
 
 def examples(split: RetrievalSet, result: RetrievalResult) -> dict[str, list[dict[str, object]]]:
-    """A few queries of each direction with their best answers."""
+    """Return a few queries of each direction with their best answers."""
     return {
         "text_to_image": [
             {

@@ -1,6 +1,6 @@
-"""Export of retrieval: graphs of both encoders and the ITM head, endpoint with its search index.
+"""Export of retrieval: ONNX graphs, Triton endpoint and its search index.
 
-B = pairs, L = text tokens, W = width, P = projection width.
+B = texts or pairs, L = text tokens, W = width, P = projection width.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from albef.tasks.onnx_wrappers import Graph, VisionGraph
 from albef.tasks.retrieval import spec
 
 INDEX_LIST = "retrieval_test.json"
-"""List whose images and captions the index holds at first."""
+"""List of the images and captions in the initial index."""
 
 
 class TextGraph(Graph):
-    """Token ids and mask ``(B, L)`` to states ``(B, L, W)`` and ITC features ``(B, P)``."""
+    """Text encoder with ITC projection."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode texts."""
+        """Return states ``(B, L, W)`` and ITC features ``(B, P)``."""
         return self.model.encode_text(input_ids, attention_mask)
 
 
 class FusionGraph(Graph):
-    """Encoded images and texts, side by side, to ITM logits ``(B, 2)``."""
+    """Fusion of pairs of encoded image and text, with ITM head."""
 
     def forward(self, image_embeds: Tensor, text_embeds: Tensor, attention_mask: Tensor) -> Tensor:
-        """Score pairs."""
+        """Return ITM logits ``(B, 2)``."""
         return self.model.match(text_embeds, attention_mask, image_embeds)
 
 
 def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    """Return the modules of the graphs by name."""
+    """Return the modules to export, by graph name."""
     return {
         protocol.VISION: VisionGraph(model),
         spec.TEXT_GRAPH: TextGraph(model),

@@ -1,4 +1,4 @@
-"""Report section of retrieval: recalls, and example queries with their ranked answers."""
+"""Report section of retrieval: recalls, and example queries with ranked answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from albef.report.figures import RIGHT, WRONG, hide, new_figure, save, show_imag
 from albef.report.section import Section, percent
 from albef.report.source import ReportError, read_json
 
-_RANKS = 5  # answers to show per query
+_RANKS = 5  # answers per query
 
 
 @dataclass(frozen=True)
 class TextQuery:
-    """A caption and the images ranked for it, best first."""
+    """Caption with images ranked by score, best first."""
 
     text: str
     target: str
@@ -27,7 +27,7 @@ class TextQuery:
 
 @dataclass(frozen=True)
 class ImageQuery:
-    """An image and the captions ranked for it, best first."""
+    """Image with captions ranked by score, best first."""
 
     image: str
     targets: list[str]
@@ -66,7 +66,7 @@ def read_examples(path: Path) -> Examples:
 
 
 def draw_recalls(metrics: dict[str, float], path: Path) -> None:
-    """Plot recall at 1, 5 and 10 in both directions, of the ITC shortlist and after ITM re-ranking."""
+    """Plot recalls of both directions, before and after re-ranking."""
     figure = new_figure(8, 3.2)
     panels: Any = figure.subplots(1, 2, sharey=True)
     for axes, (title, direction) in zip(panels, (("text to image", "ir"), ("image to text", "tr")), strict=True):
@@ -82,7 +82,10 @@ def draw_recalls(metrics: dict[str, float], path: Path) -> None:
 
 
 def draw_text_to_image(queries: Sequence[TextQuery], images: Path, path: Path) -> None:
-    """Draw one row per caption: the best images, the right one with a green frame."""
+    """Draw a row of ranked images per caption.
+
+    The correct image has a green frame.
+    """
     figure = new_figure(3.2 + 1.7 * _RANKS, 1.9 * len(queries))
     panels: Any = figure.subplots(len(queries), 1 + _RANKS, squeeze=False, width_ratios=[1.9, *[1] * _RANKS])
     for row, query in zip(panels, queries, strict=True):
@@ -98,21 +101,24 @@ def draw_text_to_image(queries: Sequence[TextQuery], images: Path, path: Path) -
 
 
 def draw_image_to_text(queries: Sequence[ImageQuery], images: Path, path: Path) -> None:
-    """Draw one row per image: the best captions, the right ones in bold green."""
+    """Draw a row of ranked captions per image.
+
+    Correct captions are bold and green.
+    """
     figure = new_figure(11, 1.9 * len(queries))
     panels: Any = figure.subplots(len(queries), 2, squeeze=False, width_ratios=[1, 4.5])
     for (left, right), query in zip(panels, queries, strict=True):
         show_image(left, images / query.image)
         hide(right)
         for position, (caption, score) in enumerate(query.ranked[:_RANKS]):
-            right_caption = caption in query.targets
+            correct = caption in query.targets
             right.text(
                 0,
                 0.9 - 0.2 * position,
                 f"{score:6.2f}  {textwrap.shorten(caption, 110)}",
                 fontsize=10,
-                color=RIGHT if right_caption else "black",
-                fontweight="bold" if right_caption else "normal",
+                color=RIGHT if correct else "black",
+                fontweight="bold" if correct else "normal",
                 va="center",
                 transform=right.transAxes,
             )
@@ -120,7 +126,7 @@ def draw_image_to_text(queries: Sequence[ImageQuery], images: Path, path: Path) 
 
 
 def section(section: Section) -> list[str]:
-    """Return the HTML parts of the section."""
+    """Return the HTML elements of the section."""
     metrics = section.metrics()
     examples = read_examples(section.shown / "examples.json")
     rows: list[list[html.Cell]] = []
@@ -133,13 +139,13 @@ def section(section: Section) -> list[str]:
     draw_image_to_text(examples.image_to_text, section.images, section.out / "image_to_text.png")
     return [
         "<p>Test split: every caption against every image. The shortlist is ranked by the contrastive"
-        " head (ITC), then re-ranked by the match head (ITM).</p>",
+        " head (ITC), then re-ranked by the matching head (ITM).</p>",
         html.table(["direction", "ranking", "R@1 %", "R@5 %", "R@10 %"], rows),
         html.image("recall.png", "Recall of shortlist and re-ranking"),
         html.heading("Text to image", 3),
-        html.note("The right image has a green frame; above each, its score."),
-        html.image("text_to_image.png", "Images found for captions"),
+        html.note("The correct image has a green frame; scores are above the images."),
+        html.image("text_to_image.png", "Images retrieved for captions"),
         html.heading("Image to text", 3),
-        html.note("The right caption is green."),
-        html.image("image_to_text.png", "Captions found for images"),
+        html.note("Correct captions are green."),
+        html.image("image_to_text.png", "Captions retrieved for images"),
     ]

@@ -1,4 +1,4 @@
-"""Description of image-text retrieval: model, graphs, endpoint.
+"""Specification of image-text retrieval: model, graphs, endpoint.
 
 k = answers of a query.
 """
@@ -19,7 +19,7 @@ from albef.tasks.spec import TaskSpec
 TEXT_GRAPH, FUSION_GRAPH = "text", "fusion"
 ITM_LOGITS = "itm_logits"
 MATCH = 1
-"""Column of the ITM logits that stands for a match."""
+"""Column of the ITM logits for "match"."""
 RERANK = "rerank"
 IDS, SCORES = "ids", "scores"
 DEFAULT_K, DEFAULT_RERANK = 10, True
@@ -27,7 +27,7 @@ DEFAULT_K, DEFAULT_RERANK = 10, True
 
 @dataclass(frozen=True, kw_only=True)
 class RerankConfig:
-    """Two-stage retrieval: ITC shortlist of ``shortlist`` candidates, ITM re-rank of those."""
+    """Two-stage retrieval: ``shortlist`` candidates by ITC, re-ranked by ITM."""
 
     shortlist: int
     score: Literal["itm", "itm+itc"]  # official: itm
@@ -47,8 +47,8 @@ class RetrievalSettings(Settings):
     """Settings of the retrieval endpoint.
 
     Args:
-        shortlist: Least number of ITC candidates to re-rank.
-        score: ``itm`` or ``itm+itc``, which adds the similarity divided by ``temperature``.
+        shortlist: Minimum number of ITC candidates to re-rank.
+        score: ``itm``, or ``itm+itc`` to add the similarity divided by ``temperature``.
     """
 
     shortlist: int
@@ -57,7 +57,7 @@ class RetrievalSettings(Settings):
 
 
 def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
-    """Return the graphs: both encoders, and the ITM head over their outputs."""
+    """Return the signatures of both encoders and of the ITM head."""
     task = "retrieval"
     text_embeds = TensorSpec(protocol.TEXT_EMBEDS, "FP32", (ANY, sizes.text_width))
     return {
@@ -85,10 +85,10 @@ ENDPOINT = ModelSpec(
     ),
     (TensorSpec(IDS, "BYTES", (ANY,)), TensorSpec(SCORES, "FP32", (ANY,))),
 )
-"""The retrieval endpoint. A row is a query, by text (answers: images) or by image file (answers: captions).
+"""Retrieval endpoint. Each row is a text query for images or an image query for captions.
 
-All rows of a request are of one kind and share ``k`` and ``rerank``. ``scores`` are in descending order: ITM logits,
-or cosine similarities if ``rerank`` is false.
+All rows of a request have the same kind, ``k`` and ``rerank``. ``scores`` are in descending order: ITM logits, or
+cosine similarities if ``rerank`` is false.
 """
 
 

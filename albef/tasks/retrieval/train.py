@@ -1,4 +1,4 @@
-"""Image-text retrieval: ITC with shared image ids + ITM (paper section 5); ranks by ITM what ITC shortlists."""
+"""Training of image-text retrieval by ITC + ITM (paper section 5)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from albef.tasks.retrieval.evaluate import RetrievalSet, evaluate
 
 
 class Retrieval(AlignmentTask):
-    """Fine-tuning for retrieval, both ways."""
+    """Fine-tuning for retrieval in both directions."""
 
     name: ClassVar[str] = "retrieval"
     lists: ClassVar[tuple[str, ...]] = ("retrieval_train", "retrieval_val")
     selection: ClassVar[str | None] = "r_mean"
 
     def dataset(self, data: TaskData) -> PairDataset:
-        """One row per caption, the image's id shared by its captions."""
+        """Return a training set with one row per caption.
+
+        Captions of one image share its id.
+        """
         return PairDataset.from_list(
             data.lists / "retrieval_train.json", data.images, self.config.model, self.config.tasks.retrieval.train
         )
 
     def validate(self, data: TaskData) -> dict[str, float]:
-        """Recalls on the validation split after re-ranking, and ITC's own under ``itc_*``."""
+        """Return recalls on the validation split after and, as ``itc_*``, before re-ranking."""
         split = RetrievalSet.read(data.lists / "retrieval_val.json", data.images)
         return evaluate(self.model, split, data.encoder, self.config.tasks.retrieval).metrics
 

@@ -1,1 +1,1 @@
-"""Text assignment: the extra pretraining step for NLVR2."""
+"""Text assignment, the additional pretraining step for NLVR2."""

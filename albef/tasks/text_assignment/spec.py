@@ -1,4 +1,4 @@
-"""Description of text assignment, the extra pretraining stage before NLVR2 (paper section 5)."""
+"""Specification of text assignment, a pretraining stage for NLVR2 (section 5)."""
 
 from __future__ import annotations
 

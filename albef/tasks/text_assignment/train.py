@@ -1,4 +1,4 @@
-"""Text assignment: pretraining of the two-image fusion encoder before NLVR2 (paper section 5).
+"""Text assignment: pretraining of two-image fusion for NLVR2 (paper section 5).
 
 B = pairs.
 """
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 
 class TextAssignment(Task):
-    """Tells which of two pictures a caption belongs to. No teacher; the image projection stays as pretrained."""
+    """Prediction of the image that a caption describes.
+
+    The classes are the first image, the second image and neither.
+
+    There is no teacher, and the image projection stays frozen.
+    """
 
     name: ClassVar[str] = "text_assignment"
     lists: ClassVar[tuple[str, ...]] = ("pretrain",)
@@ -32,16 +37,17 @@ class TextAssignment(Task):
         self.model.student.vision_proj.requires_grad_(False)
 
     def dataset(self, data: TaskData) -> PairDataset:
-        """The pretraining pairs."""
+        """Return the training set of pretraining pairs."""
         return PairDataset.from_list(
             data.lists / "pretrain.json", data.images, self.config.model, self.config.text_assignment, PRETRAIN_CROP
         )
 
     def forward(self, batch: Batch, alpha: float, pairs: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
-        """Loss of a step; ``alpha`` is void.
+        """Return loss and accuracy of a step.
 
         Args:
-            pairs: Picture rows ``(B, 2)`` and labels ``(B,)`` instead of a draw.
+            alpha: Unused, as there is no teacher.
+            pairs: Image rows ``(B, 2)`` and labels ``(B,)``; drawn if None.
         """
         student = self.model.student
         image_embeds = student.vision(batch["image"])

@@ -1,4 +1,4 @@
-"""Client side of the VQA endpoint: requests, answers, the command line."""
+"""Client of the VQA endpoint: requests, answers, command line."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def request(
     candidates: Sequence[str] | None = None,
     generate: bool | None = None,
 ) -> Request[list[Answer]]:
-    """Build a request of questions about an image.
+    """Build a request with questions about an image.
 
     Args:
-        k: Largest number of answers; by default the endpoint's.
-        candidates: Answers to choose from; by default the endpoint's list.
-        generate: Whether to generate answers; by default as the endpoint is configured.
+        k: Maximum number of answers; by default that of the endpoint.
+        candidates: Answers to choose from; by default the list of the endpoint.
+        generate: Whether to generate answers; by default the setting of the endpoint.
 
     Raises:
         InvalidRequestError: If the file cannot be read or there is no question.
@@ -50,8 +50,8 @@ def request(
     if k is not None:
         arrays[protocol.K] = shared_value(len(questions), int(k))
     if candidates is not None:
-        given = column([text.encode() for text in candidates]).T
-        arrays[spec.CANDIDATES] = np.repeat(given, len(questions), axis=0)
+        row = column([text.encode() for text in candidates]).T
+        arrays[spec.CANDIDATES] = np.repeat(row, len(questions), axis=0)
     if generate is not None:
         arrays[spec.GENERATE] = shared_value(len(questions), bool(generate))
     return Request(spec.ENDPOINT, arrays, _read)
@@ -70,7 +70,7 @@ def from_arguments(args: argparse.Namespace) -> Request[list[Answer]]:
 
 
 def format_answer(answer: list[Answer]) -> str:
-    """Return an answer as a table: rank, probability, text."""
+    """Format an answer as a table of rank, probability and text."""
     return ranked(((each.probability, each.text) for each in answer), "probability")
 
 
@@ -80,12 +80,14 @@ def probe(text: str | None, image: ImageInput | None, k: int) -> Request[list[An
 
 
 def accepted(answer: list[Answer]) -> list[str]:
-    """Return the texts of an answer, of which a probe expects one."""
+    """Return the texts of an answer; a probe expects one of them."""
     return [each.text for each in answer]
 
 
 def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list, each with the scores of its answers by metric.
+    """Yield the questions of the test list.
+
+    Each is a function that asks a client and returns the scores of its answers by metric.
 
     Raises:
         SchemaError: If the list is missing or malformed.

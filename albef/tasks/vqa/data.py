@@ -1,4 +1,4 @@
-"""Training set of VQA: a question about a picture and its answers with their weights."""
+"""Training set of VQA: questions about images with weighted answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
 VG_WEIGHT = 0.5
-"""Of a Visual Genome answer, which is one person's (official ``vqa_dataset.py``)."""
+"""Weight of a Visual Genome answer, given by a single annotator (official ``vqa_dataset.py``)."""
 
 
 def weighted_answers(record: dict[str, Any]) -> dict[str, float]:
-    """Answers of a record with their weights: the share of people who gave each, or `VG_WEIGHT`."""
+    """Return the answers of a record with their weights.
+
+    A weight is the fraction of annotators who gave the answer, or `VG_WEIGHT`.
+    """
     answers = record["answer"]
     if record["dataset"] == "vg":
         return {answers if isinstance(answers, str) else answers[0]: VG_WEIGHT}
@@ -29,17 +32,21 @@ def weighted_answers(record: dict[str, Any]) -> dict[str, float]:
 
 
 class QuestionDataset(TrainSet):
-    """Questions with their pictures and answers. Answers are taken as they are, closed by [SEP]."""
+    """Questions with images and answers.
+
+    Answers are not cleaned and end with [SEP].
+    """
 
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
-        """The question as ``text``, and ``answers`` (text -> weight)."""
+        """Return the question as ``text``, and ``answers`` (text -> weight)."""
         return {"text": record["question"], "answers": weighted_answers(record)}
 
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Pictures as of `stack`, ``input_ids``, ``attention_mask`` of B questions, and their A answers.
+        """Collate B questions with A answers in total.
 
-        Of these ``answer_ids`` and ``answer_mask (A, L)``, ``answer_weight (A,)`` and ``answer_question (A,)``, the
-        row of the question.
+        Returns:
+            Images as returned by `stack`, ``input_ids`` and ``attention_mask`` of the questions, ``answer_ids`` and
+            ``answer_mask (A, L)``, ``answer_weight (A,)`` and ``answer_question (A,)``, the row of the question.
         """
         answers = [(a, weight, row) for row, s in enumerate(samples) for a, weight in s["answers"].items()]
         ids, mask = encoder.encode_batch([a for a, _, _ in answers], end=True)

@@ -1,4 +1,4 @@
-"""VQA: answers ranked from a list or generated, and their accuracy where people's are known (paper section 5)."""
+"""Evaluation of VQA with ranked or generated answers (paper section 5)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from albef.inference.answer_search import AnswerTree, generate, rank_answers
 from albef.inference.encode import by_image, evaluating, pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
-from albef.tasks.vqa.metric import normalise, vqa_accuracy
+from albef.tasks.vqa.metric import normalize, vqa_accuracy
 from albef.tasks.vqa.spec import VqaConfig
 
 if TYPE_CHECKING:
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions, each with its picture and what people answered (empty where that is not told)."""
+    """Questions about images.
+
+    Args:
+        images: Path of the image of each question.
+        names: Path of this image as written in the list.
+        ids: Question ids.
+        people: Answers of the annotators; empty if unknown.
+    """
 
     images: list[Path]
     names: list[str]
@@ -38,71 +45,77 @@ class QuestionSet:
     def read(cls, path: Path, image_root: Path) -> QuestionSet:
         """Read a ``vqa_val`` or ``vqa_test`` list."""
         records = read_list(path)
-        given: list[Any] = [r.get("answer", []) for r in records]
+        people: list[Any] = [r.get("answer", []) for r in records]
         return cls(
             [image_root / r["image"] for r in records],
             [r["image"] for r in records],
             [r["question"] for r in records],
             [r["question_id"] for r in records],
-            [[answers] if isinstance(answers, str) else list(answers) for answers in given],
+            [[answers] if isinstance(answers, str) else list(answers) for answers in people],
         )
 
 
 def read_candidates(path: Path) -> list[str]:
-    """The answers to choose from.
+    """Read the list of candidate answers, without duplicates.
 
     Raises:
-        SchemaError: If the file is no list of texts, or empty.
+        SchemaError: If the file is not a non-empty list of non-empty strings.
     """
     rows = load_rows(path)
     if not rows or not all(isinstance(row, str) and row.strip() for row in rows):
-        raise SchemaError(f"{path}: expected a JSON list of answers, none empty")
+        raise SchemaError(f"{path}: expected a non-empty JSON list of non-empty answers")
     return list(dict.fromkeys(rows))
 
 
 @dataclass(frozen=True)
 class VqaResult:
-    """Metrics, and for each question its best answers with their probabilities, best first.
+    """Metrics, and the best answers of each question with probabilities, best first.
 
-    Probabilities of ranked answers sum to 1 over the shortlist; of generated ones they are the model's own.
+    Probabilities of ranked answers sum to 1 over the shortlist; generated answers have the
+    probabilities of the model.
     """
 
     metrics: dict[str, float]
     answers: list[list[tuple[str, float]]]
 
     def submission(self, split: QuestionSet) -> list[dict[str, int | str]]:
-        """The EvalAI file: best answer of every question, each question once."""
+        """Return the content of the EvalAI file.
+
+        It has the best answer of each question id, without duplicates.
+        """
         rows = {q: a[0][0] if a else "" for q, a in zip(split.ids, self.answers, strict=True)}
         return [{"question_id": question, "answer": answer} for question, answer in rows.items()]
 
 
 @torch.no_grad()
 def evaluate(model: ALBEF, split: QuestionSet, candidates: list[str], encoder: Encoder, config: VqaConfig) -> VqaResult:
-    """Answer every question; ``accuracy`` is over those with people's answers and absent where there are none."""
+    """Answer all questions; ``accuracy`` is absent if no question has annotated answers."""
     answers: list[list[tuple[str, float]]] = [[] for _ in split.questions]
-    choose = config.evaluate
+    settings = config.evaluate
     student = model.student
     with evaluating(model, config.train) as device:
-        rows_of_ids, mask = encoder.encode_batch(candidates, end=True)
+        answer_ids, mask = encoder.encode_batch(candidates, end=True)
         lengths = mask.sum(axis=1).tolist()
-        tree = AnswerTree.build([row[:n] for row, n in zip(rows_of_ids.tolist(), lengths, strict=True)]).to(device)
-        for rows, pictures in by_image([(path,) for path in split.images], choose.batch_size):
-            place = {path: index for index, path in enumerate(pictures)}
-            pixels = pixels_of(pictures, model.config.image_size, device)
+        tree = AnswerTree.build([row[:n] for row, n in zip(answer_ids.tolist(), lengths, strict=True)]).to(device)
+        for rows, images in by_image([(path,) for path in split.images], settings.batch_size):
+            position = {path: index for index, path in enumerate(images)}
+            pixels = pixels_of(images, model.config.image_size, device)
             keys_values = student.fusion.keys_values(student.vision(pixels))
             ids, mask_q = words_of([split.questions[row] for row in rows], encoder, config.train, device)
-            looks = torch.tensor([place[split.images[row]] for row in rows], device=device)
-            question = student.fusion(student.text(ids, mask_q), mask_q, keys_values, image_rows=looks)
-            if choose.mode == "rank":
+            image_rows = torch.tensor([position[split.images[row]] for row in rows], device=device)
+            question = student.fusion(student.text(ids, mask_q), mask_q, keys_values, image_rows=image_rows)
+            if settings.mode == "rank":
                 official_quirks = model.config.official_quirks
-                scores = rank_answers(student.decoder, question, mask_q, tree, choose.shortlist, official_quirks)
-                found = _ranked(scores, candidates, choose.top)
+                scores = rank_answers(student.decoder, question, mask_q, tree, settings.shortlist, official_quirks)
+                batch = _ranked(scores, candidates, settings.top)
             else:
-                free = generate(
-                    student.decoder, question, mask_q, encoder.cls, encoder.sep, choose.beams, choose.max_tokens
+                generated = generate(
+                    student.decoder, question, mask_q, encoder.cls, encoder.sep, settings.beams, settings.max_tokens
                 )
-                found = [[(encoder.tokenizer.decode(a), math.exp(s)) for a, s in each[: choose.top]] for each in free]
-            for row, best in zip(rows, found, strict=True):
+                batch = [
+                    [(encoder.tokenizer.decode(a), math.exp(s)) for a, s in each[: settings.top]] for each in generated
+                ]
+            for row, best in zip(rows, batch, strict=True):
                 answers[row] = best
     return VqaResult(_metrics(answers, split), answers)
 
@@ -116,50 +129,53 @@ def _ranked(scores: Tensor, candidates: list[str], top: int) -> list[list[tuple[
 
 
 def _metrics(answers: list[list[tuple[str, float]]], split: QuestionSet) -> dict[str, float]:
-    judged = [
+    accuracies = [
         vqa_accuracy(best[0][0] if best else "", people)
         for best, people in zip(answers, split.people, strict=True)
         if people
     ]
-    return {"accuracy": sum(judged) / len(judged)} if judged else {}
+    return {"accuracy": sum(accuracies) / len(accuracies)} if accuracies else {}
 
 
 KINDS = ("yes/no", "number", "other")
 
 
 def kind_of(people: Sequence[str]) -> str:
-    """Which of `KINDS` a question is, by the answer most people gave; told apart as in the challenge's reports."""
-    answer = normalise(Counter(people).most_common(1)[0][0])
+    """Return the kind of a question, one of `KINDS`.
+
+    It depends on the most frequent answer, as in the challenge.
+    """
+    answer = normalize(Counter(people).most_common(1)[0][0])
     if answer in ("yes", "no"):
         return "yes/no"
     return "number" if answer.isdigit() else "other"
 
 
 def constant_accuracy(split: QuestionSet) -> float:
-    """Accuracy of the best single answer to all questions, which needs no picture."""
-    judged = [people for people in split.people if people]
-    common = Counter(answer for people in judged for answer in people).most_common(8)
-    return max(sum(vqa_accuracy(answer, people) for people in judged) / len(judged) for answer, _ in common)
+    """Return the accuracy of the best constant answer, which ignores the images."""
+    annotated = [people for people in split.people if people]
+    common = Counter(answer for people in annotated for answer in people).most_common(8)
+    return max(sum(vqa_accuracy(answer, people) for people in annotated) / len(annotated) for answer, _ in common)
 
 
 def run(job: Job) -> None:
     """Write ``metrics.json``, ``answers.csv``, ``shown/examples.json`` and ``shown/submission.json`` (EvalAI).
 
-    A split without people's answers has no metrics, and a table without rows.
+    Without annotated answers, there are no metrics and the table has no rows.
     """
     split = QuestionSet.read(job.lists / "vqa_test.json", job.images)
     candidates = read_candidates(job.lists / "answer_list.json")
     result = evaluate(job.model, split, candidates, job.encoder, job.config.tasks.vqa)
-    judged: dict[str, list[float]] = defaultdict(list)
+    accuracies: dict[str, list[float]] = defaultdict(list)
     for best, people in zip(result.answers, split.people, strict=True):
         if people:
-            judged[kind_of(people)].append(vqa_accuracy(best[0][0] if best else "", people))
-    means = {kind: sum(judged[kind]) / len(judged[kind]) for kind in KINDS if kind in judged}
+            accuracies[kind_of(people)].append(vqa_accuracy(best[0][0] if best else "", people))
+    means = {kind: sum(accuracies[kind]) / len(accuracies[kind]) for kind in KINDS if kind in accuracies}
     metrics = dict(result.metrics)
     if metrics:
         metrics["chance"] = constant_accuracy(split)
         metrics |= {f"accuracy_{kind.replace('/', '_')}": value for kind, value in means.items()}
-    rows = [(kind, len(judged[kind]), value) for kind, value in means.items()]
+    rows = [(kind, len(accuracies[kind]), value) for kind, value in means.items()]
     job.write_csv("answers.csv", "kind,questions,accuracy", rows)
     job.write_json("shown/submission.json", result.submission(split))
     job.write_json("shown/examples.json", {"examples": examples(split, result)})
@@ -167,7 +183,7 @@ def run(job: Job) -> None:
 
 
 def examples(split: QuestionSet, result: VqaResult) -> list[dict[str, object]]:
-    """A few questions with their best answers; ``accuracy`` of each answer is null where people's are not known."""
+    """Return a few questions with their best answers; unknown accuracies are None."""
     return [
         {
             "image": split.names[row],

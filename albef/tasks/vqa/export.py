@@ -1,4 +1,4 @@
-"""Export of VQA: graphs of image encoder, question encoder and answer decoder, endpoint with its candidates.
+"""Export of VQA: ONNX graphs, Triton endpoint and its candidates.
 
 B = questions, L = text tokens, W = width, C = candidates of a question, A = answer tokens, V = vocabulary.
 """
@@ -23,42 +23,49 @@ ANSWER_LIST = "answer_list.json"
 
 
 class QuestionGraph(Graph):
-    """Encoded images and questions, side by side, to fused states ``(B, L, W)``."""
+    """Question encoder: fusion of pairs of an encoded image and a question."""
 
     def forward(self, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encode questions."""
+        """Return fused states ``(B, L, W)``."""
         student = self.model.student
         keys_values = student.fusion.keys_values(image_embeds)
         return cast(Tensor, student.fusion(student.text(input_ids, attention_mask), attention_mask, keys_values))
 
 
 class DecoderGraph(Graph):
-    """Questions ``(B, L, W)``, each with candidates ``(B, C, A)``, to log-probabilities of their tokens."""
+    """Answer decoder over questions with several candidates each."""
 
     def forward(
         self, question_states: Tensor, attention_mask: Tensor, answer_ids: Tensor, answer_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Score answers: ``(B, C, A)`` of the tokens given, and ``(B, V)`` of every token after the first candidate.
+        """Return log-probabilities of given and of next tokens.
 
-        A candidate that is padding alone is as good as [CLS] alone: its tokens are 0.
+        A candidate of padding only is treated as [CLS] only; its log-probabilities are 0.
+
+        Args:
+            question_states: Fused states ``(B, L, W)``.
+            answer_ids, answer_mask: Candidates ``(B, C, A)``.
+
+        Returns:
+            Log-probabilities ``(B, C, A)`` of the candidates' tokens and ``(B, V)`` of the vocabulary.
         """
         decoder = self.model.student.decoder
         size, count, length = answer_ids.shape
         ids = answer_ids.reshape(-1, length)
-        # [CLS] is always seen: a row of padding would else attend to nothing, which is no number.
+        # [CLS] is never masked: attention over padding only would be NaN.
         mask = F.pad(answer_mask.reshape(-1, length)[:, 1:], (1, 0), value=1)
         rows = torch.arange(size, device=ids.device)[:, None].expand(size, count).reshape(-1)
         states = decoder(ids, mask, decoder.keys_values(question_states), attention_mask, rows)
         log_p = decoder.word_logits(states[:, :-1]).log_softmax(dim=-1)
-        own = log_p.gather(-1, ids[:, 1:, None])[..., 0]
-        own = F.pad(own.masked_fill(mask[:, 1:] == 0, 0.0), (1, 0)).reshape(size, count, length)
+        token_log_p = log_p.gather(-1, ids[:, 1:, None])[..., 0]
+        token_log_p = F.pad(token_log_p.masked_fill(mask[:, 1:] == 0, 0.0), (1, 0)).reshape(size, count, length)
         first = log_p.unflatten(0, (size, count))[:, 0]
         last = (mask.unflatten(0, (size, count))[:, 0].sum(dim=-1) - 1).clamp(max=length - 2)
-        return own, first.gather(1, last[:, None, None].expand(-1, 1, first.shape[-1]))[:, 0]
+        return token_log_p, first.gather(1, last[:, None, None].expand(-1, 1, first.shape[-1]))[:, 0]
 
 
 def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
-    """Return the modules of the graphs by name."""
+    """Return the modules to export, by graph name."""
     return {
         protocol.VISION: TokensGraph(model),
         spec.QUESTION_GRAPH: QuestionGraph(model),
@@ -70,7 +77,7 @@ def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInp
     """Write the settings and the default candidates of the VQA endpoint.
 
     Raises:
-        ConfigError: If beam search needs more rows than a request may have.
+        ConfigError: If there are more beams than rows allowed in a request.
     """
     search, limit = config.tasks.vqa.evaluate, config.serve.max_queries
     if search.beams > limit:

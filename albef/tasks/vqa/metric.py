@@ -1,4 +1,7 @@
-"""VQA accuracy as in the challenge (``vqaEval.py``): agreement with ten people after normalising the answers."""
+"""VQA accuracy as in the challenge (``vqaEval.py``).
+
+Normalized answers are compared with those of ten annotators.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ _NUMBERS = {word: str(number) for number, word in enumerate(_DIGITS)} | {"none":
 _ARTICLES = ("a", "an", "the")
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _THOUSANDS = re.compile(r"\d,\d")
-# The official pattern: its look-behind is misspelt, so that every full stop goes that no digit follows.
-_FULL_STOP = re.compile(r"\.(?!\d)")
-_FULL_STOPS = 32  # the official call passes re.UNICODE in the place of the count
+# As in the official code, whose misspelled look-behind removes every period that is not followed by a digit.
+_PERIOD = re.compile(r"\.(?!\d)")
+_MAX_PERIODS = 32  # the official code passes re.UNICODE as the count
 _CONTRACTIONS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
 how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
@@ -25,44 +28,45 @@ wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 
 
 def _misspellings() -> dict[str, str]:
-    """Every contraction with one apostrophe left out -> as it is written."""
-    found = {}
+    """Return contractions that lack one apostrophe -> correct spelling."""
+    misspellings = {}
     for word in _CONTRACTIONS.split():
-        for place, letter in enumerate(word):
+        for position, letter in enumerate(word):
             if letter == "'":
-                found[word[:place] + word[place + 1 :]] = word
-    return found
+                misspellings[word[:position] + word[position + 1 :]] = word
+    return misspellings
 
 
 _WORDS = _misspellings()
 
 
-def normalise(answer: str) -> str:
-    """An answer as the official evaluation compares it."""
+def normalize(answer: str) -> str:
+    """Normalize an answer as the official evaluation does."""
     text = answer
     for sign in _PUNCTUATION:
-        alone = f"{sign} " in answer or f" {sign}" in answer or _THOUSANDS.search(answer)
-        text = text.replace(sign, "" if alone else " ")
-    text = _FULL_STOP.sub("", text, count=_FULL_STOPS)
+        remove = f"{sign} " in answer or f" {sign}" in answer or _THOUSANDS.search(answer)
+        text = text.replace(sign, "" if remove else " ")
+    text = _PERIOD.sub("", text, count=_MAX_PERIODS)
     words = (_NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(_WORDS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
-    """How far people agree with ``answer``: the mean, over leaving one of them out, of min(1, agreeing others / 3).
+    """Return the agreement of annotators with ``answer``.
 
-    Answers are normalised unless all people say the same, as in the official code.
+    It is the mean over annotators of min(1, number of the other annotators who agree / 3). Answers are normalized
+    unless all annotators agree, as in the official code.
 
     Args:
-        people: What each of them answered; officially ten.
+        people: Answers of the annotators, officially ten.
     """
 
-    def bare(text: str) -> str:
+    def strip(text: str) -> str:
         return text.replace("\n", " ").replace("\t", " ").strip()
 
-    answer, given = bare(answer), [bare(text) for text in people]
-    if len(set(given)) > 1:
-        answer, given = normalise(answer), [normalise(text) for text in given]
-    agreeing = sum(text == answer for text in given)
-    scores = [min(1.0, (agreeing - (text == answer)) / 3) for text in given]
+    answer, expected = strip(answer), [strip(text) for text in people]
+    if len(set(expected)) > 1:
+        answer, expected = normalize(answer), [normalize(text) for text in expected]
+    agreeing = sum(text == answer for text in expected)
+    scores = [min(1.0, (agreeing - (text == answer)) / 3) for text in expected]
     return sum(scores) / len(scores)

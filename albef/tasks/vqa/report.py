@@ -1,4 +1,4 @@
-"""Report section of VQA: accuracies, and example questions with their answers."""
+"""Report section of VQA: accuracies, and example questions with answers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from albef.report.section import Section, accuracies
 from albef.report.source import malformed, read_json
 
 RIGHT = 0.9
-"""Least VQA accuracy of a right answer: given by three of ten annotators."""
+"""Minimum VQA accuracy of a correct answer, reached if three of ten annotators gave it."""
 
 
 def read_questions(path: Path) -> list[Card]:
-    """Read the examples of VQA.
+    """Read example questions of VQA.
 
     Raises:
         ReportError: If a field is missing or has the wrong type.
@@ -35,13 +35,13 @@ def read_questions(path: Path) -> list[Card]:
 
 
 def section(section: Section) -> list[str]:
-    """Return the HTML parts of the section."""
-    shown = read_questions(section.shown / "examples.json")
+    """Return the HTML elements of the section."""
+    examples = read_questions(section.shown / "examples.json")
     return [
-        "<p>VQA accuracy: how many of ten people gave the model's answer, three or more of them being enough.</p>",
+        "<p>VQA accuracy: agreement with ten annotators; an answer of at least three of them is correct.</p>",
         accuracies(section.metrics(), "the best single answer to all questions"),
-        html.note("The best answers with their probabilities; what at least three people said is green."),
+        html.note("The best answers with their probabilities; answers of at least three annotators are green."),
         section.figure(
-            "examples", lambda path: cards.draw(shown, section.images, path), "Questions with the model's answers"
+            "examples", lambda path: cards.draw(examples, section.images, path), "Questions with the model's answers"
         ),
     ]

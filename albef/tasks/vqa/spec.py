@@ -1,4 +1,4 @@
-"""Description of visual question answering: model, graphs, endpoint.
+"""Specification of visual question answering: model, graphs, endpoint.
 
 C = candidates of a question, A = answer tokens.
 """
@@ -32,19 +32,19 @@ DEFAULT_K = 5
 MAX_CANDIDATES = 10_000
 MAX_CANDIDATE_BYTES = 500_000  # per row
 ANSWERS_FILE = "answers.json"
-"""File with the default candidates next to the endpoint's ``model.py``."""
+"""File of the default candidates, next to the endpoint's ``model.py``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerConfig:
-    """VQA answers: ranked from a list of candidates, or generated."""
+    """VQA answers, ranked from a list of candidates or generated."""
 
     mode: Literal["rank", "generate"]
-    shortlist: int  # candidates kept by their first token, then scored whole (official: 128)
-    beams: int  # generate; 1 is greedy
-    max_tokens: int  # generate: longest answer
-    top: int  # answers given
-    batch_size: int  # questions
+    shortlist: int  # candidates kept by their first token, then scored completely (official: 128)
+    beams: int  # beam width of generation; 1 is greedy
+    max_tokens: int  # maximum length of generated answers
+    top: int  # answers per question
+    batch_size: int  # questions per batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class VqaConfig(TaskConfig):
 
 @dataclass(frozen=True)
 class VqaSettings(Settings):
-    """Settings of the VQA endpoint, see `AnswerConfig`."""
+    """Settings of the VQA endpoint; see `AnswerConfig`."""
 
     generate: bool
     shortlist: int
@@ -67,13 +67,13 @@ class VqaSettings(Settings):
 
 
 def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
-    """Return the graphs: image encoder, question encoder over its output, and answer decoder.
+    """Return the signatures of image encoder, question encoder and decoder.
 
-    A row of the decoder's batch is a question with candidates. Each candidate starts with [CLS] and is at least two
-    tokens long, padding included. ``token_log_probs`` are those of every token given the ones before it, 0 for [CLS]
-    and padding: their sum is the log-probability of an answer that ends with [SEP]. ``next_log_probs`` are those of
-    the whole vocabulary after the first candidate, which then has to end with padding: after [CLS] alone for the
-    shortlist, after the tokens generated so far for generation.
+    A row of the decoder's batch is a question with its candidates. Each candidate starts with [CLS] and has at least
+    two tokens, padding included. ``token_log_probs`` holds the log-probability of each token given its predecessors, 0
+    for [CLS] and padding; the sum is the log-probability of an answer that ends with [SEP]. ``next_log_probs`` holds
+    the log-probabilities of the vocabulary after the first candidate, which must then end with padding: after [CLS] for
+    the shortlist, after the tokens generated so far for generation.
     """
     task = "vqa"
     states = TensorSpec(QUESTION_STATES, "FP32", (ANY, sizes.text_width))
@@ -110,11 +110,11 @@ ENDPOINT = ModelSpec(
     ),
     (TensorSpec(ANSWERS, "BYTES", (ANY,)), TensorSpec(protocol.PROBABILITIES, "FP32", (ANY,))),
 )
-"""The VQA endpoint. A row is a question (``text``) about an image file.
+"""VQA endpoint. Each row is a question (``text``) about an image file.
 
-Answers are chosen from ``candidates``, by default from the task's list, or generated if ``generate`` is true. All rows
-of a request share ``k`` and ``generate``. ``probabilities`` are in descending order; those of chosen answers sum to 1
-over the shortlist. A row with fewer answers than others ends with empty answers of probability 0.
+Answers are chosen from ``candidates``, by default the list of the task, or generated if ``generate`` is true. All rows
+of a request have the same ``k`` and ``generate``. ``probabilities`` are in descending order; those of chosen answers
+sum to 1 over the shortlist. Rows with fewer answers are padded with empty answers of probability 0.
 """
 
 

@@ -1,6 +1,6 @@
-"""Visual question answering: an answer decoder over the fused question (paper section 5).
+"""Training of visual question answering with an answer decoder (paper section 5).
 
-B = questions, A = answers, L = tokens.
+M = predicted answer tokens, V = vocabulary.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from albef.tasks.vqa.evaluate import QuestionSet, evaluate, read_candidates
 
 
 class Vqa(Task):
-    """Learns to write every answer that people gave, each by its share."""
+    """Generation of annotated answers, weighted by their frequency."""
 
     name: ClassVar[str] = "vqa"
     lists: ClassVar[tuple[str, ...]] = ("vqa_train", "vqa_val", "answer_list")
     selection: ClassVar[str | None] = "accuracy"
 
     def dataset(self, data: TaskData) -> QuestionDataset:
-        """Questions with weighted answers."""
+        """Return the training set of questions with weighted answers."""
         return QuestionDataset.from_list(
             data.lists / "vqa_train.json", data.images, self.config.model, self.config.tasks.vqa.train
         )
 
     def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
-        """Loss of a step; moves the teacher first, as the official code does."""
+        """Return the loss of a step.
+
+        The teacher is updated first, as in the official code.
+        """
         logits = _answer_logits(self.model.student, batch)
         with torch.no_grad():
             self.model.update_teacher()
@@ -49,14 +52,17 @@ class Vqa(Task):
         return {"answer_loss": loss}
 
     def validate(self, data: TaskData) -> dict[str, float]:
-        """VQA accuracy on the validation split; the mean likelihood of answers where it has none to compare."""
+        """Return the VQA accuracy on the validation split; empty without annotated answers."""
         split = QuestionSet.read(data.lists / "vqa_val.json", data.images)
         candidates = read_candidates(data.lists / "answer_list.json")
         return evaluate(self.model, split, candidates, data.encoder, self.config.tasks.vqa).metrics
 
 
 def _answer_logits(encoders: Encoders, batch: Batch) -> Tensor:
-    """Word logits ``(M, V)`` after every answer token but the last ones."""
+    """Return word logits ``(M, V)`` of the predicted answer tokens.
+
+    These follow every answer token except the last of each answer.
+    """
     question = encoders.fuse(batch["image"], batch["input_ids"], batch["attention_mask"], batch.get("image_rows"))
     decoder = encoders.decoder
     states = decoder(

@@ -118,7 +118,7 @@ def test_failed_gate_leaves_the_old_export(model, tmp_path):
 
 
 def test_unknown_task_is_named(model, tmp_path):
-    with pytest.raises(ValueError, match=r"'guess'; known are retrieval"):
+    with pytest.raises(ValueError, match="'guess'"):
         export.run(model.config, "guess", model.folder / "model", model.folder / "tokenizer", tmp_path / "out")
 
 

@@ -12,13 +12,14 @@ import torch
 
 from albef.data.tokenizer import Encoder
 from albef.export import onnx as export
-from albef.export.graphs import graph_sizes, graphs_of, heat_block
+from albef.export.graphs import graph_sizes, graphs_of
 from albef.export.parity import ParityError
 from albef.inference.answer_search import AnswerTree, rank_answers
 from albef.inference.gradcam import itm_map
 from albef.models.albef import ALBEF
 from albef.serving import onnxfile, protocol
 from albef.serving import session as sessions
+from albef.tasks.grounding.export import heat_block
 from albef.weights import checkpoint
 from tests.integration.export.test_onnx import tamper
 

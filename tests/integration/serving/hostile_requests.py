@@ -56,7 +56,7 @@ def length(size: int) -> bytes:
     return struct.pack("<I", size)
 
 
-_BOXES = "'boxes': expected x, y, width, height, the last two above 0"
+_BOXES = "'boxes': expected finite x, y, width, height"
 REQUESTS: dict[str, Request] = {
     "text of numbers": Request("retrieval", lambda: {"text": np.ones((1, 1), np.int32)}, "'text' data-type is 'INT32'"),
     "image of pixels": Request("vqa", lambda: pair(image=np.ones((1, 1), np.float32)), "'image' data-type is 'FP32'"),
@@ -92,9 +92,9 @@ REQUESTS: dict[str, Request] = {
     "generate differs": Request(
         "vqa", lambda: pair(2, generate=np.array([[True], [False]])), "'generate' must be the same"
     ),
-    "no boxes": Request("grounding", boxes, "'boxes' holds 0, expected 1 to 1000"),
+    "no boxes": Request("grounding", boxes, "'boxes' has 0 boxes per row, expected 1 to 1000"),
     "too many boxes": Request(
-        "grounding", lambda: boxes(*[[0, 0, 1, 1]] * 1001), "'boxes' holds 1001, expected 1 to 1000"
+        "grounding", lambda: boxes(*[[0, 0, 1, 1]] * 1001), "'boxes' has 1001 boxes per row, expected 1 to 1000"
     ),
     "box of infinite width": Request("grounding", lambda: boxes([0, 0, 4, 4], [0, 0, np.inf, 4]), _BOXES),
     "box at no number": Request("grounding", lambda: boxes([np.nan, 0, 4, 4]), _BOXES),
@@ -102,7 +102,7 @@ REQUESTS: dict[str, Request] = {
     "boxes of five": Request(
         "grounding", lambda: pair(boxes=np.ones((1, 2, 5), np.float32)), "shape for input 'boxes'"
     ),
-    "no candidates": Request("vqa", candidates, "'candidates' holds 0 answers, expected 1 to 10000"),
+    "no candidates": Request("vqa", candidates, "'candidates' has 0 answers per row, expected 1 to 10000"),
     "too many candidates": Request("vqa", lambda: candidates(*[b"a"] * 10_001), "'candidates' holds 10001 answers"),
     "candidates of many bytes": Request(
         "vqa",

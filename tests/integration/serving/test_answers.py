@@ -155,7 +155,9 @@ def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint
 
 
 def raw(client, **arrays):
-    return client.triton.infer(**transport.infer_arguments(Request(protocol.RETRIEVAL, arrays, list)), client_timeout=30)
+    return client.triton.infer(
+        **transport.infer_arguments(Request(protocol.RETRIEVAL, arrays, list)), client_timeout=30
+    )
 
 
 def strings(*values: bytes):

@@ -83,7 +83,7 @@ def test_written_answers_are_those_of_the_evaluation(client, model, encoder, can
 def test_entailment_is_that_of_the_evaluation(client, model, encoder):
     net, config = network(model, "entailment"), model.config.tasks.entailment
     for number, sentence in ((5, "red above blue"), (9, "a picture of green")):
-        split = classification_eval.StatementSet(
+        split = classification_eval.ClassificationSet(
             [(picture(model, number),)], [("x",)], [sentence], np.array([0]), tuple(VE_LABELS)
         )
         expected = classification_eval.evaluate(net, split, encoder, config).probabilities[0]

@@ -69,7 +69,7 @@ def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path
         assert [match.id for match in client.retrieve(image=mine)] == ["a caption of my own"]
 
         assert index("build", "--repository", repository, "--folder", own) == 0
-        with pytest.raises(InvalidRequestError, match="this gallery holds no captions"):
+        with pytest.raises(InvalidRequestError, match="index contains no captions"):
             client.retrieve(image=mine)
 
         manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
@@ -77,7 +77,7 @@ def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path
         manifest.with_suffix(".new").write_text(text.replace('"model_hash": "', '"model_hash": "0000'))
         manifest.with_suffix(".new").replace(manifest)
         assert len(everything(client, text="red")) == 2  # not taken
-        assert "the changed gallery is not taken" in server.log.read_text()
+        assert "cannot open the changed index" in server.log.read_text()
 
 
 def test_int8_ranks_almost_as_float32(model, runtime, repository, client):

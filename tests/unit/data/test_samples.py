@@ -12,7 +12,7 @@ import torch
 
 from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
-from albef.tasks.classification_data import StatementDataset
+from albef.tasks.classification_data import ClassificationDataset
 from albef.tasks.vqa.data import QuestionDataset, weighted_answers
 from tests.worlds import colour_world, tiny_config
 
@@ -63,7 +63,7 @@ def test_a_batch_of_questions_tells_whose_answers_are_whose(world: Path, encoder
 
 def test_all_first_pictures_come_before_all_second_ones(world: Path, encoder: Encoder) -> None:
     config = tiny_config(augment="none")
-    dataset = StatementDataset.from_list(
+    dataset = ClassificationDataset.from_list(
         world / "lists" / "nlvr_train.json", world, config.model, config.tasks.nlvr2.train
     )
     rows = (1, 4, 9)
@@ -80,7 +80,7 @@ def test_all_first_pictures_come_before_all_second_ones(world: Path, encoder: En
 
 def test_entailment_has_one_picture_and_the_official_classes(world: Path, encoder: Encoder) -> None:
     config = tiny_config()
-    dataset = StatementDataset.from_list(
+    dataset = ClassificationDataset.from_list(
         world / "lists" / "ve_train.json", world, config.model, config.tasks.entailment.train
     )
     batch = dataset.collate(encoder, [dataset[0, row] for row in range(3)])
@@ -95,7 +95,7 @@ def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_p
     swapped = [{**record, "images": record["images"][::-1]} for record in records]
     same = [{**record, "sentence": "a dog is left of a cat"} for record in records]
     train = dataclasses.replace(config.tasks.nlvr2.train, share_images=True)
-    dataset = StatementDataset([*records, *swapped, *same], world, 32, train)
+    dataset = ClassificationDataset([*records, *swapped, *same], world, 32, train)
     assert dataset.groups is not None
     # Row 8 follows row 7 and has a picture in common with it.
     assert dataset.groups.tolist() == [*range(8), 7, *range(9, 16), *range(8)]

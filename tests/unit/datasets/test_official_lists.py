@@ -16,8 +16,8 @@ from albef import cli
 from albef.data.files import image_root
 from albef.data.image_text import PairDataset
 from albef.data.schema import images_of, read_list
-from albef.tasks.classification_data import StatementDataset
-from albef.tasks.classification_eval import StatementSet
+from albef.tasks.classification_data import ClassificationDataset
+from albef.tasks.classification_eval import ClassificationSet
 from albef.tasks.grounding.data import GroundingSet
 from albef.tasks.retrieval.evaluate import RetrievalSet
 from albef.tasks.vqa.data import QuestionDataset
@@ -126,8 +126,8 @@ def test_vqa_may_validate_on_a_list_without_answers(prepare: Prepare) -> None:
 
 def test_visual_entailment(prepare: Prepare) -> None:
     result = prepare("SNLI-VE")
-    assert [s["label"] for s in result.train(StatementDataset, "ve_train")] == [2, 1, 0]
-    val, test = (StatementSet.read(*result.split(f"ve_{part}")) for part in ("val", "test"))
+    assert [s["label"] for s in result.train(ClassificationDataset, "ve_train")] == [2, 1, 0]
+    val, test = (ClassificationSet.read(*result.split(f"ve_{part}")) for part in ("val", "test"))
     assert (val.labels.tolist(), test.labels.tolist()) == ([2, 0], [2, 1])
     assert test.names == [("flickr30k/flickr30k-images/1009434119.jpg",)] * 2  # one a number, one a text
     assert all(path.is_file() for paths in val.images + test.images for path in paths)
@@ -135,10 +135,10 @@ def test_visual_entailment(prepare: Prepare) -> None:
 
 def test_nlvr2(prepare: Prepare) -> None:
     result = prepare("NLVR2")
-    samples = result.train(StatementDataset, "nlvr_train")
+    samples = result.train(ClassificationDataset, "nlvr_train")
     assert [(s["label"], len(s["images"])) for s in samples] == [(1, 2), (0, 2)]
     assert not np.array_equal(*samples[0]["images"])
-    val, test = (StatementSet.read(*result.split(f"nlvr_{part}")) for part in ("val", "test"))
+    val, test = (ClassificationSet.read(*result.split(f"nlvr_{part}")) for part in ("val", "test"))
     assert (val.labels.tolist(), test.labels.tolist()) == ([1, 0], [1, 0])
     assert all(path.is_file() for paths in val.images + test.images for path in paths)
 

@@ -15,9 +15,10 @@ from PIL import Image
 from albef import report
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
-from albef.report.cards import read_questions, read_references, read_statements
 from albef.report.source import ReportError
-from albef.tasks import evaluation
+from albef.tasks import classification_report, evaluation
+from albef.tasks.grounding.report import read_references
+from albef.tasks.vqa.report import read_questions
 from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
 
@@ -147,7 +148,7 @@ def test_cards_hold_what_the_evaluation_says(evaluated: Path) -> None:
     folder = evaluated / "artifacts" / "evaluate"
     questions = read_questions(folder / "vqa" / "shown/examples.json")
     assert questions[0].expected == "red (7), dark red (3)"
-    statements = read_statements(folder / "nlvr2" / "shown/examples.json")
+    statements = classification_report.read_examples(folder / "nlvr2" / "shown/examples.json")
     assert len(statements[0].images) == 2
     for card in statements:
         assert [p for _, p, _ in card.answers] == sorted((p for _, p, _ in card.answers), reverse=True)

@@ -14,7 +14,7 @@ from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
 from albef.models.albef import ALBEF
-from albef.tasks.classification_eval import StatementSet, evaluate
+from albef.tasks.classification_eval import ClassificationSet, evaluate
 from tests.worlds import colour_world, tiny_config
 
 
@@ -28,10 +28,10 @@ def test_equals_a_pass_row_by_row(world: Path, task: str, prefix: str) -> None:
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
     model = ALBEF(tiny_config().model, encoder.vocab_size, task)
-    read = StatementSet.read(world / "lists" / f"{prefix}_val.json", world)
+    read = ClassificationSet.read(world / "lists" / f"{prefix}_val.json", world)
     # Pictures met several times, in either place.
     images = [tuple(read.images[(n + place) % 5][0] for place in range(len(row))) for n, row in enumerate(read.images)]
-    split = StatementSet(images, read.names, read.sentences, read.labels, read.classes)
+    split = ClassificationSet(images, read.names, read.sentences, read.labels, read.classes)
     config = getattr(tiny_config().tasks, task)
     result = evaluate(model, split, encoder, config)
     assert model.training
@@ -68,4 +68,4 @@ def test_a_bad_row_is_named(world: Path, tmp_path: Path, name: str, change: dict
     path = tmp_path / f"{name}.json"
     path.write_text(json.dumps(records))
     with pytest.raises(SchemaError, match=message):
-        StatementSet.read(path, world)
+        ClassificationSet.read(path, world)

@@ -18,10 +18,10 @@ from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
 from albef.tasks.evaluation import EvaluationError, run
 from albef.tasks.grounding.boxes import iou
-from albef.tasks.grounding.evaluate import usual_block
+from albef.tasks.grounding.evaluate import default_block
 from albef.tasks.grounding.word_maps import tokens_of_words
 from albef.tasks.job import spaced
-from albef.tasks.registry import models_for
+from albef.tasks.registry import UnknownTaskError, models_for
 from albef.tasks.vqa.evaluate import kind_of
 from albef.tasks.vqa.metric import vqa_accuracy
 from albef.weights import checkpoint
@@ -151,7 +151,7 @@ def test_a_model_of_another_task_is_refused(world: Path, tmp_path: Path) -> None
 
 
 def test_an_unknown_task_is_named(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="'guess'; known are retrieval, vqa"):
+    with pytest.raises(UnknownTaskError, match="'guess'"):
         run(CONFIG, "guess", tmp_path, world, world, world, tmp_path)
 
 
@@ -177,10 +177,10 @@ def test_kinds_of_questions() -> None:
     assert kind_of(["red"]) == "other"
 
 
-def test_usual_blocks_are_the_official_ones_at_official_depth() -> None:
+def test_default_blocks_are_the_official_ones_at_official_depth() -> None:
     import dataclasses
 
     text = dataclasses.replace(CONFIG.model.text, fusion_layers=6)
     config = dataclasses.replace(CONFIG.model, text=text, vision=dataclasses.replace(CONFIG.model.vision, depth=12))
     model = ALBEF(config, 50, "grounding")
-    assert (usual_block(model, "itm"), usual_block(model, "itc")) == (2, 8)
+    assert (default_block(model, "itm"), default_block(model, "itc")) == (2, 8)

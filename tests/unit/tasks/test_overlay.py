@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from albef.tasks.grounding.overlay import blurred, coloured, framed, overlay, scaled, strip
+from albef.tasks.grounding.overlay import blurred, colorize, framed, overlay, scaled, strip
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.floats(0.0, 3.0))
@@ -32,7 +32,7 @@ def test_no_heat_leaves_the_picture_and_most_heat_is_red() -> None:
 
 
 def test_colours_run_from_blue_over_green_to_red() -> None:
-    np.testing.assert_allclose(coloured(np.array([[0.25, 0.5, 0.75]]))[0], [[0, 0.5, 1], [0.5, 1, 0.5], [1, 0.5, 0]])
+    np.testing.assert_allclose(colorize(np.array([[0.25, 0.5, 0.75]]))[0], [[0, 0.5, 1], [0.5, 1, 0.5], [1, 0.5, 0]])
 
 
 def test_a_map_without_relief_is_cold() -> None:

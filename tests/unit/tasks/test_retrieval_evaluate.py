@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from albef.tasks.retrieval.spec import RerankConfig
 from albef.data.images import open_image, to_pixels
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
 from albef.tasks.retrieval.evaluate import NOT_SHORTLISTED, RetrievalSet, evaluate, recalls
+from albef.tasks.retrieval.spec import RerankConfig
 from tests.worlds import colour_world, tiny_config
 
 

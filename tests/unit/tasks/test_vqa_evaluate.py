@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from albef.tasks.vqa.spec import AnswerConfig, VqaConfig
 from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.vqa.evaluate import QuestionSet, VqaResult, evaluate, read_candidates
 from albef.tasks.vqa.metric import vqa_accuracy
+from albef.tasks.vqa.spec import AnswerConfig, VqaConfig
 from tests.worlds import colour_world, tiny_config
 
 

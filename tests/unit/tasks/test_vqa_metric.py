@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from albef.tasks.vqa.metric import normalise, vqa_accuracy
+from albef.tasks.vqa.metric import normalize, vqa_accuracy
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from albef.tasks.vqa.metric import normalise, vqa_accuracy
     ],
 )
 def test_normalisation(answer: str, expected: str) -> None:
-    assert normalise(answer) == expected
+    assert normalize(answer) == expected
 
 
 @pytest.mark.parametrize(("agree", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0), (10, 1.0)])

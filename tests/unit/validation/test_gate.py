@@ -190,7 +190,7 @@ def test_leakage_is_found_under_another_name_and_format(make: Make, config: Vali
     data = make()
     # The same pixels in another file format and place.
     Image.open(data / "val3.png").save(data / "pretrain7.png", "BMP")
-    with pytest.raises(ValidationError, match=r"'no_leakage'.*row 7: pretrain7.png has the same content as an image of retrieval_val"):
+    with pytest.raises(ValidationError, match=r"'no_leakage'.*row 7: pretrain7.png .* image of retrieval_val"):
         gate.run(config, data, tmp_path / "out")
 
 

@@ -258,7 +258,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main([*argv_out, "--student-only"]) == 0
     assert not [name for name in read_official(tmp_path / "new/g.pth") if "_m." in name or "queue" in name]
     assert cli.main([*argv, "--task", "poetry"]) == 2
-    assert "no model layout 'poetry'; known are pretrain, " in capsys.readouterr().err
+    assert "'poetry'; known are pretrain, " in capsys.readouterr().err
 
 
 def test_report_of_a_whole_file_is_empty() -> None:

@@ -1,8 +1,8 @@
-"""A Python-based Triton backend named ``onnxruntime``: the C++ one's stand-in where there is no container.
+"""Python-based Triton backend ``onnxruntime``, a replacement for the C++ backend outside containers.
 
-It reads the same ``config.pbtxt`` and ``<version>/model.onnx`` and makes the same checks at load (C++:
-onnxruntime_backend/src/onnxruntime.cc, onnxruntime_utils.cc): a repository that loads here loads there. CPU only.
-Not mimicked: sequence state, batch inputs, execution accelerators.
+It reads the same ``config.pbtxt`` and ``<version>/model.onnx`` and makes the same checks when it loads a model (C++:
+onnxruntime_backend/src/onnxruntime.cc, onnxruntime_utils.cc), so a repository that loads here loads there. It runs on
+the CPU only and does not support sequence state, batch inputs and execution accelerators.
 """
 
 import json
@@ -34,21 +34,24 @@ LEVELS = {
     1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-DEFAULT_MAX_BATCH_SIZE = 4  # Triton's own, for models whose configuration names none
+DEFAULT_MAX_BATCH_SIZE = 4  # default of the C++ backend for models without a configured batch size
 
 
 class BadRequestError(ValueError):
-    """The caller's fault: answered with INVALID_ARGUMENT."""
+    """Invalid request, answered with INVALID_ARGUMENT."""
 
 
 def model_path(config):
-    """Path of the graph; a folder is what Triton makes of a graph with external data."""
+    """Return the path of the graph.
+
+    A graph with external data is in a folder ``model.onnx``.
+    """
     path = os.path.join(pb_utils.get_model_dir(), config.get("default_model_filename") or "model.onnx")
     return os.path.join(path, "model.onnx") if os.path.isdir(path) else path
 
 
-def open_session(config, optimise=True):
-    """Open the graph under the options of the configuration."""
+def open_session(config, optimize=True):
+    """Open the graph with the options of the configuration."""
     options = ort.SessionOptions()
     parameters = config.get("parameters") or {}
 
@@ -67,29 +70,32 @@ def open_session(config, optimise=True):
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     level = int(((config.get("optimization") or {}).get("graph") or {}).get("level") or 0)
     options.graph_optimization_level = LEVELS.get(level, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    if not optimise:
+    if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Waiting threads must not take the cores from other models of the same machine.
+    # Idle threads must not occupy cores that other models on the machine need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(model_path(config), options, providers=["CPUExecutionProvider"])
 
 
 def graph_dims(info):
-    """Dimensions of a graph's tensor; -1 where they are free. A single number has shape [1], as configurations do."""
+    """Return the dimensions of a graph's tensor.
+
+    Free dimensions are -1; a scalar has shape [1], as in configurations.
+    """
     return [size if isinstance(size, int) and size >= 0 else -1 for size in info.shape] or [1]
 
 
 def config_dims(tensor):
-    """Dimensions a configuration states, after its reshape if it has one."""
+    """Return the configured dimensions of a tensor after its optional reshape."""
     shape = (tensor.get("reshape") or {}).get("shape") if tensor.get("reshape") is not None else tensor["dims"]
     return [int(size) for size in shape or []]
 
 
 def check_tensor(model, info, tensor, batched, exact):
-    """Refuse a tensor whose configuration does not fit the graph, as the C++ backend does.
+    """Check the configuration of a tensor like the C++ backend.
 
     Args:
-        exact: Outputs must state the graph's dimensions; an input may fix one that the graph leaves free.
+        exact: Require the dimensions of the graph, as for outputs; an input may fix free dimensions of the graph.
 
     Raises:
         ValueError: If type, batch dimension or shape differ.
@@ -99,25 +105,25 @@ def check_tensor(model, info, tensor, batched, exact):
         raise ValueError(
             f"{where}: the model expects {info.type} but the configuration specifies {tensor['data_type']}"
         )
-    graph, stated = graph_dims(info), config_dims(tensor)
+    graph, configured = graph_dims(info), config_dims(tensor)
     if batched:
         if not graph or graph[0] != -1:
             raise ValueError(
                 f"{where}: to support batching the first dimension must be -1, the model has shape {graph}"
             )
-        stated = [-1, *stated]
-    fits = len(graph) == len(stated) and all(
-        have == want or (have == -1 and not exact) for have, want in zip(graph, stated, strict=True)
+        configured = [-1, *configured]
+    fits = len(graph) == len(configured) and all(
+        have == want or (have == -1 and not exact) for have, want in zip(graph, configured, strict=True)
     )
     if not fits:
-        raise ValueError(f"{where}: the model has shape {graph} but the configuration specifies {stated}")
+        raise ValueError(f"{where}: the model has shape {graph} but the configuration specifies {configured}")
 
 
 def check_config(config, session):
-    """Check every tensor of a configuration against the graph.
+    """Check all tensors of a configuration against the graph.
 
     Raises:
-        ValueError: If one is missing, unknown or does not fit.
+        ValueError: If a tensor is missing, unknown or differs from the graph.
     """
     name, batched = config["name"], int(config.get("max_batch_size") or 0) > 0
     inputs = {info.name: info for info in session.get_inputs()}
@@ -139,7 +145,9 @@ def check_config(config, session):
 
 
 def to_graph(tensor):
-    """The array of a request's tensor; strings come as bytes and go to ONNX Runtime as text.
+    """Convert a tensor of a request to an input array.
+
+    Bytes are decoded to strings.
 
     Raises:
         BadRequestError: If a string is not UTF-8.
@@ -155,7 +163,7 @@ def to_graph(tensor):
 
 
 def from_graph(array):
-    """The array of an answer: contiguous, strings as bytes."""
+    """Convert an output array for a response: contiguous, strings encoded to bytes."""
     if array.dtype.kind in "OU":
         flat = [item if isinstance(item, bytes) else str(item).encode("utf-8") for item in array.reshape(-1)]
         return np.array(flat, dtype=np.object_).reshape(array.shape)
@@ -163,25 +171,28 @@ def from_graph(array):
 
 
 def failure(error):
-    """An answer that reports ``error``. Always a new object: sharing one between answers crashes the server."""
+    """Return an error response.
+
+    Always a new object: sharing one between responses crashes the server.
+    """
     code = pb_utils.TritonError.INVALID_ARG if isinstance(error, BadRequestError) else pb_utils.TritonError.INTERNAL
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
 
 
 class TritonPythonModel:
-    """One instance of one model."""
+    """Instance of a model."""
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config):
-        """Fill in what the configuration leaves out: batch size, inputs, outputs, dynamic batching."""
+        """Complete the configuration: batch size, inputs, outputs and dynamic batching."""
         config = auto_complete_model_config.as_dict()
-        session = open_session(config, optimise=False)
+        session = open_session(config, optimize=False)
         infos = [*session.get_inputs(), *session.get_outputs()]
         size = int(config.get("max_batch_size") or 0)
         can_batch = all(graph_dims(info)[:1] == [-1] for info in infos)
         if not can_batch and size:
             raise ValueError(f"model '{config.get('name')}' does not support batching, but max_batch_size is {size}")
-        # A configuration that states its tensors decides for itself whether they have a batch dimension.
+        # If tensors are configured, the configuration determines whether they have a batch dimension.
         if can_batch and not size and not config.get("input") and not config.get("output"):
             size = DEFAULT_MAX_BATCH_SIZE
         auto_complete_model_config.set_max_batch_size(size)
@@ -207,11 +218,13 @@ class TritonPythonModel:
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.reshapes = {t["name"]: config_dims(t) for t in config["input"] if t.get("reshape") is not None}
         self.reshapes.update({info.name: [] for info in self.session.get_inputs() if not info.shape})
-        self.stated = {t["name"]: list(map(int, t["dims"])) for t in config["output"] if t.get("reshape") is not None}
-        self.stated.update({info.name: [1] for info in self.session.get_outputs() if not info.shape})
+        self.output_shapes = {
+            t["name"]: list(map(int, t["dims"])) for t in config["output"] if t.get("reshape") is not None
+        }
+        self.output_shapes.update({info.name: [1] for info in self.session.get_outputs() if not info.shape})
 
     def feed(self, request):
-        """The graph's inputs of one request."""
+        """Return the inputs of the graph for one request."""
         feed = {}
         for name, optional in self.inputs:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -226,16 +239,19 @@ class TritonPythonModel:
         return feed
 
     def groups(self, feeds):
-        """Indices of the requests that may run together: those whose inputs agree in all but the batch dimension."""
-        together = {}
+        """Group request indices into batches.
+
+        Inputs of a batch agree in type and in all but the batch dimension.
+        """
+        groups = {}
         for index, feed in enumerate(feeds):
             if feed is not None:
                 shapes = tuple((name, array.shape[1:], array.dtype.str) for name, array in feed.items())
-                together.setdefault(shapes if self.batched and feed else index, []).append(index)
-        return list(together.values())
+                groups.setdefault(shapes if self.batched and feed else index, []).append(index)
+        return list(groups.values())
 
     def run(self, feeds, requests):
-        """Answers to requests that run as one batch."""
+        """Run requests as one batch and return their responses."""
         names = feeds[0].keys()
         joined = (
             feeds[0] if len(feeds) == 1 else {name: np.concatenate([feed[name] for feed in feeds]) for name in names}
@@ -247,19 +263,19 @@ class TritonPythonModel:
                 raise ValueError(f"output '{name}': expected {sum(rows)} rows, the graph gave shape {array.shape}")
         responses, first = [], 0
         for request, count in zip(requests, rows, strict=True):
-            wanted, tensors = request.requested_output_names(), []
+            requested, tensors = request.requested_output_names(), []
             for name, array in results.items():
-                if name in wanted:
+                if name in requested:
                     part = array[first : first + count] if self.batched else array
-                    if name in self.stated:
-                        part = part.reshape([*part.shape[: 1 if self.batched else 0], *self.stated[name]])
+                    if name in self.output_shapes:
+                        part = part.reshape([*part.shape[: 1 if self.batched else 0], *self.output_shapes[name]])
                     tensors.append(pb_utils.Tensor(name, from_graph(part)))
             responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
             first += count
         return responses
 
     def execute(self, requests):
-        """Answer a batch of requests; one that fails does not take its neighbours with it."""
+        """Answer requests; a failing one does not fail the others."""
         responses, feeds = [None] * len(requests), []
         for index, request in enumerate(requests):
             try:
@@ -271,16 +287,16 @@ class TritonPythonModel:
         while queue:
             group = queue.pop()
             try:
-                answers = self.run([feeds[i] for i in group], [requests[i] for i in group])
+                results = self.run([feeds[i] for i in group], [requests[i] for i in group])
             except Exception as error:
-                if len(group) > 1:  # find the culprit
+                if len(group) > 1:  # run each alone, so that only the failing ones fail
                     queue.extend([i] for i in group)
                     continue
-                answers = [failure(error)]
-            for index, answer in zip(group, answers, strict=True):
-                responses[index] = answer
+                results = [failure(error)]
+            for index, response in zip(group, results, strict=True):
+                responses[index] = response
         return responses
 
     def finalize(self):
-        """Let go of the graph."""
+        """Release the session."""
         del self.session
