@@ -253,6 +253,7 @@ class DriftConfig:  # thresholds for drift of served requests from the training 
 class TuneConfig:
     """Hyper-parameter search for a task (`albef.tuning`)."""
 
+    tasks: list[str]  # tasks to search before fine-tuning; others are trained with the given parameters
     trials: int  # including the current parameters, which are tried first; 0: no search
     concurrent: int  # maximum number of trials at a time
     cpus_per_trial: float

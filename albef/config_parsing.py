@@ -30,7 +30,7 @@ def resolved(resolve: Callable[[], Any]) -> Any:
     return dataclasses.field(metadata={"resolve": resolve})
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
     """Return the types of the fields of a dataclass."""
     hints = get_type_hints(cls)
     return hints | {f.name: f.metadata["resolve"]() for f in dataclasses.fields(cls) if "resolve" in f.metadata}
@@ -89,7 +89,7 @@ def _section(data: Any, cls: type, where: str) -> Any:
     unknown = [str(k) for k in data if k not in fields]
     if unknown:
         raise ConfigError(f"{where}.{unknown[0]}: unknown key; known are {', '.join(fields)}")
-    hints = _hints(cls)
+    hints = field_types(cls)
     values = {}
     for name, field in fields.items():
         if name in data:
@@ -125,7 +125,7 @@ def replaced(section: T, values: Any, where: str = "params") -> T:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping, got {values!r}")
-    fields, hints = [f.name for f in dataclasses.fields(section)], _hints(type(section))  # type: ignore[arg-type]
+    fields, hints = [f.name for f in dataclasses.fields(section)], field_types(type(section))  # type: ignore[arg-type]
     values = _current_keys(values, type(section), where)
     changes = {}
     for key, value in values.items():

@@ -3,7 +3,7 @@
 The index is computed ahead of time and shipped with the model repository. It is a folder of immutable subfolders and a
 manifest that names the ones in use::
 
-    gallery.json                    hash of the model that encoded it, segments and faiss indices in use
+    manifest.json                   hash of the model that encoded it, segments and faiss indices in use
     images-7/  captions-7/          segments: ids, embeddings, features; row numbers are never reused
     index-9/images.faiss            features of the rows in use, by row number
     index-9/images.npy              these row numbers, ascending
@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Rows = NDArray[np.int64]
 
-FORMAT = "albef-gallery-2"
-MANIFEST = "gallery.json"
+FORMAT = "albef-index-2"
+MANIFEST = "manifest.json"
 KINDS = ("images", "captions")
 EMBEDS, SCALES, STARTS, FEATURES, IDS, OFFSETS = (
     "embeds.npy",

@@ -59,7 +59,7 @@ def _numbers(path: Path, prefix: str) -> dict[str, float]:
 
 
 def _log_files(artifacts: Path, tracker: NoTracker | MlflowTracker) -> None:
-    for pattern in ("export/*/parity.json", "evaluate/*/*.csv", "validated/report.json"):
+    for pattern in ("export/*/parity.json", "evaluate/*/plots/*.csv", "validated/report.json"):
         for path in sorted(artifacts.glob(pattern)):
             tracker.log_artifact(path, str(path.parent.relative_to(artifacts)))
     docs = artifacts / "validated" / "docs"

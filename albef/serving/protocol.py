@@ -157,6 +157,4 @@ def vision_graph(task: str, sizes: GraphSizes, *, features: bool) -> ModelSpec:
 def classify_graph(task: str, sizes: GraphSizes, classes: int, *, images: int = 1) -> ModelSpec:
     """Return the signature of a classifier of a text about one or two encoded images."""
     encoded = [image_embeds(sizes, name) for name in (IMAGE_EMBEDS, SECOND_IMAGE_EMBEDS)[:images]]
-    return ModelSpec(
-        model_name(task, CLASSIFY), (*encoded, *WORDS), (TensorSpec(LOGITS, "FP32", (classes,)),)
-    )
+    return ModelSpec(model_name(task, CLASSIFY), (*encoded, *WORDS), (TensorSpec(LOGITS, "FP32", (classes,)),))

@@ -93,7 +93,7 @@ def _metrics(probabilities: NDArray[np.float32], split: ClassificationSet) -> di
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``confusion.csv`` and ``shown/examples.json``.
+    """Write ``metrics.json``, ``plots/confusion.csv`` and ``shown/examples.json``.
 
     The metric ``chance`` is the accuracy of always predicting the most frequent class.
     """

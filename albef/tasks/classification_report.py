@@ -34,7 +34,7 @@ def section(section: Section) -> list[str]:
     """Return the HTML elements of the section."""
     examples = read_examples(section.shown / "examples.json")
     parts = [accuracies(section.metrics(), "always the most frequent class")]
-    table = section.source / "confusion.csv"
+    table = section.source / "plots" / "confusion.csv"
     if table.is_file():
         parts.append(_confusion(table))
     return [

@@ -49,7 +49,7 @@ class Job:
         Cells must not contain commas.
         """
         cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-        write_text(self.out / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
+        write_text(self.out / "plots" / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """Write ``metrics.json``; call this last, as the file marks a complete evaluation."""

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from albef import config as albef_config
-from albef.tasks import get
-from albef.tasks.base import Task
+from albef.tasks.base import Task, task_class
 from albef.weights.infer_config import infer_config
 from albef.weights.official import load_official, read_official
 from tests import ROOT
@@ -99,7 +98,7 @@ def load_case(path: Path) -> Case:
         vocab_size=state[next(k for k in state if k.endswith("word_embeddings.weight"))].shape[0],
         pad=0, cls=101, sep=102, mask=103,
     )  # fmt: skip
-    task = get(name)(config, tokens)  # type: ignore[arg-type]
+    task = task_class(name)(config, tokens)  # type: ignore[arg-type]
     report = load_official(task.model, state, str(weights))
     assert report.missing == [], report
     assert report.unexpected == [], report

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from albef import config_parsing
 from albef.config import Config, ConfigError, PrepareConfig, PretrainConfig, from_dict, load, to_dict
 from tests import ROOT
 
@@ -43,7 +44,9 @@ def is_optional(path: tuple[str, ...]) -> bool:
     hint: Any = Config
     for key in path:
         cls = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
-        hint = get_type_hints(cls)[key]
+        if cls is None:  # a mapping of plain values
+            return False
+        hint = config_parsing.field_types(cls)[key]
     return type(None) in get_args(hint)
 
 

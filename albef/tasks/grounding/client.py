@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from albef.data.schema import read_list
+from albef.inference.boxes import iou
 from albef.serving.requests import (
     GRAY_PIXEL,
     Array,
@@ -24,7 +25,6 @@ from albef.serving.requests import (
     image_and_texts,
 )
 from albef.tasks.grounding import spec
-from albef.tasks.grounding.boxes import iou
 
 MIN_IOU = 0.5
 """IoU with the true box above which an answer is correct (paper section 6.2)."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from albef.inference.boxes import best_box, hot_box
 from albef.serving import protocol
 from albef.serving.endpoint import Array, Endpoint, QueryError, values_of
 from albef.tasks.grounding import spec
-from albef.tasks.grounding.boxes import best_box, hot_box
 
 
 def read_boxes(request: Any) -> Array | None:

@@ -5,8 +5,10 @@ Boxes are x, y, width, height in pixels of the image.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,17 +17,65 @@ from numpy.typing import NDArray
 
 from albef.data.files import new_folder
 from albef.data.images import open_image, to_pixels
+from albef.data.schema import SchemaError, read_list
+from albef.inference.boxes import Box, box_scores, iou, upsample
 from albef.inference.encode import evaluating, words_of
 from albef.inference.gradcam import heat_map
 from albef.models.albef import ALBEF
-from albef.tasks.grounding.boxes import box_scores, iou, upsample
-from albef.tasks.grounding.data import GroundingSet
 from albef.tasks.grounding.spec import GroundingConfig
 from albef.tasks.grounding.word_maps import word_maps
 from albef.tasks.job import Job, spaced
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
+
+
+@dataclass(frozen=True)
+class GroundingSet:
+    """Expressions with their images, true boxes and detector proposals.
+
+    Args:
+        images: Path of the image of each expression.
+        names: Path of this image as written in the list.
+        boxes: True box of each expression.
+        proposals: Proposals for the image of each expression.
+        parts: Part of the test set of each expression, such as testA or testB; empty if there are none.
+    """
+
+    images: list[Path]
+    names: list[str]
+    texts: list[str]
+    boxes: list[Box]
+    proposals: list[list[Box]]
+    parts: list[str]
+
+    @classmethod
+    def read(cls, path: Path, boxes: Path, image_root: Path) -> GroundingSet:
+        """Read a ``grounding_val`` or ``grounding_test`` list and its boxes.
+
+        Raises:
+            SchemaError: If an expression has no true box, or its image has no proposals.
+        """
+        try:
+            annotations = json.loads(boxes.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SchemaError(f"{boxes}: cannot read the boxes ({error})") from error
+        records = read_list(path)
+        for row, record in enumerate(records):
+            if str(record["ref_id"]) not in annotations["refs"]:
+                raise SchemaError(f"{path}, row {row}, ref_id: {record['ref_id']!r} has no box in {boxes}")
+            if not annotations["proposals"].get(record["image"]):
+                raise SchemaError(f"{path}, row {row}, image: {record['image']!r} has no proposals in {boxes}")
+        refs: list[dict[str, Any]] = [annotations["refs"][str(r["ref_id"])] for r in records]
+        return cls(
+            [image_root / r["image"] for r in records],
+            [r["image"] for r in records],
+            [r["text"] for r in records],
+            [ref["box"] for ref in refs],
+            [annotations["proposals"][r["image"]] for r in records],
+            [str(ref.get("split", "")) for ref in refs],
+        )
+
 
 Mode = Literal["itm", "itc"]
 _MODES: tuple[Mode, ...] = ("itm", "itc")
@@ -98,7 +148,7 @@ def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingCon
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``iou.csv``, ``shown/examples.json`` and one figure per example below ``shown/maps``.
+    """Write ``metrics.json``, ``plots/iou.csv``, ``shown/examples.json`` and a figure per example in ``shown/maps``.
 
     Both modes are evaluated; metrics of the one not selected by the parameters have its name as prefix. ``chance`` is
     the accuracy of a random proposal.
@@ -127,7 +177,14 @@ def run(job: Job) -> None:
     block = with_mode(config, job.model, "itm").evaluate.block
     with new_folder(job.out / "shown" / "maps") as folder:
         for row in example_rows:
-            word_maps(job, split, row, results[selected].chosen[row], block).save(folder / f"{row:06}.png")
+            word_maps(
+                job,
+                split.images[row],
+                split.texts[row],
+                split.boxes[row],
+                split.proposals[row][results[selected].chosen[row]],
+                block,
+            ).save(folder / f"{row:06}.png")
     job.write_json(
         "shown/examples.json",
         {"mode": selected, "examples": [_example(split, results[selected], row) for row in example_rows]},

@@ -8,8 +8,7 @@ from albef.data.datasets import NO_CROP
 from albef.data.image_text import PairDataset
 from albef.tasks.alignment import AlignmentTask
 from albef.tasks.base import TaskData
-from albef.tasks.grounding.data import GroundingSet
-from albef.tasks.grounding.evaluate import evaluate
+from albef.tasks.grounding.evaluate import GroundingSet, evaluate
 
 
 class Grounding(AlignmentTask):

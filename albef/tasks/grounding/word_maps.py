@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 
 from albef.data.images import open_image, to_pixels
+from albef.inference.boxes import Box, upsample
 from albef.inference.encode import words_of
 from albef.inference.gradcam import itm_map
-from albef.tasks.grounding.boxes import upsample
-from albef.tasks.grounding.data import GroundingSet
 from albef.tasks.grounding.overlay import framed, overlay, strip
 from albef.tasks.job import Job
 
@@ -33,27 +32,27 @@ def tokens_of_words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
     return words
 
 
-def word_maps(job: Job, split: GroundingSet, row: int, chosen: int, block: int) -> Image.Image:
+def word_maps(job: Job, path: Path, text: str, true: Box, chosen: Box, block: int) -> Image.Image:
     """Draw the image with its boxes, and a heat map per word.
 
     A word's map is the mean Grad-CAM of the match logit over its tokens. In the last fusion layer only [CLS] reaches
     the ITM head and the gradient of words is zero, so ``block`` is limited to the layer before it.
 
     Args:
-        row: Row of ``split``.
-        chosen: Index of the chosen proposal.
+        path: Image file.
+        true, chosen: The true box and the chosen proposal.
         block: Fusion layer.
     """
     config = job.config.tasks.grounding
-    image = _resized(split.images[row])
+    image = _resized(path)
     # Unlike in evaluation, a single text in full precision.
     job.model.eval()
-    pixels = torch.from_numpy(to_pixels(open_image(split.images[row]), job.model.config.image_size))[None]
-    ids, mask = words_of([split.texts[row]], job.encoder, config.train, job.model.device)
+    pixels = torch.from_numpy(to_pixels(open_image(path), job.model.config.image_size))[None]
+    ids, mask = words_of([text], job.encoder, config.train, job.model.device)
     block = min(block, max(0, job.model.config.text.fusion_layers - 2))
     maps = itm_map(job.model, pixels.to(job.model.device), ids, mask, block)[0]
-    scale = image.width / open_image(split.images[row]).width
-    boxes = [(split.proposals[row][chosen], CHOSEN), (split.boxes[row], TRUE)]
+    scale = image.width / open_image(path).width
+    boxes = [(chosen, CHOSEN), (true, TRUE)]
     panels = [("", framed(image, [([scale * value for value in box[:4]], color) for box, color in boxes]))]
     tokens = [str(job.encoder.tokenizer.id_to_token(index)) for index in ids[0].tolist()]
     for word, positions in tokens_of_words(tokens):

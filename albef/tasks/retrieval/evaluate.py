@@ -176,7 +176,7 @@ _DIRECTIONS = {"tr": "image to text", "ir": "text to image"}
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``recall.csv`` and ``shown/examples.json``."""
+    """Write ``metrics.json``, ``plots/recall.csv`` and ``shown/examples.json``."""
     split = RetrievalSet.read(job.lists / "retrieval_test.json", job.images)
     result = evaluate(job.model, split, job.encoder, job.config.tasks.retrieval)
     rows: list[tuple[object, ...]] = []

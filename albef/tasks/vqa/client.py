@@ -26,7 +26,6 @@ from albef.serving.requests import (
 )
 from albef.serving.tables import ranked
 from albef.tasks.vqa import spec
-from albef.tasks.vqa.metric import vqa_accuracy
 
 
 def request(
@@ -97,5 +96,7 @@ def questions(lists: Path, images: Path) -> Iterator[Question]:
 
 
 def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+    from albef.tasks.vqa.evaluate import vqa_accuracy  # imports torch
+
     (answers,) = client.ask(request(images / row["image"], [row["question"]], 1))
     return {"VQA accuracy": [vqa_accuracy(answers[0].text, row["answer"])]}

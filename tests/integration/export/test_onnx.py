@@ -14,6 +14,7 @@ from albef.export.graphs import graph_sizes, graphs_of, model_hash
 from albef.export.parity import ParityError
 from albef.serving import onnxfile, protocol
 from albef.serving import session as sessions
+from albef.tasks.retrieval import spec as retrieval
 from albef.weights import checkpoint
 from tests.served import random_model, served_config
 
@@ -24,7 +25,7 @@ def net(model):
 
 
 def test_graphs_have_the_signature_of_the_contract(model, net):
-    specs = protocol.retrieval_graphs(graph_sizes(net))
+    specs = retrieval.graphs(graph_sizes(net))
     for name, spec in specs.items():
         path = model.exported / "retrieval" / f"{name}.onnx"
         sessions.check_signature(sessions.open_session(path), spec)
@@ -36,7 +37,7 @@ def test_graphs_have_the_signature_of_the_contract(model, net):
 
 
 def test_metadata_ties_graphs_to_model_and_tokenizer(model, net):
-    for graph in (protocol.VISION, protocol.TEXT, protocol.FUSION):
+    for graph in (protocol.VISION, retrieval.TEXT_GRAPH, retrieval.FUSION_GRAPH):
         found = onnxfile.metadata(model.exported / "retrieval" / f"{graph}.onnx")
         assert found[protocol.HASH_KEY] == model_hash(net)
         assert found[protocol.TOKENIZER_KEY] == sessions.file_hash(model.folder / "tokenizer" / "tokenizer.json")
@@ -44,7 +45,7 @@ def test_metadata_ties_graphs_to_model_and_tokenizer(model, net):
 
 
 def test_wrong_signature_is_refused(model, net):
-    specs = protocol.retrieval_graphs(graph_sizes(net))
+    specs = retrieval.graphs(graph_sizes(net))
     opened = sessions.open_session(model.exported / "retrieval" / "text.onnx")
     spec = specs[protocol.TEXT]
     with pytest.raises(sessions.GraphError, match="inputs"):

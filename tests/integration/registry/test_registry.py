@@ -11,17 +11,17 @@ import numpy as np
 import onnx
 import pytest
 
-from albef.config import ReleaseConfig, ReleaseMetrics
+from albef.config import ReleaseConfig
 from albef.registry import gate, models
 from albef.registry.models import RegistryError
-from albef.serving import protocol
 from albef.serving.server import TritonServer
+from albef.tasks import registry
 from tests.served import Served, served
 
 pytestmark = pytest.mark.slow
 
 METRICS = {"retrieval": "r_mean", "vqa": "accuracy", "entailment": "accuracy", "grounding": "accuracy"}
-CONFIG = ReleaseConfig(max_regression=0.02, metrics=ReleaseMetrics(**METRICS))
+CONFIG = ReleaseConfig(max_regression=0.02, metrics=METRICS)
 
 
 def evaluations(folder: Path, **values: float) -> Path:
@@ -69,7 +69,7 @@ def test_graphs_come_back_with_signature_and_example(model, store, tmp_path):
             uri = f"models:/albef-{endpoint}@challenger/{name}"
             assert mlflow.onnx.load_model(uri) == onnx.load(path)
             loaded = mlflow.pyfunc.load_model(uri)
-            spec = protocol.GRAPHS[endpoint](protocol.GraphSizes(1, 1, 1, 1))[name.removeprefix(f"{endpoint}_")]
+            spec = registry.graphs(endpoint)[name.removeprefix(f"{endpoint}_")]
             assert loaded.metadata.signature.inputs.input_names() == list(spec.input_names)
             assert all(tensor.shape[0] == -1 for tensor in loaded.metadata.signature.inputs.inputs)
             example = loaded.metadata.load_input_example()

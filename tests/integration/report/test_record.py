@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albef import report
+from albef.report import page
 from albef.tracking.origin import data_hash
 from tests.integration.tracking.stores import files, free_port, runs
 
@@ -43,7 +43,7 @@ def artifacts(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_report_is_a_run_with_metrics_pictures_and_reports(artifacts: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    report.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
+    page.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
     found = runs(uri)["report"]
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {
@@ -74,7 +74,7 @@ def test_a_report_is_written_without_mlflow_and_recorded_later(
 ) -> None:
     monkeypatch.setattr("albef.tracking.tracker._CLOSE_SECONDS", 0.5)
     uri = f"http://127.0.0.1:{free_port()}"
-    report.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
+    page.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
     assert (artifacts / "report/index.html").is_file()
     (left,) = (tmp_path / "scratch/tracking").iterdir()
     rows = [json.loads(line) for line in (left / "journal.jsonl").read_text().splitlines()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from albef.serving import protocol
+from albef.tasks.retrieval import spec as retrieval
 from tests.integration.serving.hostile import encoded, scene
 
 
@@ -138,7 +138,7 @@ REQUESTS: dict[str, Request] = {
 
 def arrays_of(endpoint: str, *, image: bytes | None = None, words: bytes | None = None) -> dict[str, np.ndarray]:
     """Inputs of an endpoint for a picture or a text, with a plain one where it needs the other as well."""
-    if endpoint == protocol.RETRIEVAL.name:
+    if endpoint == retrieval.ENDPOINT.name:
         return {"text": strings(words)} if image is None else {"image": strings(image)}
     return {
         "image": strings(encoded(scene()) if image is None else image),

@@ -24,6 +24,7 @@ from albef.serving.client import AsyncClient, Client, InvalidRequestError
 from albef.serving.requests import Request
 from albef.serving.server import TritonServer
 from albef.serving.session import open_session
+from albef.tasks.retrieval import spec as retrieval
 from tests.served import Served
 
 pytestmark = pytest.mark.server
@@ -35,7 +36,7 @@ class Reference:
     def __init__(self, model: Served) -> None:
         self.run = {
             name: open_session(model.exported / "retrieval" / f"{name}.onnx").run
-            for name in (protocol.VISION, protocol.TEXT, protocol.FUSION)
+            for name in (protocol.VISION, retrieval.TEXT_GRAPH, retrieval.FUSION_GRAPH)
         }
         rows = json.loads((model.folder / "lists" / "retrieval_test.json").read_text())
         self.size = model.config.model.image_size
@@ -72,7 +73,7 @@ class Reference:
                         strict=True,
                     )
                 )
-                scores[row] = float(self.run[protocol.FUSION](None, feeds)[0][0, protocol.MATCH])
+                scores[row] = float(self.run[retrieval.FUSION_GRAPH](None, feeds)[0][0, retrieval.MATCH])
             order = np.array(sorted(order, key=lambda row: -scores[row]))
         names = self.images if of_text else self.captions
         return [(names[row], scores[row]) for row in order[:k]]
@@ -156,7 +157,7 @@ def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint
 
 def raw(client, **arrays):
     return client.triton.infer(
-        **transport.infer_arguments(Request(protocol.RETRIEVAL, arrays, list)), client_timeout=30
+        **transport.infer_arguments(Request(retrieval.ENDPOINT, arrays, list)), client_timeout=30
     )
 
 
@@ -185,7 +186,7 @@ def test_wrong_requests_are_refused(client, arrays, complaint):
 
 def test_defaults_of_the_endpoint(client):
     result = raw(client, text=strings(b"red above blue"))
-    expected = client.retrieve(text="red above blue", k=protocol.DEFAULT_K, rerank=protocol.DEFAULT_RERANK)
+    expected = client.retrieve(text="red above blue", k=retrieval.DEFAULT_K, rerank=retrieval.DEFAULT_RERANK)
     assert [key.decode() for key in result.as_numpy("ids")[0]] == [m.id for m in expected]
 
 

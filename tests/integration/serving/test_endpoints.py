@@ -13,12 +13,11 @@ import torch
 
 from albef.data.schema import VE_LABELS
 from albef.data.tokenizer import Encoder
+from albef.inference.boxes import best_box, iou
 from albef.inference.encode import pixels_of, words_of
 from albef.inference.gradcam import heat_map
-from albef.serving import protocol
 from albef.serving.client import AsyncClient, InvalidRequestError
-from albef.tasks import classification_eval
-from albef.tasks.grounding.boxes import best_box, iou
+from albef.tasks import classification_eval, registry
 from albef.tasks.vqa import evaluate
 from albef.weights import checkpoint
 
@@ -171,6 +170,6 @@ def test_asyncio(server, model, client):
 
 
 def test_endpoints_answer_all_tensors_of_the_contract():
-    assert set(protocol.ENDPOINTS) < set(protocol.GRAPHS)
-    for spec in protocol.ENDPOINTS.values():
+    assert set(registry.endpoints()) < {spec.name for spec in registry.specs() if spec.graphs is not None}
+    for spec in registry.endpoints().values():
         assert len({tensor.name for tensor in (*spec.inputs, *spec.outputs)}) == len(spec.inputs) + len(spec.outputs)

@@ -16,6 +16,9 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from albef.export import repository
 from albef.serving import protocol
 from albef.serving.server import TritonServer
+from albef.tasks import registry
+from albef.tasks.grounding import spec as grounding
+from albef.tasks.retrieval import spec as retrieval
 from tests.integration.serving import hostile, hostile_requests
 from tests.integration.serving.hostile import ODD, ODD_TEXTS, REFUSED, REFUSED_TEXTS, encoded, scene
 from tests.integration.serving.hostile_requests import REQUESTS, arrays_of
@@ -25,7 +28,7 @@ from tests.worlds import tiny_config
 
 pytestmark = pytest.mark.server
 
-ENDPOINTS = tuple(protocol.ENDPOINTS)
+ENDPOINTS = tuple(registry.endpoints())
 
 
 def inputs_of(library, arrays, raw=None, shapes=None):
@@ -47,13 +50,13 @@ def infer(triton, endpoint, arrays):
 
 def numbers(triton, endpoint, arrays) -> np.ndarray:
     """What an endpoint answers to one row, as numbers whose order says nothing of their size."""
-    more = {protocol.ENDPOINT_K: np.full((1, 1), 40, np.int32)}
+    more = {protocol.K: np.full((1, 1), 40, np.int32)}
     if endpoint == "retrieval":
-        more[protocol.ENDPOINT_RERANK] = np.array([[False]])
+        more[retrieval.RERANK] = np.array([[False]])
     result = infer(triton, endpoint, {**arrays, **more} if endpoint in ("retrieval", "vqa") else arrays)
     if endpoint == "grounding":
-        return result.as_numpy(protocol.ENDPOINT_HEAT).reshape(-1)
-    keys, values = (result.as_numpy(name)[0] for name in protocol.ENDPOINTS[endpoint].output_names)
+        return result.as_numpy(grounding.HEAT_MAP).reshape(-1)
+    keys, values = (result.as_numpy(name)[0] for name in registry.endpoints()[endpoint].output_names)
     return values[np.argsort(keys)]
 
 
@@ -120,7 +123,7 @@ def test_requests_that_break_the_contract(client, name):
 def test_boxes_beyond_the_picture_lose(client):
     inside, beyond = [4, 4, 8, 8], [[-90, -90, 9, 9], [1e6, 1e6, 1, 1], [0, 0, 3e38, 3e38], [0, 0, 1e-40, 1e-40]]
     result = infer(client.triton, "grounding", hostile_requests.boxes(*beyond, inside))
-    assert result.as_numpy(protocol.ENDPOINT_BOX)[0].tolist() == inside
+    assert result.as_numpy(grounding.BOX)[0].tolist() == inside
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

@@ -52,7 +52,7 @@ def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path
         assert "change 2" in capsys.readouterr().out
         after = everything(client, text="red")
         assert len(after) == min(len(before) + 2, 40)
-        found = ImageTextIndex(repository / "retrieval" / "1" / "gallery").images
+        found = ImageTextIndex(repository / "retrieval" / "1" / "index").images
         _, rows = found.search(found.features([found.rows[-2]]), 1)
         assert found.name(rows[0, 0]) == "deep/mine.png"
         # Its features are those of a request with this picture: the nearest captions are the same.
@@ -72,7 +72,7 @@ def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path
         with pytest.raises(InvalidRequestError, match="index contains no captions"):
             client.retrieve(image=mine)
 
-        manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
+        manifest = repository / "retrieval" / "1" / "index" / "manifest.json"
         text = manifest.read_text()
         manifest.with_suffix(".new").write_text(text.replace('"model_hash": "', '"model_hash": "0000'))
         manifest.with_suffix(".new").replace(manifest)
@@ -106,7 +106,7 @@ def test_mistakes_are_explained_and_change_nothing(repository, tmp_path, capsys,
     picture(bad / "good.png", "red")
     (bad / "empty.png").write_bytes(b"")
     (bad / "cut.png").write_bytes((bad / "good.png").read_bytes()[:50])
-    manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
+    manifest = repository / "retrieval" / "1" / "index" / "manifest.json"
     before = manifest.read_bytes()
     verb, *rest = (argument.format(tmp=tmp_path) for argument in arguments)
     assert index(verb, "--repository", repository, *rest) == 2

@@ -171,7 +171,7 @@ def refused(repository: Path, runtime) -> str:
 def test_parts_of_another_model_are_refused(model, runtime, tmp_path):
     repository = tmp_path / "elsewhere"
     shutil.copytree(model.repository, repository)
-    manifest = repository / "retrieval" / "1" / "gallery" / "gallery.json"
+    manifest = repository / "retrieval" / "1" / "index" / "manifest.json"
     text = manifest.read_text()
     data = json.loads(text)
     manifest.write_text(json.dumps({**data, "model_hash": "f" * 64}))

@@ -154,7 +154,7 @@ def damaged(other: Path, folder: Path, damage: str) -> Path:
         settings = folder / "entailment" / "1" / "settings.json"
         settings.write_text(settings.read_text().replace('"model_hash": "', '"model_hash": "0000'))
     elif damage == "gallery":
-        shutil.rmtree(folder / "retrieval" / "1" / "gallery")
+        shutil.rmtree(folder / "retrieval" / "1" / "index")
     return folder
 
 

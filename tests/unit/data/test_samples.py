@@ -13,7 +13,7 @@ import torch
 from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
 from albef.tasks.classification_data import ClassificationDataset
-from albef.tasks.vqa.data import QuestionDataset, weighted_answers
+from albef.tasks.vqa.train import QuestionDataset, weighted_answers
 from tests.worlds import colour_world, tiny_config
 
 

@@ -18,10 +18,10 @@ from albef.data.image_text import PairDataset
 from albef.data.schema import images_of, read_list
 from albef.tasks.classification_data import ClassificationDataset
 from albef.tasks.classification_eval import ClassificationSet
-from albef.tasks.grounding.data import GroundingSet
+from albef.tasks.grounding.evaluate import GroundingSet
 from albef.tasks.retrieval.evaluate import RetrievalSet
-from albef.tasks.vqa.data import QuestionDataset
 from albef.tasks.vqa.evaluate import QuestionSet, read_candidates
+from albef.tasks.vqa.train import QuestionDataset
 from tests import ROOT
 from tests.worlds import tiny_config, write_params
 

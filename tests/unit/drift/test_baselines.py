@@ -15,8 +15,8 @@ def note(folder, sure: float, brightness: int = 128, count: int = 60) -> None:
     to, log = sampler(folder)
     for number in range(count):
         draft = to.draft()
-        draft.picture(Image.new("RGB", (40, 30), (brightness + number % 20,) * 3), 123)
-        draft.show([0])
+        draft.add_image(Image.new("RGB", (40, 30), (brightness + number % 20,) * 3), 123)
+        draft.set_image_rows([0])
         to.write(draft, 1, {"probabilities": np.array([[sure + 0.01 * (number % 20)]])})
     assert not log.lines
 

@@ -110,12 +110,12 @@ def test_mostly_empty_segments_are_thinned_out(tmp_path):
 
 def test_unknown_ids_are_named_and_nothing_changes(tmp_path):
     builder.build(tmp_path, encoders(), files(["a", "b"]), ["red"], "float32")
-    before = (tmp_path / "gallery.json").read_bytes()
+    before = (tmp_path / "manifest.json").read_bytes()
     with pytest.raises(SearchIndexError, match=r"no image 'x' in this index \(1 more"):
         builder.remove(tmp_path, ["a", "x", "y"])
     with pytest.raises(SearchIndexError, match="no caption 'blue' in this index"):
         builder.remove(tmp_path, [], ["blue"])
-    assert (tmp_path / "gallery.json").read_bytes() == before
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_another_model_is_refused(tmp_path):

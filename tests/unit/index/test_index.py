@@ -78,7 +78,7 @@ def test_another_model_is_refused(tmp_path):
 
 def test_counts_must_agree(tmp_path):
     make(tmp_path)
-    path = tmp_path / "gallery.json"
+    path = tmp_path / "manifest.json"
     data = json.loads(path.read_text())
     data["images"]["count"] -= 1
     path.write_text(json.dumps(data))
@@ -93,16 +93,16 @@ def test_counts_must_agree(tmp_path):
 
 def test_older_format_is_refused(tmp_path):
     make(tmp_path)
-    path = tmp_path / "gallery.json"
+    path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": "albef-gallery-1"}))
-    with pytest.raises(SearchIndexError, match="format 'albef-gallery-1', expected 'albef-gallery-2'"):
+    with pytest.raises(SearchIndexError, match="format 'albef-gallery-1', expected 'albef-index-2'"):
         ImageTextIndex(tmp_path)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "gallery.json",
+        "manifest.json",
         *(f"index-1/{file}" for file in ("images.faiss", "captions.faiss", "images.npy", "captions.npy")),
         *(f"images-1-0/{file}" for file in ("embeds.npy", "starts.npy", "features.npy", "ids.npy", "ids.utf8")),
         "captions-1-0/embeds.npy",

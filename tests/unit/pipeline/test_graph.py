@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from albef import cli
-from albef.config import TasksConfig
 from albef.tasks import registry
 from tests.unit.pipeline.code import of_command
 from tests.unit.test_layers import ROOT
@@ -94,7 +92,7 @@ def test_raw_data_is_never_written() -> None:
 
 
 def test_every_task_is_fine_tuned_and_evaluated() -> None:
-    wanted = {field.name for field in fields(TasksConfig)}
+    wanted = {spec.name for spec in registry.fine_tuned()}
     assert wanted == set(registry.names()) - {"pretrain", "text_assignment"}
     for verb in ("finetune", "evaluate"):
         assert {name.partition("@")[2] for name in stages() if name.startswith(f"{verb}@")} == wanted

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from albef import report
+from albef.report import page
 from albef.report.source import ReportError
 
 CAPTION = 'a dog left of <b>a "red" apple</b>'
@@ -66,7 +66,7 @@ class _Page(HTMLParser):
 
 
 def write(artifacts: Path) -> str:
-    report.run(artifacts, artifacts / "data", artifacts / "report")
+    page.run(artifacts, artifacts / "data", artifacts / "report")
     return (artifacts / "report" / "index.html").read_text()
 
 
@@ -152,7 +152,7 @@ def test_a_bad_file_is_named_and_an_old_report_stays(
 
 def test_nothing_evaluated_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="run an evaluate stage first"):
-        report.run(tmp_path, tmp_path, tmp_path / "report")
+        page.run(tmp_path, tmp_path, tmp_path / "report")
 
 
 def test_a_search_is_shown_where_there_was_one(artifacts: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_search_is_shown_where_there_was_one(artifacts: Path) -> None:
         (artifacts / "tune" / task / "plots").mkdir(parents=True)
         (artifacts / "tune" / task / "metrics.json").write_text(json.dumps(metrics))
     (artifacts / "tune" / "vqa" / "plots" / "parallel.png").write_bytes(b"a picture")
-    report.run(artifacts, artifacts / "data", artifacts / "report")
+    page.run(artifacts, artifacts / "data", artifacts / "report")
     text = (artifacts / "report" / "index.html").read_text()
     row = '<td>vqa</td><td>accuracy</td><td class="n">0.625</td><td class="n">0.75</td><td class="n">4</td>'
     assert text.count(row) == 1

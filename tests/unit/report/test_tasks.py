@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from albef import report
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
+from albef.report import page
 from albef.report.source import ReportError
 from albef.tasks import classification_report, evaluation
 from albef.tasks.grounding.report import read_references
@@ -46,7 +46,7 @@ def artifacts(evaluated: Path, tmp_path: Path) -> Path:
 
 
 def write(artifacts: Path, evaluated: Path) -> str:
-    report.run(artifacts, evaluated / "world", artifacts / "report")
+    page.run(artifacts, evaluated / "world", artifacts / "report")
     return (artifacts / "report" / "index.html").read_text()
 
 
@@ -99,7 +99,8 @@ def test_curves_show_every_run_there_is(artifacts: Path, evaluated: Path) -> Non
 
 def test_confusion_counts_every_pair(artifacts: Path, evaluated: Path) -> None:
     folder = keep(artifacts, "entailment")
-    (folder / "confusion.csv").write_text("actual,predicted\n" + "a,b\n" * 37 + "b,b\n" * 41)
+    (folder / "plots").mkdir(exist_ok=True)
+    (folder / "plots" / "confusion.csv").write_text("actual,predicted\n" + "a,b\n" * 37 + "b,b\n" * 41)
     text = write(artifacts, evaluated)
     assert '<td>a</td><td class="n">0</td><td class="n">37</td>' in text
     assert '<td>b</td><td class="n">0</td><td class="n">41</td>' in text
@@ -164,7 +165,7 @@ def test_cards_hold_what_the_evaluation_says(evaluated: Path) -> None:
         ("vqa/shown/examples.json", '{"examples": [{"image": "a"}]}', "not the examples of VQA"),
         ("nlvr2/shown/examples.json", '{"classes": 3}', "not the examples of a classification"),
         ("grounding/shown/examples.json", "[]", "not the examples of grounding"),
-        ("entailment/confusion.csv", "row\n1\n", "expected columns 'actual' and 'predicted'"),
+        ("entailment/plots/confusion.csv", "row\n1\n", "expected columns 'actual' and 'predicted'"),
         ("grounding/shown/maps/000000.png", None, "run the stage that writes it"),
     ],
 )

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from albef.serving import ask
 from albef.serving.client import Client, ServerTimeoutError, ServerUnavailableError
 from albef.serving.requests import Match, ServingError
 from albef.serving.server import free_ports
+from albef.tasks.retrieval.client import format_answer
 
 
 def test_no_server():
@@ -48,7 +48,7 @@ def test_proxy_of_the_environment_is_ignored(monkeypatch):
 
 
 def test_table_aligns():
-    lines = ask.format_matches([Match("a.png", 12.34567), Match("b.png", -0.5)]).splitlines()
+    lines = format_answer([Match("a.png", 12.34567), Match("b.png", -0.5)]).splitlines()
     assert lines == [
         "rank        score  answer",
         "   1      12.3457  a.png",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from albef.serving import pbtxt, protocol
 from albef.serving.protocol import GraphSizes, ModelSpec, TensorSpec
+from albef.tasks.retrieval import spec as retrieval
 from tests import ROOT
 
 sizes = st.builds(GraphSizes, *(st.integers(1, 4096) for _ in range(5)))
@@ -25,9 +26,9 @@ deployments = st.builds(
 )
 
 
-@given(sizes, deployments, st.sampled_from([protocol.VISION, protocol.TEXT, protocol.FUSION]))
+@given(sizes, deployments, st.sampled_from([protocol.VISION, retrieval.TEXT_GRAPH, retrieval.FUSION_GRAPH]))
 def test_config_says_what_the_contract_says(tmp_path_factory, size, run, graph):
-    spec = protocol.retrieval_graphs(size)[graph]
+    spec = retrieval.graphs(size)[graph]
     path = tmp_path_factory.mktemp("config") / "config.pbtxt"
     path.write_text(pbtxt.render(spec, run))
     config = pbtxt.parse(path)
@@ -47,17 +48,17 @@ def test_config_says_what_the_contract_says(tmp_path_factory, size, run, graph):
 
 
 def test_endpoint_config():
-    text = pbtxt.render(protocol.RETRIEVAL, pbtxt.Deployment("python", 16, 0, 2))
+    text = pbtxt.render(retrieval.ENDPOINT, pbtxt.Deployment("python", 16, 0, 2))
     assert text.count("TYPE_STRING") == 3  # text, image, ids
     assert text.count("optional: true") == 4
     assert "KIND_CPU" in text
 
 
 def test_graphs_chain():
-    graphs = protocol.retrieval_graphs(GraphSizes(64, 17, 128, 96, 32))
+    graphs = retrieval.graphs(GraphSizes(64, 17, 128, 96, 32))
     made = {t.name: t for name in (protocol.VISION, protocol.TEXT) for t in graphs[name].outputs}
     made |= {t.name: t for t in graphs[protocol.TEXT].inputs}
-    assert [made[t.name] for t in graphs[protocol.FUSION].inputs] == list(graphs[protocol.FUSION].inputs)
+    assert [made[t.name] for t in graphs[retrieval.FUSION_GRAPH].inputs] == list(graphs[retrieval.FUSION_GRAPH].inputs)
 
 
 def test_unknown_field_is_named(tmp_path):

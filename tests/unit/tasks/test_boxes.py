@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.tasks.grounding.boxes import best_box, box_scores, hot_box, upsample
+from albef.inference.boxes import best_box, box_scores, hot_box, upsample
 
 sides = st.integers(1, 24)
 

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from albef.data.tokenizer import Encoder
+from albef.inference.boxes import iou
 from albef.models.albef import ALBEF
 from albef.tasks.evaluation import EvaluationError, run
-from albef.tasks.grounding.boxes import iou
 from albef.tasks.grounding.evaluate import default_block
 from albef.tasks.grounding.word_maps import tokens_of_words
 from albef.tasks.job import spaced
 from albef.tasks.registry import UnknownTaskError, models_for
-from albef.tasks.vqa.evaluate import kind_of
-from albef.tasks.vqa.metric import vqa_accuracy
+from albef.tasks.vqa.evaluate import kind_of, vqa_accuracy
 from albef.weights import checkpoint
 from tests.worlds import colour_world, tiny_config
 
@@ -57,7 +56,7 @@ def test_retrieval_also_zero_shot(world: Path, tmp_path: Path, model: str) -> No
     out = evaluated(world, tmp_path, "retrieval", model)
     metrics, examples = read(out / "metrics.json"), read(out / "shown" / "examples.json")
     assert {"ir_r1", "tr_r10", "itc_ir_r1", "r_mean"} <= set(metrics)
-    assert len(table(out / "recall.csv")) == 12
+    assert len(table(out / "plots" / "recall.csv")) == 12
     assert len(examples["text_to_image"]) == len(examples["image_to_text"]) == 8
     assert len(examples["text_to_image"][0]["ranked"]) == 5
 
@@ -72,7 +71,7 @@ def test_vqa(world: Path, tmp_path: Path) -> None:
     assert metrics["accuracy"] == pytest.approx(sum(scores) / len(scores))
     # "red" is what 7 of 10 people say of 2 of 16 pictures, and no colour is said of more.
     assert 0 < metrics["chance"] < 0.5
-    rows = table(out / "answers.csv")
+    rows = table(out / "plots" / "answers.csv")
     assert [(row["kind"], row["questions"]) for row in rows] == [("other", "16")]
     assert float(rows[0]["accuracy"]) == pytest.approx(metrics["accuracy"], abs=1e-4)
     for example in examples:
@@ -96,7 +95,7 @@ def test_vqa_without_answers_gives_the_submission_alone(world: Path, tmp_path: P
     run(CONFIG, "vqa", tmp_path / "model", lists, world, world / "tokenizer", tmp_path / "result")
     assert read(tmp_path / "result" / "metrics.json") == {}
     assert len(read(tmp_path / "result" / "shown" / "submission.json")) == len(records)
-    assert table(tmp_path / "result" / "answers.csv") == []
+    assert table(tmp_path / "result" / "plots" / "answers.csv") == []
     assert read(tmp_path / "result" / "shown" / "examples.json")["examples"][0]["answers"][0]["accuracy"] is None
 
 
@@ -104,7 +103,7 @@ def test_vqa_without_answers_gives_the_submission_alone(world: Path, tmp_path: P
 def test_classification(world: Path, tmp_path: Path, task: str, classes: int) -> None:
     out = evaluated(world, tmp_path, task)
     metrics, examples = read(out / "metrics.json"), read(out / "shown" / "examples.json")
-    rows = table(out / "confusion.csv")
+    rows = table(out / "plots" / "confusion.csv")
     assert len(rows) == 16
     right = sum(row["actual"] == row["predicted"] for row in rows)
     assert metrics["accuracy"] == pytest.approx(right / 16)
@@ -124,7 +123,7 @@ def test_grounding_in_both_modes_with_maps(world: Path, tmp_path: Path, model: s
     assert {"accuracy", "pointing", "itc_accuracy", "itc_pointing", "accuracy_test", "chance"} <= set(metrics)
     assert metrics["chance"] == pytest.approx(0.25)  # one of four boxes is the true one
     assert found["mode"] == CONFIG.tasks.grounding.evaluate.mode
-    curve = {(row["mode"], row["threshold"]): float(row["accuracy"]) for row in table(out / "iou.csv")}
+    curve = {(row["mode"], row["threshold"]): float(row["accuracy"]) for row in table(out / "plots" / "iou.csv")}
     assert curve["itm", "0.5"] == pytest.approx(metrics["accuracy"], abs=1e-4)
     assert curve["itc", "0.5"] == pytest.approx(metrics["itc_accuracy"], abs=1e-4)
     assert len(list((out / "shown" / "maps").iterdir())) == len(found["examples"]) == 8

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from albef.data.schema import SchemaError
-from albef.tasks.grounding.boxes import Box, box_scores, iou
-from albef.tasks.grounding.data import GroundingSet
+from albef.inference.boxes import Box, box_scores, iou
+from albef.tasks.grounding.evaluate import GroundingSet
 from tests.worlds import colour_world
 
 

@@ -15,8 +15,7 @@ from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
 from albef.models.albef import ALBEF
-from albef.tasks.vqa.evaluate import QuestionSet, VqaResult, evaluate, read_candidates
-from albef.tasks.vqa.metric import vqa_accuracy
+from albef.tasks.vqa.evaluate import QuestionSet, VqaResult, evaluate, read_candidates, vqa_accuracy
 from albef.tasks.vqa.spec import AnswerConfig, VqaConfig
 from tests.worlds import colour_world, tiny_config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from albef.tasks.vqa.metric import normalize, vqa_accuracy
+from albef.tasks.vqa.evaluate import normalize, vqa_accuracy
 
 
 @pytest.mark.parametrize(
