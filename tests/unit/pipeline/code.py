@@ -1,4 +1,4 @@
-"""Which files of the library a stage's command runs: its import graph, followed from the command line."""
+"""Files of the library that the command of a stage runs: its import graph, followed from the command line."""
 
 from __future__ import annotations
 
@@ -9,24 +9,81 @@ from functools import cache
 from pathlib import Path
 
 from albef import cli
-from tests.unit.test_layers import ROOT, imported, imports, modules
+from albef.tasks import registry
+from tests import ROOT
+from tests.unit.test_layers import imported, imports, modules
 
-# Reached by every stage, and without influence of their own: what they read reaches a stage as its command line and
-# its parameters, which DVC compares; `tasks` maps a name to a module, and tracking only listens.
-PLUMBING = {"albef", "albef.cli", "albef.config", "albef.config_parsing", "albef.tasks"}
-PLUMBING |= {name for name in modules() if name.split(".")[1:2] == ["tracking"]}
+WRAPPER = "sh infra/albef.sh "
+"""Start of the command of every stage."""
+
+# Modules that every command imports and that do not decide its results: parameters and command line are compared by DVC
+# itself, the registry maps names to modules, tracking only observes.
+_NEUTRAL = (
+    "albef.cli",
+    "albef.config",
+    "albef.config_parsing",
+    "albef.tasks.registry",
+    "albef.tasks.spec",
+    "albef.tracking",
+)
+
+# Modules that only the commands of some stages import without an influence on their results.
+_TRAINING = (
+    "albef.training.run",  # starts the loop, in this process
+    "albef.training.job",
+    "albef.training.distributed",  # or in several
+    "albef.weights",  # formats on disk; adapt_weights is a dependency where a stage starts from another one's model
+    "albef.inference.gradcam",
+    "albef.inference.boxes",
+    "albef.tasks.job",  # writes what evaluation found
+    "albef.tasks.grounding.overlay",  # figures
+    "albef.tasks.grounding.word_maps",
+    "albef.serving",  # names of tensors
+)
+_UNRELATED = {
+    "pretrain": (*_TRAINING, "albef.inference"),
+    "text_assignment": (*_TRAINING, "albef.inference"),
+    "tune": _TRAINING,
+    "finetune": _TRAINING,
+    "evaluate": ("albef.weights", "albef.serving"),
+    "export": ("albef.weights", "albef.index", "albef.serving", "albef.tasks"),
+    # Graphs and models are in the outputs of the export stages.
+    "repository": ("albef.models", "albef.inference", "albef.losses", "albef.weights", "albef.export.graphs"),
+    "reference": ("albef.serving",),
+}
+_MODULES = {
+    "pretrain": ("train",),
+    "finetune": ("train",),
+    "tune": ("train",),
+    "evaluate": ("evaluate",),
+    "export": ("export",),
+    "repository": ("export", "endpoint"),
+    "report": ("report",),
+}
+"""Modules of tasks that a command imports by way of the registry: of its task, or without one of every task."""
 
 
-def is_empty(path: Path) -> bool:
-    """Whether a file holds a docstring at most."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+def arguments_of(command: str) -> list[str]:
+    """Arguments of the command line of a stage."""
+    assert command.startswith(WRAPPER), command
+    return command.removeprefix(WRAPPER).split()
 
 
 def packages(name: str) -> set[str]:
     """A module and the packages around it, whose ``__init__`` runs first."""
     parts = name.split(".")
     return {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+
+
+def below(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a module is one of ``prefixes`` or within one."""
+    return any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file holds a docstring at most."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 
 
 @cache
@@ -37,32 +94,32 @@ def needs(name: str) -> frozenset[str]:
     return frozenset(found - {name})
 
 
-def closure(start: set[str]) -> set[str]:
-    """``start`` and all that it imports, directly or not."""
+def closure(start: set[str], without: tuple[str, ...]) -> set[str]:
+    """``start`` and all that it imports, directly or not, except the modules ``without``."""
     found: set[str] = set()
     queue = list(start)
     while queue:
         name = queue.pop()
-        if name not in found:
+        if name not in found and not below(name, without):
             found.add(name)
-            queue += needs(name) if name not in PLUMBING else []
+            queue += needs(name)
     return found
 
 
-def of_command(command: str) -> set[Path]:
-    """Files that an ``albef`` command runs or copies, from the root, without plumbing and empty ones."""
-    program, *words = command.split()
-    assert program == "albef", command
-    arguments = cli.parser().parse_args(words)
+def of_command(command: str, everything: bool = False) -> set[Path]:
+    """Files that a command runs or copies, from the root.
+
+    Args:
+        everything: Include those that do not decide its results.
+    """
+    arguments = cli.parser().parse_args(arguments_of(command))
     handler = ast.parse(textwrap.dedent(inspect.getsource(arguments.function)))
     every = modules()
     start = {m for name in imports(handler) if name in every for m in packages(name)}
-    extra: set[Path] = set()
-    if arguments.command in ("pretrain", "tune", "finetune"):
-        start |= {f"albef.tasks.{arguments.task}"}  # imported by name
-    if arguments.command == "repository":
-        # Copied into the model repository, with what it imports.
-        extra = set((ROOT / "infra/triton/models").rglob("*.py"))
-        start |= {m for path in extra for name in imported(path) if name in every for m in packages(name)}
-    files = {every[name] for name in closure(start) - PLUMBING}
-    return {path.relative_to(ROOT) for path in files | extra if not is_empty(path)}
+    tasks = [arguments.task] if hasattr(arguments, "task") else registry.names()
+    for part in _MODULES.get(arguments.command, ()):
+        start |= {f"albef.tasks.{task}.{part}" for task in tasks if registry.provides(task, part)}
+    stage = "text_assignment" if tasks == ["text_assignment"] else arguments.command
+    without = () if everything else (*_NEUTRAL, *_UNRELATED.get(stage, ()))
+    files = {every[name] for name in closure(start, without)}
+    return {path.relative_to(ROOT) for path in files - {every["albef"]} if not is_empty(path)}
