@@ -32,10 +32,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 \
 	&& echo "$$python" && break; done)
 
-.PHONY: help setup runtime git demo test lint ui orchestrate deploy figures clean distclean
+.PHONY: help setup runtime git demo test test-unit lint ui orchestrate deploy figures clean distclean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) runtime ## create .venv with all dependencies, and the inference server's runtime
 
@@ -69,6 +69,9 @@ PYTEST_WORKERS ?= 2
 
 test: git setup lint ## run linters, type checker and all tests
 	$(VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-unit: git $(INSTALLED) ## run the unit tests, which need no server
+	$(VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder tests/unit tests/parity $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## run ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -70,6 +70,11 @@ def dvc(*args: str) -> str:
     return result.stdout
 
 
+def stages_of(group: str) -> list[str]:
+    """Return the stages ``GROUP@TASK`` of all tasks."""
+    return [name for name in stages() if name.startswith(f"{group}@")]
+
+
 def stages(*targets: str) -> dict[str, set[str]]:
     """Return needed stages in topological order, each with its upstream stages.
 

@@ -11,8 +11,6 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import _dvc, _show
 
-EVALUATED = ("retrieval", "vqa", "entailment", "grounding")
-
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
 def step(name: str, arguments: list[str]) -> str:
@@ -61,7 +59,7 @@ def release(
         StageError: If the release is refused or fails.
     """
     if refresh:
-        _show.publish(_dvc.run("repository", *(f"evaluate@{name}" for name in EVALUATED)))
+        _show.publish(_dvc.run("repository", *_dvc.stages_of("evaluate")))
     lists = ["--lists", "artifacts/validated/lists"]
     models = ["--repository", new, "--evaluate", "artifacts/evaluate"]
     registered = step("register", ["registry", "register", *models, *lists])

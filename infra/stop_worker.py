@@ -51,8 +51,11 @@ async def _cancel(engines: dict[UUID, psutil.Process]) -> None:
         for _ in range(int(STATE_TIMEOUT / 0.5)):  # the worker reports the final states to the server
             states = [(await client.read_flow_run(run)).state for run in engines]
             if all(state is not None and state.is_final() for state in states):
-                return
+                break
             await asyncio.sleep(0.5)
+        for run in engines:
+            ended = await client.read_flow_run(run)
+            print(f"Run {ended.name}: {ended.state_name}", file=sys.stderr)
 
 
 def _end(processes: list[psutil.Process], seconds: float) -> None:

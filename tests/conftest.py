@@ -1,4 +1,4 @@
-"""What every test shares: quiet dependencies, and the order in which tests run."""
+"""Fixtures and settings of all tests: quiet dependencies, the order of tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from albef.cli import _QUIET as QUIET
-from tests import SHARED
+from tests import ROOT, SHARED
 from tests.e2e.tree import Tree, create
 from tests.served import Served, served
 
@@ -18,20 +18,22 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared
 
-_ORDER = ("slow", "server", "pipeline")
+_TIERS = ("integration", "e2e")
+"""Folders of slow tests, in the order in which they run; all others come first."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist takes the groups after this, or none
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a mistake shows in seconds. Several processes share them by file.
+    """Run unit tests first, so that a mistake shows in seconds; several processes share the tests by file.
 
-    Whatever needs the pipeline that ran once stays in the process that ran it, which starts with it: it takes longest.
+    Tests that need the pipeline stay in the process that runs it, which starts with it: it takes longest.
     """
 
-    def cost(item: pytest.Item) -> int:
-        return max((1 + _ORDER.index(m) for m in _ORDER if item.get_closest_marker(m)), default=0)
+    def tier(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return 1 + _TIERS.index(folder) if folder in _TIERS else 0
 
-    items.sort(key=cost)
+    items.sort(key=tier)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     shared = [item for item in items if "_pipeline" in getattr(item, "fixturenames", ())]

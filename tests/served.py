@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,25 +67,37 @@ def random_model(folder: Path, config: Config, seed: int = 0, task: str = "retri
 
 @functools.cache
 def served() -> Served:
-    """Build it once for all processes of a test run, a copy for each, which goes with its temporary files."""
+    """Build it once for all processes of a test run, and return a copy that is deleted with this process.
+
+    Processes share the work: they export the tasks in different orders.
+    """
     own = Path(_temporary().name)
-    first = Path(os.environ.get(SHARED, own)) / "served"
-    with FileLock(f"{first}.lock"):
-        if not first.exists():
-            part = Path(tempfile.mkdtemp(dir=first.parent))
-            _build(Served(served_config(), part))
-            part.rename(first)
-    return Served(served_config(), Path(shutil.copytree(first, own / "copy")))
+    result = Served(served_config(), Path(os.environ.get(SHARED, own)) / "served")
+    _once(result, "lists", lambda: colour_world(result.folder))
+    backwards = os.environ.get("PYTEST_XDIST_WORKER", "gw0").endswith("1")
+    for task in reversed(TASKS) if backwards else TASKS:
+        _once(result, f"export/{task}", functools.partial(_export, result, task))
+    inputs = (result.folder / "lists", result.folder, result.folder / "tokenizer")
+    _once(result, "repository", lambda: repository.run(result.config, result.exported, *inputs, result.repository))
+    return Served(result.config, Path(shutil.copytree(result.folder, own / "copy")))
 
 
-def _build(result: Served) -> None:
+def _once(result: Served, name: str, build: Callable[[], object]) -> None:
+    """Build a part of the folder unless another process has."""
+    lock = result.folder.parent / f"served-{name.replace('/', '-')}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        done = lock.with_suffix(".done")
+        if not done.exists():
+            build()
+            done.touch()
+
+
+def _export(result: Served, task: str) -> None:
     folder, config = result.folder, result.config
-    colour_world(folder)
-    for task in TASKS:
-        model = folder / "model" if task == "retrieval" else folder / "models" / task
-        checkpoint.save(random_model(folder, config, task=task), model / "model.pth")
-        onnx.run(config, task, model, folder / "tokenizer", folder / "export" / task)
-    repository.run(config, result.exported, folder / "lists", folder, folder / "tokenizer", result.repository)
+    model = folder / "model" if task == "retrieval" else folder / "models" / task
+    checkpoint.save(random_model(folder, config, task=task), model / "model.pth")
+    onnx.run(config, task, model, folder / "tokenizer", folder / "export" / task)
 
 
 @functools.cache

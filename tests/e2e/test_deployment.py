@@ -21,8 +21,6 @@ from ruamel.yaml import YAML
 
 from tests.e2e.tree import Tree
 
-pytestmark = pytest.mark.pipeline
-
 FLOWS = ("pipeline", "pretrain", "tune", "finetune", "release", "drift")
 PAGES = {
     "data-docs": "artifacts/validated/docs/index.html",

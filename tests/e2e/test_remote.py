@@ -11,8 +11,6 @@ from moto.server import ThreadedMotoServer
 from albef.serving.server import free_ports
 from tests.e2e.tree import Tree, copy_sources, ran
 
-pytestmark = pytest.mark.pipeline
-
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 

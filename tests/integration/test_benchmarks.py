@@ -186,7 +186,6 @@ def test_inputs_are_those_of_the_endpoints(model: Served) -> None:
     assert found["vqa_decoder"][0][protocol.ANSWER_IDS].shape[1] > 1
 
 
-@pytest.mark.server
 def test_both_sides_answer_alike(model: Served) -> None:
     found = list(endpoints.measure(model.repository, list(KINDS), Load([1, 3], 2, 0.0, 4, SMALL)))
     assert [(result["kind"], result["concurrency"]) for result in found] == [(n, c) for n in KINDS for c in (1, 3)]
@@ -201,7 +200,6 @@ def test_both_sides_answer_alike(model: Served) -> None:
         assert len(endpoints.row(result)) == len(endpoints.HEADER)
 
 
-@pytest.mark.server
 def test_work_that_differs_is_refused(model: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Local.ask
     monkeypatch.setattr(Local, "ask", lambda self, call: [{k: 1 - p for k, p in real(self, call)[0].items()}])
@@ -209,7 +207,6 @@ def test_work_that_differs_is_refused(model: Served, monkeypatch: pytest.MonkeyP
         next(endpoints.measure(model.repository, ["entailment"], Load([1], 1, 0.0, 3, SMALL)))
 
 
-@pytest.mark.server
 def test_a_long_run_counts_failures(model: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Questions.__getitem__
 
@@ -228,7 +225,6 @@ def test_a_long_run_counts_failures(model: Served, monkeypatch: pytest.MonkeyPat
     assert "failed: " in soak.report(result)
 
 
-@pytest.mark.server
 def test_the_command_writes_what_it_prints(
     model: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -249,7 +245,6 @@ def test_a_folder_that_is_no_repository(monkeypatch: pytest.MonkeyPatch, tmp_pat
         serving.main()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["fp32", "int8", "int8-ffn", "int8-blocks", "fp16"])
 def test_smaller_graphs_answer(model: Served, variant: str, tmp_path: Path) -> None:
     files = precision.make(model.repository, variant, TASKS, tmp_path / "export")
@@ -268,7 +263,6 @@ def test_smaller_graphs_answer(model: Served, variant: str, tmp_path: Path) -> N
             assert apart == 0
 
 
-@pytest.mark.slow
 def test_losses_are_of_the_same_questions(model: Served, tmp_path: Path) -> None:
     (tmp_path / "validated").mkdir()
     (tmp_path / "validated" / "lists").symlink_to(model.folder / "lists")

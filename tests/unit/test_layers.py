@@ -172,7 +172,6 @@ def python(code: str, without: tuple[str, ...] = (), cwd: Path = ROOT) -> subpro
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.slow
 def test_the_core_needs_nothing_heavy() -> None:
     code = "from albef.tasks import base, registry\nfor name in registry.names(): base.task_class(name)\n"
     done = python("".join(f"import {name}\n" for name in CORE) + code, HEAVY)

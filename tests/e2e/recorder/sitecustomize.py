@@ -16,6 +16,7 @@ if "ALBEF_RECORD" in os.environ and "DVC_STAGE" in os.environ and Path(sys.argv[
     _load = configuration.load
 
     def _register(section: object, path: str) -> None:
+        type(section).__getattribute__ = _recording  # type: ignore[method-assign,assignment]
         _paths[id(section)] = path
         _kept.append(section)
         for field in dataclasses.fields(section):  # type: ignore[arg-type]
@@ -35,9 +36,6 @@ if "ALBEF_RECORD" in os.environ and "DVC_STAGE" in os.environ and Path(sys.argv[
         _register(config, "")
         return config
 
-    for _class in vars(configuration).values():
-        if dataclasses.is_dataclass(_class) and isinstance(_class, type):
-            _class.__getattribute__ = _recording  # type: ignore[method-assign,assignment]
     configuration.load = _loaded  # type: ignore[assignment]
 
     @atexit.register

@@ -43,7 +43,6 @@ def test_variants_that_differ_downstream_share_a_pretraining() -> None:
     assert VARIANTS[4].pretraining == VARIANTS[5].pretraining
 
 
-@pytest.mark.slow
 def test_it_runs_stops_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[str] = []
     train = run.training.run

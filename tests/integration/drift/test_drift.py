@@ -190,7 +190,6 @@ def asked(model: Served, url: str, dark: bool = False, words: str = "") -> None:
         list(pool.map(ask, range(64)))
 
 
-@pytest.mark.server
 def test_requests_of_a_real_server(model, trained, tmp_path, monkeypatch):
     folder = tmp_path / "requests"
     monkeypatch.delenv(sample.FOLDER, raising=False)
@@ -243,7 +242,6 @@ def test_requests_of_a_real_server(model, trained, tmp_path, monkeypatch):
         folder.chmod(stat.S_IRWXU)
 
 
-@pytest.mark.server
 def test_nothing_is_noted_unasked(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with TritonServer(model.repository, runtime=ensure()) as server, Client(server.grpc_url) as client:

@@ -106,7 +106,6 @@ def test_gate_catches_another_model(model, tmp_path):
         export.gate(model.config, other, "retrieval", model.exported / "retrieval", words)
 
 
-@pytest.mark.slow
 def test_failed_gate_leaves_the_old_export(model, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -147,7 +146,6 @@ def test_hash_follows_what_answers_depend_on(model):
         assert model_hash(net) != before
 
 
-@pytest.mark.slow
 def test_patch_stem_exports_too(model, tmp_path):
     config = served_config()
     shape = dataclasses.replace(

@@ -64,7 +64,6 @@ def test_losses(before, after, loss, error):
     assert change.questions == len(before)
 
 
-@pytest.mark.server
 def test_repository_is_written_and_measured(model, tmp_path, capsys):
     ensure()
     out, report = tmp_path / "models", tmp_path / "metrics.json"
@@ -103,7 +102,6 @@ def turned(source: Path, target: Path) -> None:
     onnx.save(made, target)
 
 
-@pytest.mark.server
 def test_too_much_loss_is_refused_and_nothing_stays(model, tmp_path, monkeypatch):
     lists, out = tmp_path / "lists", tmp_path / "out" / "models"
     shutil.copytree(model.folder / "lists", lists)

@@ -23,8 +23,6 @@ from albef.tasks.grounding.export import heat_block
 from albef.weights import checkpoint
 from tests.integration.export.test_onnx import tamper
 
-pytestmark = pytest.mark.slow  # torch takes seconds to export a graph
-
 TASKS = {
     "vqa": {"vision", "question", "decoder"},
     "entailment": {"vision", "classify"},

@@ -19,7 +19,7 @@ from tests.integration.drift.test_drift import sampler
 from tests.integration.flows.test_release import artifact
 from tests.served import served
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_harness")]
+pytestmark = [pytest.mark.usefixtures("prefect_harness")]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL
 from flows import _dvc, _show
 from tests import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_harness")]
+pytestmark = [pytest.mark.usefixtures("prefect_harness")]
 
 TOY = """
 stages:

@@ -22,7 +22,7 @@ from tests import ROOT
 from tests.integration.registry.test_registry import altered, evaluations
 from tests.served import served
 
-pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_harness")]
+pytestmark = [pytest.mark.usefixtures("prefect_harness")]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,6 @@ from albef.serving.server import TritonServer
 from albef.tasks import registry
 from tests.served import Served, served
 
-pytestmark = pytest.mark.slow
-
 METRICS = {"retrieval": "r_mean", "vqa": "accuracy", "entailment": "accuracy", "grounding": "accuracy"}
 CONFIG = ReleaseConfig(max_regression=0.02, metrics=METRICS)
 
@@ -114,7 +112,6 @@ def test_places_change_and_change_back(model, store, tmp_path):
         gate.revert(store)
 
 
-@pytest.mark.server
 def test_a_champion_of_another_test_list_is_asked_anew(model, store, tmp_path):
     only, images = ["vqa", "retrieval"], model.folder
     models.register(model.repository, evaluations(tmp_path / "e"), model.folder / "lists", store, only)

@@ -40,7 +40,6 @@ def artifacts(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.slow
 def test_a_report_is_a_run_with_metrics_pictures_and_reports(artifacts: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     page.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")

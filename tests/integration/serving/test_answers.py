@@ -27,8 +27,6 @@ from albef.serving.session import open_session
 from albef.tasks.retrieval import spec as retrieval
 from tests.served import Served
 
-pytestmark = pytest.mark.server
-
 
 class Reference:
     """The ranking, computed with the exported graphs in this process and without the gallery's code."""

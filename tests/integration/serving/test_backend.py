@@ -14,8 +14,6 @@ from tritonclient.utils import InferenceServerException
 
 from albef.serving.server import TritonServer
 
-pytestmark = pytest.mark.server
-
 FLOAT, INT64, STRING, BOOL, HALF = (
     TensorProto.FLOAT,
     TensorProto.INT64,

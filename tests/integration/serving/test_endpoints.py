@@ -21,8 +21,6 @@ from albef.tasks import classification_eval, registry
 from albef.tasks.vqa import evaluate
 from albef.weights import checkpoint
 
-pytestmark = pytest.mark.server
-
 QUESTIONS = ["what colour is at the top", "is it red", "which of the colours is below, at the very bottom of it all"]
 
 

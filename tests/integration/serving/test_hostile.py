@@ -26,8 +26,6 @@ from tests.integration.serving.test_answers import metric
 from tests.integration.serving.test_lifecycle import family
 from tests.worlds import tiny_config
 
-pytestmark = pytest.mark.server
-
 ENDPOINTS = tuple(registry.endpoints())
 
 

@@ -13,8 +13,6 @@ from albef.index.index import ImageTextIndex
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.server import TritonServer
 
-pytestmark = pytest.mark.server
-
 
 def index(*arguments) -> int:
     return cli.main(["index", *map(str, arguments)])

@@ -19,8 +19,6 @@ from albef.serving.client import Client, ServerUnavailableError
 from albef.serving.server import ServerError, TritonServer, free_ports
 from tests import ROOT
 
-pytestmark = pytest.mark.server
-
 
 def listening(pid: int) -> set[str]:
     """Addresses that a process listens on."""

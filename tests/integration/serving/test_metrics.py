@@ -11,8 +11,6 @@ from albef.serving import metrics
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.server import TritonServer
 
-pytestmark = pytest.mark.server
-
 
 def counted(server) -> dict[str, float]:
     """Our counters, by name and labels as Prometheus writes them."""

@@ -83,7 +83,6 @@ def test_dashboards_use_the_data_source_that_is_provisioned():
                     assert beside or p["y"] + p["h"] <= q["y"] or q["y"] + q["h"] <= p["y"], (a["title"], b["title"])
 
 
-@pytest.mark.server
 def test_every_metric_is_one_that_a_server_has(server, client):
     client.retrieve(text="red")
     with pytest.raises(InvalidRequestError):

@@ -21,7 +21,6 @@ from albef.serving.server import TritonServer
 from albef.weights import checkpoint
 from tests.served import random_model
 
-pytestmark = pytest.mark.server
 TASKS = ("retrieval", "entailment")
 
 

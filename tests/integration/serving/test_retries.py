@@ -25,8 +25,6 @@ from albef.serving.client import (
 from albef.serving.server import TritonServer, free_ports
 from tests.integration.serving.test_answers import metric
 
-pytestmark = pytest.mark.server
-
 TEXT = "red above blue"
 
 

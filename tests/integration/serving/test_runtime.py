@@ -128,7 +128,6 @@ def inode(root: Path) -> int:
     return (root / "triton").stat().st_ino
 
 
-@pytest.mark.slow
 def test_build_is_idempotent_and_follows_its_inputs(tmp_path, infra):
     root = tmp_path / "runtime"
     (root / "building-killed").mkdir(parents=True)

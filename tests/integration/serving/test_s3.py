@@ -14,8 +14,6 @@ from albef.serving.client import Client
 from albef.serving.server import ServerError, TritonServer, free_ports
 from tests.integration.serving.test_lifecycle import ROOT, gone, triton
 
-pytestmark = pytest.mark.server
-
 BUCKET = "albef"
 
 

@@ -48,7 +48,6 @@ def sampled(model, runtime, tmp_path_factory):
         yield server, folder / "requests"
 
 
-@pytest.mark.server
 def test_requests_at_once_keep_their_figures_apart(sampled):
     server, folder = sampled
     asked = [(32 + n, 1 + n % 9) for n in range(40)]
@@ -65,7 +64,6 @@ def test_requests_at_once_keep_their_figures_apart(sampled):
     assert all(0 < r["confidence"] <= 1 for r in after)
 
 
-@pytest.mark.server
 def test_rows_have_their_own_figures_and_nothing_else(sampled, model):
     server, folder = sampled
     before = {name: len(noted(folder, name)) for name in ("vqa", "retrieval", "grounding")}
@@ -93,7 +91,6 @@ def test_rows_have_their_own_figures_and_nothing_else(sampled, model):
             assert not {key for key, value in record.items() if isinstance(value, str)} - {"time", "endpoint"}
 
 
-@pytest.mark.server
 def test_a_folder_that_cannot_be_written_fails_no_request(model, runtime, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(FOLDER, str(tmp_path / "file" / "requests"))

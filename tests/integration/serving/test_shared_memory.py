@@ -12,8 +12,6 @@ from albef.serving.client import AsyncClient, Client, InvalidRequestError, Serve
 from albef.serving.server import TritonServer
 from albef.serving.shared_memory import Pool, Region
 
-pytestmark = pytest.mark.server
-
 
 def picture(model, number=5) -> Path:
     return model.folder / "images" / f"{number}.png"

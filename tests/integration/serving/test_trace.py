@@ -11,7 +11,6 @@ from albef.serving.server import TritonServer
 from albef.serving.trace import TraceError
 
 
-@pytest.mark.server
 def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys):
     path = tmp_path / "trace.json"
     picture = model.folder / "images" / "5.png"

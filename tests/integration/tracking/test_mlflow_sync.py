@@ -37,7 +37,6 @@ def _die(uri: str, folder: Path) -> None:
     assert done.returncode == -9
 
 
-@pytest.mark.slow
 def test_a_server_that_dies_loses_nothing(tmp_path: Path) -> None:
     port = free_port()
     uri, scratch = f"http://127.0.0.1:{port}", tmp_path / "scratch"
@@ -80,7 +79,6 @@ def test_a_server_that_dies_loses_nothing(tmp_path: Path) -> None:
     assert not (scratch / "tracking").exists()
 
 
-@pytest.mark.slow
 def test_what_is_delivered_twice_is_there_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri, root = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "scratch" / "tracking"
     _die(uri, tmp_path / "scratch" / "killed")
@@ -98,7 +96,6 @@ def test_what_is_delivered_twice_is_there_once(tmp_path: Path, capsys: pytest.Ca
     assert files(uri, "killed") == {"notes/note.txt"}
 
 
-@pytest.mark.slow
 def test_what_a_process_leaves_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
     uri, folder, root = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "killed", tmp_path / "tracking"
     folder.mkdir()
@@ -120,7 +117,6 @@ def test_what_a_process_leaves_that_is_about_to_end_is_waited_for(tmp_path: Path
     assert len(list(root.glob("*/run.json"))) == 2
 
 
-@pytest.mark.slow
 def test_a_refused_metric_holds_up_nothing_and_a_deleted_run_is_made_anew(tmp_path: Path) -> None:
     uri, root = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "tracking"
     header = {"uri": uri, "key": "k", "experiment": "albef", "name": "n", "params": {}, "tags": {}, "start": 1}

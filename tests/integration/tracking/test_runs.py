@@ -19,7 +19,6 @@ from tests.integration.tracking.stores import files, runs, values
 from tests.worlds import colour_world, tiny_config
 
 
-@pytest.mark.slow
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     folder = tmp_path / "scratch" / "run"
@@ -36,7 +35,6 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     assert not (tmp_path / "scratch" / "tracking").exists()  # nothing is left to deliver
 
 
-@pytest.mark.slow
 def test_runs_of_every_task_are_told_apart(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for name in registry.names():
@@ -48,7 +46,6 @@ def test_runs_of_every_task_are_told_apart(tmp_path: Path) -> None:
     assert seeds == {name: str(task_class(name).train_config(tiny_config()).seed) for name in registry.names()}
 
 
-@pytest.mark.slow
 def test_a_training_leaves_tags_system_metrics_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world, uri = colour_world(tmp_path / "world", 16), f"sqlite:///{tmp_path / 'mlflow.db'}"
     (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")

@@ -129,7 +129,6 @@ def undisturbed(world: Path, cluster: None) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_two_workers_pretrain_as_one_process_in_turn(
     world: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +140,6 @@ def test_two_workers_pretrain_as_one_process_in_turn(
             assert row[name] == pytest.approx(sum(each[name] for each in pair) / 2, rel=1e-4)
 
 
-@pytest.mark.slow
 def test_without_batch_wide_losses_two_workers_are_one_process(world: Path, cluster: None, tmp_path: Path) -> None:
     config = _config(dropout=0.0)
     init = tmp_path / "init"
@@ -170,7 +168,6 @@ def _kill_a_worker(scratch: Path, killed: list[int]) -> None:
             return
 
 
-@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_leaves_no_trace(
     world: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,7 +184,6 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace(
     assert not list((out / "scratch").iterdir())
 
 
-@pytest.mark.slow
 def test_what_cannot_go_on_is_said_once(world: Path, cluster: None, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch_size: 8 is not divisible by the world size 3"):
         _train(_config(workers=3), world, tmp_path)

@@ -54,7 +54,6 @@ def undisturbed(world: Path) -> Path:
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_resumed_equals_undisturbed(world: Path, undisturbed: Path, number: int) -> None:
     out, scratch = world / f"killed-{number}", world / f"scratch-{number}"
@@ -77,7 +76,6 @@ def test_killed_and_resumed_equals_undisturbed(world: Path, undisturbed: Path, n
     assert os.listdir(scratch) == []  # a finished run leaves no checkpoint behind
 
 
-@pytest.mark.slow
 def test_finetune_starts_from_pretraining_and_learns(world: Path, undisturbed: Path) -> None:
     out = world / "finetuned"
     command = _command(world, out, world / "scratch-finetune", "finetune", "retrieval")
@@ -89,7 +87,6 @@ def test_finetune_starts_from_pretraining_and_learns(world: Path, undisturbed: P
     assert meta.task == "retrieval"
 
 
-@pytest.mark.slow
 def test_another_parameter_does_not_resume(world: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     process = subprocess.Popen(

@@ -300,7 +300,6 @@ def living(place: str) -> list[str]:
     return found
 
 
-@pytest.mark.slow
 def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     world = tmp_path / "world"
     colour_world(world)
