@@ -28,22 +28,27 @@ clock() { # LANE
 # Tasks are independent: running two at a time, each on half of the cores, is faster than running them in sequence.
 # --single-item, because DVC would otherwise lock the preceding stages too.
 lane() { # STAGE...
-  OMP_NUM_THREADS="$threads" PYTHONUNBUFFERED=1 dvc --wait-for-lock repro --single-item "$@" | clock "${!#}"
+  OMP_NUM_THREADS="$threads" PYTHONUNBUFFERED=1 dvc --wait-for-lock repro --single-item "$@" </dev/null | clock "${!#}"
 }
 
 set -m # one process group per lane, so that an interrupt ends all its processes
 cores="$(nproc)"
 threads="${OMP_NUM_THREADS:-$(((cores + 1) / 2))}"
+tasks() { # lines of task and the stage whose model it starts from; those with a stage of their own before them first
+  python - <<'PY'
+from albef.config import load
+tasks = {name: task.init for name, task in vars(load("params.yaml").tasks).items() if task is not None}
+for name in sorted(tasks, key=lambda name: tasks[name] == "pretrain"):
+    print(name, tasks[name])
+PY
+}
 PYTHONUNBUFFERED=1 dvc repro pretrain | clock first
-for task in nlvr2 entailment vqa retrieval grounding; do # longest first
-  stages=("finetune@$task" "evaluate@$task" "export@$task")
-  case "$task" in
-  nlvr2) stages=(text_assignment "${stages[@]}") ;;
-  entailment | vqa | retrieval) stages=("tune@$task" "${stages[@]}") ;;
-  esac
+while read -r task init; do
+  stages=("tune@$task" "finetune@$task" "evaluate@$task" "export@$task")
+  [ "$init" = pretrain ] || stages=("$init" "${stages[@]}")
   [ "$(jobs -rp | wc -l)" -lt 2 ] || wait -n
   lane "${stages[@]}" &
-done
+done < <(tasks)
 while [ -n "$(jobs -rp)" ]; do wait -n; done
 set +m
 PYTHONUNBUFFERED=1 dvc repro | clock last

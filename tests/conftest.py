@@ -1,4 +1,4 @@
-"""Fixtures and settings of all tests: quiet dependencies, the order of tests."""
+"""Fixtures, environment and test order of the whole suite."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _TIERS = ("integration", "e2e")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run unit tests first, so that a mistake shows in seconds; several processes share the tests by file.
+    """Run unit tests first and distribute tests to processes by file.
 
-    Tests that need the pipeline stay in the process that runs it, which starts with it: it takes longest.
+    All tests that need the pipeline run first in one process, because the pipeline takes longest.
     """
 
     def tier(item: pytest.Item) -> int:
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A folder of the whole run, for what its processes build once."""
+    """Set the folder that all processes of the test run share."""
     base = tmp_path_factory.getbasetemp()
     os.environ[SHARED] = str(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
@@ -67,18 +67,17 @@ def prefect_harness() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tree, str]:
-
     tree = create(tmp_path_factory.mktemp("pipeline"))
     return tree, tree.dvc("repro")
 
 
 @pytest.fixture(scope="session")
 def tree(_pipeline: tuple[Tree, str]) -> Tree:
-    """A copy of the sources in which the whole pipeline ran on a tiny scale; leave it as it was."""
+    """Copy of the sources with a finished tiny pipeline; tests must not change it."""
     return _pipeline[0]
 
 
 @pytest.fixture(scope="session")
 def first_run(_pipeline: tuple[Tree, str]) -> str:
-    """What that first run printed."""
+    """Output of the pipeline run in `tree`."""
     return _pipeline[1]

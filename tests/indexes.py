@@ -1,4 +1,4 @@
-"""Galleries of random arrays, encoded by nobody."""
+"""Random embeddings for tests of search indexes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def generator(key: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(key.encode()))
 
 
-def picture(key: str):
-    """Embeddings and features of a picture; what is behind its path counts, not the path."""
-    rng = generator("picture " + key)
+def image(key: str):
+    """Return embeddings and features of an image, by its file name."""
+    rng = generator("image " + key)
     return rng.standard_normal((TOKENS, WIDTH)).astype(np.float32), rng.standard_normal(FEATURES).astype(np.float32)
 
 
@@ -29,12 +29,12 @@ def caption(text: str):
 
 
 def encoders(batch: int = 3, model_hash: str = "m", encoded: list[str] | None = None) -> Encoders:
-    """Encoders that note in ``encoded`` what they were given."""
+    """Return encoders that append their inputs to ``encoded``."""
 
     def images(paths):
         if encoded is not None:
             encoded.extend(path.name for path in paths)
-        found = [picture(path.name) for path in paths]
+        found = [image(path.name) for path in paths]
         return (
             np.stack([tokens for tokens, _ in found]),
             np.stack([features for _, features in found]),

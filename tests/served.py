@@ -1,4 +1,4 @@
-"""A model that is exported, written as a repository and served: built once for all the tests that ask it."""
+"""Exported model and Triton repository, built once per test run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from albef.export import onnx, repository
 from albef.models.albef import ALBEF
 from albef.weights import checkpoint
 from tests import SHARED
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def random_model(folder: Path, config: Config, seed: int = 0, task: str = "retri
 
 @functools.cache
 def served() -> Served:
-    """Build it once for all processes of a test run, and return a copy that is deleted with this process.
+    """Return this process's temporary copy of the exported model.
 
-    Processes share the work: they export the tasks in different orders.
+    The original is built once per test run; processes share the work by exporting the tasks in different orders.
     """
     own = Path(_temporary().name)
     result = Served(served_config(), Path(os.environ.get(SHARED, own)) / "served")
-    _once(result, "lists", lambda: colour_world(result.folder))
+    _once(result, "lists", lambda: color_world(result.folder))
     backwards = os.environ.get("PYTEST_XDIST_WORKER", "gw0").endswith("1")
     for task in reversed(TASKS) if backwards else TASKS:
         _once(result, f"export/{task}", functools.partial(_export, result, task))
@@ -83,7 +83,7 @@ def served() -> Served:
 
 
 def _once(result: Served, name: str, build: Callable[[], object]) -> None:
-    """Build a part of the folder unless another process has."""
+    """Build a part of the folder unless another process has built it."""
     lock = result.folder.parent / f"served-{name.replace('/', '-')}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):

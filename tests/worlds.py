@@ -1,4 +1,4 @@
-"""Small inputs that tests of several rooms share."""
+"""Synthetic data sets and configurations shared by the tests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from albef.config import Config, TokenizerConfig
 from albef.data import tokenizer
 from tests import ROOT
 
-COLOURS = ("red", "green", "blue", "white", "black", "yellow", "purple", "orange")
+COLORS = ("red", "green", "blue", "white", "black", "yellow", "purple", "orange")
 
 
 def tiny_config(**train: Any) -> Config:
-    """The demo's parameters with a model that steps in milliseconds; ``train`` changes every training section."""
+    """Return the demo parameters with a tiny model.
+
+    ``train`` changes every training section.
+    """
     config = configuration.load(ROOT / "params.yaml")
     model = dataclasses.replace(
         config.model,
@@ -45,10 +48,10 @@ def write_params(config: Config, path: Path) -> Path:
     return path
 
 
-def colour_world(folder: Path, images: int = 64) -> Path:
-    """Pictures of two colours, top and bottom, with the lists of every task, and a tokenizer.
+def color_world(folder: Path, images: int = 64) -> Path:
+    """Write images of two colors, the lists of every task and a tokenizer.
 
-    Val and test are the first 16 pictures of train.
+    Val and test are the first 16 images of train.
 
     Returns:
         The folder, with ``images/``, ``lists/`` and ``tokenizer/``.
@@ -57,10 +60,10 @@ def colour_world(folder: Path, images: int = 64) -> Path:
     (folder / "lists").mkdir()
     rows = []
     for index in range(images):
-        top, bottom = COLOURS[index % 8], COLOURS[index // 8 % 8]
-        picture = Image.new("RGB", (32, 32), top)
-        picture.paste(bottom, (0, 16, 32, 32))
-        picture.save(folder / "images" / f"{index}.png")
+        top, bottom = COLORS[index % 8], COLORS[index // 8 % 8]
+        image = Image.new("RGB", (32, 32), top)
+        image.paste(bottom, (0, 16, 32, 32))
+        image.save(folder / "images" / f"{index}.png")
         rows.append((f"images/{index}.png", top, bottom))
     for name, records in _lists(rows).items():
         (folder / "lists" / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
@@ -69,18 +72,17 @@ def colour_world(folder: Path, images: int = 64) -> Path:
 
 
 def _lists(rows: list[tuple[str, str, str]]) -> dict[str, Any]:
-    """Every list by name, of pictures with their colours."""
+    """Return the lists of all tasks, by name."""
     captions = [f"{top} above {bottom}" for _, top, bottom in rows]
     result: dict[str, Any] = {
         "pretrain": [
-            {"image": i, "caption": [text, f"a picture of {text}"]}
-            for (i, _, _), text in zip(rows, captions, strict=True)
+            {"image": i, "caption": [text, f"a flag of {text}"]} for (i, _, _), text in zip(rows, captions, strict=True)
         ],
         "retrieval_train": [
             {"image": i, "caption": text, "image_id": n}
             for n, ((i, _, _), text) in enumerate(zip(rows, captions, strict=True))
         ],
-        "answer_list": [*COLOURS, "dark red", "dark red and green"],
+        "answer_list": [*COLORS, "dark red", "dark red and green"],
     }
     refs: dict[str, Any] = {}
     proposals = {i: [[0, 0, 32, 16], [0, 16, 32, 16], [0, 0, 16, 32], [8, 8, 16, 16]] for i, _, _ in rows}
@@ -96,7 +98,7 @@ def _lists(rows: list[tuple[str, str, str]]) -> dict[str, Any]:
         result[f"nlvr_{split}"] = [
             {
                 "images": [left, right],
-                "sentence": f"both pictures have {top} above",
+                "sentence": f"both images have {top} above",
                 "label": str(top == other),
             }
             for (left, top, _), (right, other, _) in zip(part, part[7:] + part[:7], strict=True)
@@ -114,16 +116,16 @@ def _lists(rows: list[tuple[str, str, str]]) -> dict[str, Any]:
 
 def _question(number: int, row: tuple[str, str, str], vg: bool) -> dict[str, Any]:
     image, top, bottom = row
-    colour = (top, bottom)[number % 2]
-    record = {"image": image, "question": f"what colour is {('above', 'below')[number % 2]}?"}
+    color = (top, bottom)[number % 2]
+    record = {"image": image, "question": f"what color is {('above', 'below')[number % 2]}?"}
     if vg:
-        return {**record, "dataset": "vg", "answer": colour}
-    return {**record, "dataset": "vqa", "question_id": number, "answer": [colour] * 7 + [f"dark {colour}"] * 3}
+        return {**record, "dataset": "vg", "answer": color}
+    return {**record, "dataset": "vqa", "question_id": number, "answer": [color] * 7 + [f"dark {color}"] * 3}
 
 
 def _claim(number: int, row: tuple[str, str, str]) -> dict[str, Any]:
     image, top, _ = row
-    other = COLOURS[(COLOURS.index(top) + 1) % len(COLOURS)]
+    other = COLORS[(COLORS.index(top) + 1) % len(COLORS)]
     sentence, label = (
         (f"it is {top} above", "entailment"),
         (f"it is {other} above", "contradiction"),

@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
+
+from albef.tasks import registry
 
 VE_LABELS = ("contradiction", "neutral", "entailment")  # official class indices 0, 1, 2
 NLVR_LABELS = ("False", "True")  # strings, not JSON booleans
@@ -175,15 +178,22 @@ LISTS: dict[str, str] = {
 EXTRAS = ("answer_list", "grounding_boxes")
 
 
+@cache
+def known_lists() -> dict[str, str]:
+    """Return the kind of every list by name: `LISTS`, and the lists that tasks of other packages declare."""
+    return LISTS | {name: name for spec in registry.specs() for name in spec.lists}
+
+
 def kind_of(name: str) -> str:
     """Return the kind of the list ``name``.
 
     Raises:
         SchemaError: If no list has this name.
     """
-    if name not in LISTS:
-        raise SchemaError(f"{name}: not the name of a list; known names are {', '.join(LISTS)}")
-    return LISTS[name]
+    lists = known_lists()
+    if name not in lists:
+        raise SchemaError(f"{name}: not the name of a list; known names are {', '.join(lists)}")
+    return lists[name]
 
 
 def problems(record: Any, kind: str) -> list[str]:
@@ -194,7 +204,8 @@ def problems(record: Any, kind: str) -> list[str]:
     if not isinstance(record, dict):
         return [f"record: expected a JSON object, got {_short(record)}"]
     found = []
-    for key, field in SCHEMAS[kind].items():
+    schema: dict[str, Field] = SCHEMAS[kind] if kind in SCHEMAS else registry.list_schema(kind)
+    for key, field in schema.items():
         if key not in record:
             if field.required:
                 found.append(f"{key}: missing, expected {field.expected}")

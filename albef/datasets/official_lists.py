@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from albef.config import ListsConfig
 from albef.data.files import write_list, write_text
-from albef.data.schema import EXTRAS, LISTS, NLVR_LABELS, Record, SchemaError, images_of, load_rows, problems
+from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, load_rows, problems
 from albef.datasets import refcoco
 
 
@@ -71,10 +71,10 @@ def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
     for name in tqdm(names, desc="lists", unit="list", disable=None):
         records: Any = _boxes(config, raw, grounding) if name == "grounding_boxes" else _joined(name, config, raw)
         entries[name] = write_list(out / f"{name}.json", records)
-        if name in LISTS:
-            valid = [record for record in records if not problems(record, LISTS[name])]
+        if name in known_lists():
+            valid = [record for record in records if not problems(record, known_lists()[name])]
             images.update(path for record in valid for path in images_of(record))
-            grounding += valid if LISTS[name] == "grounding" else []
+            grounding += valid if known_lists()[name] == "grounding" else []
     image_root = config.image_root if Path(config.image_root).is_absolute() else os.path.relpath(root, final)
     manifest = {"source": "lists", "image_root": image_root, "lists": entries, "images": _sizes(images, root)}
     write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
@@ -89,8 +89,8 @@ def check(config: ListsConfig, root: Path) -> None:
     if not root.is_dir():
         raise SchemaError(f"prepare.lists.image_root: no folder {root}, expected the root of image paths")
     for name, files in config.files.items():
-        if name not in LISTS and name not in EXTRAS:
-            known = ", ".join((*LISTS, *EXTRAS))
+        if name not in known_lists() and name not in EXTRAS:
+            known = ", ".join((*known_lists(), *EXTRAS))
             raise SchemaError(f"prepare.lists.files.{name}: not the name of a list; known names are {known}")
         if not files:
             raise SchemaError(f"prepare.lists.files.{name}: no file, expected at least one")
@@ -124,8 +124,8 @@ def rows_of(name: str, file: str, config: ListsConfig, raw: Path) -> list[Any]:
         SchemaError: If the file is missing or not a JSON list.
     """
     rows = load_rows(raw / file)
-    if name in LISTS:
-        normalize, resolve = _NORMALIZERS.get(LISTS[name], _identity), _path_resolver(config, name, file)
+    if name in known_lists():
+        normalize, resolve = _NORMALIZERS.get(known_lists()[name], _identity), _path_resolver(config, name, file)
         rows = [_with_paths(normalize(row), resolve) if isinstance(row, dict) else row for row in rows]
     return rows
 

@@ -20,11 +20,32 @@ import numpy as np
 import torch
 
 from albef.config import Config, section_of
+from albef.tasks import registry
 from albef.weights.checkpoint import save_atomic
 from albef.weights.official import CheckpointError, read_weights
 
-_SOURCES = ("config.py", "distributed.py", "data", "inference", "losses", "models", "tasks", "training", "weights")
-"""Modules and packages of this library that training results depend on."""
+_SOURCES = (
+    "data",
+    "distributed.py",
+    "inference/answer_search.py",
+    "inference/encode.py",
+    "inference/itm_rerank.py",
+    "losses",
+    "models",
+    "tasks/alignment.py",
+    "tasks/base.py",
+    "tasks/classification.py",
+    "tasks/classification_data.py",
+    "tasks/classification_eval.py",
+    "training/loop.py",
+    "training/optim.py",
+    "training/state.py",
+    "weights/adapt_weights.py",
+)
+"""Modules and packages of this library that decide the results of training; the task's own are added."""
+_TASK_MODULES = ("train", "evaluate")
+_NEUTRAL = ("checkpoint_every", "compile", "log_every", "num_workers")
+"""Training parameters that a resumed run may change, because its results do not depend on them."""
 
 
 def digest_of(files: Iterable[Path]) -> str:
@@ -37,20 +58,29 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def fingerprint(task: str, config: Config, data: str) -> str:
-    """Return a digest of a run's parameters, input files and code.
+    """Return a digest of what decides the results of a run: its parameters, input files and code.
 
     Args:
         data: Digest of the input files; see `digest_of`.
     """
-    package = Path(__file__).resolve().parents[1]
-    sources = [p for name in _SOURCES for p in sorted([package / name, *(package / name).rglob("*.py")]) if p.is_file()]
+    section = asdict(section_of(config, task))
+    train = section["train"] if registry.spec(task).fine_tuning else section
+    for name in _NEUTRAL:
+        del train[name]
     parameters: dict[str, Any] = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
-    parameters["train"] = asdict(section_of(config, task))
-    parameters["workers"] = config.distributed.world_size
+    parameters |= {"train": section, "world_size": config.distributed.world_size}
     if task == "pretrain" and config.init is not None:
         parameters["init"] = asdict(config.init)
-    text = json.dumps({**parameters, "data": data, "code": digest_of(sources)}, sort_keys=True)
+    text = json.dumps({**parameters, "data": data, "code": digest_of(_sources(task))}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sources(task: str) -> list[Path]:
+    """Return the files of the code that decides the results of a task's training."""
+    package = Path(__file__).resolve().parents[1]
+    files = [p for name in _SOURCES for p in sorted([package / name, *(package / name).rglob("*.py")]) if p.is_file()]
+    modules = [registry.module(task, name) for name in _TASK_MODULES if registry.provides(task, name)]
+    return [*files, *(Path(str(module.__file__)) for module in modules)]
 
 
 def random_state() -> dict[str, Any]:

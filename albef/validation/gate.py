@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from albef.config import ValidateConfig
 from albef.data.files import image_root, new_folder, write_list, write_text
-from albef.data.schema import EXTRAS, LISTS, SchemaError, images_of, load_rows
+from albef.data.schema import EXTRAS, SchemaError, images_of, known_lists, load_rows
 from albef.validation import image_stats
 from albef.validation.features import ValidationContext, check_records, feature_table
 from albef.validation.gx_runner import Finding, GxRunner, format_failures
@@ -34,12 +34,12 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
             docs are still written.
         SchemaError: If a file is not a JSON list.
     """
-    names = [name for name in LISTS if (data / f"{name}.json").is_file()]
+    names = [name for name in known_lists() if (data / f"{name}.json").is_file()]
     if not names:
         raise ValidationError(f"{data}: no list, expected files such as pretrain.json, written by `albef prepare`")
     rows = {name: load_rows(data / f"{name}.json") for name in names}
     extras = {name: _extra(data / f"{name}.json") for name in EXTRAS if (data / f"{name}.json").is_file()}
-    checked = {name: check_records(rows[name], LISTS[name]) for name in names}
+    checked = {name: check_records(rows[name], known_lists()[name]) for name in names}
     lists = {name: records for name, (records, _) in checked.items()}
     paths = (path for records in lists.values() for record in records if record for path in images_of(record))
     images = image_stats.collect(paths, image_root(data))
@@ -49,8 +49,8 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
         runner = GxRunner(folder / "docs")
         findings = []
         for name in tqdm(names, desc="validate", unit="list", disable=None):
-            table = feature_table(name, LISTS[name], checked[name][1], context)
-            suite = expectations(runner.gx.expectations, config, LISTS[name], table)
+            table = feature_table(name, known_lists()[name], checked[name][1], context)
+            suite = expectations(runner.gx.expectations, config, known_lists()[name], table)
             findings += runner.validate(name, suite, table)
         runner.write_docs()
         quarantine = _bad_rows(findings, rows)

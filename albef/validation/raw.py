@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from albef.config import ConfigError, ListsConfig, PrepareConfig, ValidateConfig
 from albef.data.files import new_folder, write_text
-from albef.data.schema import LISTS, images_of, problems
+from albef.data.schema import images_of, known_lists, problems
 from albef.datasets import official_lists
 from albef.datasets.emoji import lexicon
 from albef.validation.gx_runner import Finding, GxRunner, format_failures
@@ -73,14 +73,14 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
     sizes: Sizes = {}
     findings: list[Finding] = []
     exists: dict[str, bool] = {}
-    names = [name for name in config.files if name in LISTS]
+    names = [name for name in config.files if name in known_lists()]
     all_files = [file for name in names for file in config.files[name]]
     for name in tqdm(names, desc="inspect", unit="list", disable=None):
         for file in config.files[name]:
             rows = official_lists.rows_of(name, file, config, raw)
             label = file if all_files.count(file) == 1 else f"{name} of {file}"  # several lists may share a file
             sizes.setdefault(name, {})[label] = len(rows)
-            table = _table(rows, LISTS[name], raw / config.image_root, exists)
+            table = _table(rows, known_lists()[name], raw / config.image_root, exists)
             findings += runner.validate(label, _suite(runner.gx.expectations, table), table)
     return sizes, findings
 

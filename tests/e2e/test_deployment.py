@@ -1,4 +1,4 @@
-"""The committed deployments, for real: a Prefect server, a work pool, a worker, and a run by name."""
+"""The Prefect deployments with a real server and worker."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PAGES = {
     "plots": "artifacts/plots/index.html",
 }
 EPOCHS = 120
-"""Of a training that lasts long enough to be cancelled."""
+"""Number of epochs of a training that is canceled."""
 PREFECT = str(Path(sys.executable).parent / "prefect")
 
 
 @contextmanager
 def running(command: list[str], cwd: Path, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with all it starts, for the time of the block."""
+    """Run a process, and end it with its children after the block."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -51,18 +51,18 @@ def running(command: list[str], cwd: Path, env: dict[str, str], log: Path) -> It
 
 
 class Api:
-    """A Prefect server of this test's own.
+    """A Prefect server for this module.
 
     Args:
         url: Address of its API.
-        environment: Of commands that talk to it.
+        environment: Environment of its client commands.
     """
 
     def __init__(self, url: str, environment: dict[str, str]) -> None:
         self.url, self.environment = url, environment
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Answer of the API; with a body, a POST."""
+        """Return the answer to a GET request, or a POST request with a body."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -71,7 +71,7 @@ class Api:
 
 @pytest.fixture(scope="module")
 def api(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """A server with the pools and deployments that ``infra/deploy.sh`` makes."""
+    """A server with the pools and deployments of ``infra/deploy.sh``."""
     home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -99,7 +99,7 @@ def api(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def worker(api: Api, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A worker in the copy; its log."""
+    """Log of a running worker in the copy."""
     log = tmp_path_factory.mktemp("worker") / "worker.log"
     with running([PREFECT, "worker", "start", "--pool", "local"], tree.root, api.environment, log):
         yield log
@@ -107,7 +107,7 @@ def worker(api: Api, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @contextmanager
 def changed(tree: Tree, **values: Any) -> Iterator[None]:
-    """The copy with other values of some parameters (``__`` for a dot), and as it was afterwards."""
+    """Change parameters (``__`` for a dot) of the copy, and restore them afterwards."""
     keys = {name.replace("__", "."): value for name, value in values.items()}
     lock = (tree.root / "dvc.lock").read_bytes()
     old = {key: tree.set_param(key, value) for key, value in keys.items()}
@@ -121,7 +121,7 @@ def changed(tree: Tree, **values: Any) -> Iterator[None]:
 
 
 def start(api: Api, deployment: str, *options: str) -> str:
-    """Start a run; returns its id."""
+    """Start a run, and return its id."""
     command = [PREFECT, "deployment", "run", deployment, *options]
     done = subprocess.run(command, env=api.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -131,7 +131,7 @@ def start(api: Api, deployment: str, *options: str) -> str:
 
 
 def until(condition: Callable[[], Any], seconds: float, log: Path) -> Any:
-    """What the condition says as soon as it says something."""
+    """Wait until the result of a condition is truthy, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"did not happen in time\n{log.read_text()}"
@@ -140,7 +140,7 @@ def until(condition: Callable[[], Any], seconds: float, log: Path) -> Any:
 
 
 def ended(api: Api, run: str, log: Path, seconds: float = 240) -> dict[str, Any]:
-    """A run's final state."""
+    """Wait for the end of a run, and return its final state."""
 
     def final() -> Any:
         state = api.ask(f"/flow_runs/{run}")["state"]
@@ -151,19 +151,19 @@ def ended(api: Api, run: str, log: Path, seconds: float = 240) -> dict[str, Any]
 
 
 def task_states(api: Api, run: str) -> dict[str, dict[str, Any]]:
-    """The state of each task of a run."""
+    """Return the state of each task of a run."""
     found = api.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
     return {task["name"]: task["state"] for task in found}
 
 
 def messages(api: Api, run: str) -> list[str]:
-    """A run's log."""
+    """Return the log messages of a run."""
     found = api.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
     return [entry["message"] for entry in found]
 
 
 def processes(root: Path) -> list[str]:
-    """Command lines of the processes that work in a folder, but for those of Prefect itself."""
+    """Return the command lines of processes in a folder, without those of Prefect."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -210,7 +210,7 @@ def test_the_pipeline_by_name(api: Api, tree: Tree, worker: Path) -> None:
             assert (tree.root / page).is_file()
 
 
-def test_a_cancelled_run_leaves_no_process_and_the_next_goes_on(api: Api, tree: Tree, worker: Path) -> None:
+def test_a_canceled_run_leaves_no_process_and_the_next_goes_on(api: Api, tree: Tree, worker: Path) -> None:
     with changed(tree, pretrain__seed=3, pretrain__epochs=EPOCHS, pretrain__checkpoint_every=5):
         run = start(api, "pretrain/local")
         until(lambda: list(tree.root.glob("scratch/pretrain-*/checkpoint.pt")), 120, worker)

@@ -1,4 +1,4 @@
-"""``make orchestrate`` with a run under way, until Ctrl-C or the end of its worker."""
+"""End of `make orchestrate` by Ctrl-C or a dead worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.integration.tracking.stores import free_port
 
 @contextmanager
 def orchestrated(tree: Tree, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The script with a long pretraining under way, and its log."""
+    """Run the script with a long pretraining, and yield it and its log."""
     port, log = free_port(), folder / "log"
     environment = {
         **tree.environment,
@@ -57,7 +57,7 @@ def orchestrated(tree: Tree, folder: Path) -> Iterator[tuple[subprocess.Popen[by
 
 
 def tracked_flow_runs(folder: Path) -> set[str]:
-    """Flow runs whose training has a run in MLflow."""
+    """Return the flow runs whose training has a run in MLflow."""
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     if not (experiment := client.get_experiment_by_name(EXPERIMENT)):
         return set()

@@ -1,4 +1,4 @@
-"""The whole pipeline, from a fresh copy of the tree to a model repository and a report."""
+"""The whole pipeline in a new copy of the tree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERBS = ("tune", "finetune", "evaluate", "export")
 
 @contextmanager
 def changed(tree: Tree, key: str, value: Any) -> Iterator[None]:
-    """The tree with another value of one parameter."""
+    """Change one parameter, and restore it afterwards."""
     old = tree.set_param(key, value)
     try:
         yield
@@ -29,7 +29,7 @@ def changed(tree: Tree, key: str, value: Any) -> Iterator[None]:
 
 
 def stale(tree: Tree) -> set[str]:
-    """Stages that DVC would run again, as far as it knows before running them."""
+    """Return the stages that DVC reports as changed."""
     from dvc.repo import Repo
 
     with Repo(str(tree.root)) as repo:
@@ -37,7 +37,7 @@ def stale(tree: Tree) -> set[str]:
 
 
 def declared(name: str) -> set[str]:
-    """Keys of ``params.yaml`` that a stage depends on."""
+    """Return the keys of ``params.yaml`` that a stage depends on."""
     return {key for dep in stages()[name].deps if hasattr(dep, "params") for key in dep.params}
 
 
@@ -147,7 +147,7 @@ def test_a_changed_parameter_reruns_what_depends_on_it_and_no_more(tree: Tree) -
 
 
 def own_data(tree: Tree, tmp_path: Path) -> tuple[Tree, Path]:
-    """A copy of the tree whose raw data are lists and pictures of the user's own, as the documentation tells."""
+    """Copy the tree with own lists and images as raw data, as documented."""
     own = tmp_path / "own"
     shutil.copytree(tree.root / "artifacts/data", own, copy_function=shutil.copyfile)
     copy = Tree(tmp_path / "tree", tree.record)
@@ -170,7 +170,7 @@ def test_own_data_replace_the_built_in_ones_and_a_broken_record_stops_them(tree:
 
     rows = json.loads((own / "pretrain.json").read_text())
     rows[3]["image"] = "images/pretrain/broken.png"
-    (own / rows[3]["image"]).write_text("no picture")
+    (own / rows[3]["image"]).write_text("no image")
     (own / "pretrain.json").write_text(json.dumps(rows))
     assert ran(copy.dvc("repro", *targets)) == []  # an import is pinned
     copy.dvc("update", "data.dvc")

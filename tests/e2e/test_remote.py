@@ -1,4 +1,4 @@
-"""Results by way of S3-compatible storage: whoever has the same commit gets them in place of computing them."""
+"""Pipeline results shared through S3-compatible storage."""
 
 from __future__ import annotations
 

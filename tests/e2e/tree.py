@@ -1,4 +1,4 @@
-"""A copy of the working tree in which the pipeline runs on a tiny scale."""
+"""Copy of the working tree with a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import ROOT
 
 
 def copy_sources(target: Path) -> None:
-    """Copy what git tracks or would track, so that a test never sees what an earlier run left."""
+    """Copy all files that git tracks or would track, without outputs of earlier runs."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in names:
@@ -27,11 +27,11 @@ def copy_sources(target: Path) -> None:
 
 @dataclass(frozen=True)
 class Tree:
-    """The copy.
+    """Copy of the working tree.
 
     Args:
         root: Its folder.
-        record: Folder where stages leave the names of the parameters they read.
+        record: Folder of the names of the parameters that each stage reads.
     """
 
     root: Path
@@ -39,7 +39,7 @@ class Tree:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of commands in the copy: its code comes before the installed one, and nothing is tracked."""
+        """Environment of commands in the copy, which import its code and track nothing."""
         return {
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
@@ -49,7 +49,7 @@ class Tree:
         }
 
     def run(self, *command: str, ok: bool = True) -> str:
-        """Output of a command, both streams; fails the test where its exit status is not as expected."""
+        """Run a command, check its exit status, and return its output and errors."""
         done = subprocess.run(
             command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -57,15 +57,15 @@ class Tree:
         return done.stdout
 
     def dvc(self, *arguments: str, ok: bool = True) -> str:
-        """Output of a DVC command."""
+        """Run a DVC command, and return its output."""
         return self.run(sys.executable, "-m", "dvc", *arguments, ok=ok)
 
     def params(self) -> Any:
-        """Content of ``params.yaml``."""
+        """Return the content of ``params.yaml``."""
         return YAML(typ="safe").load(self.root / "params.yaml")
 
     def set_param(self, key: str, value: Any) -> Any:
-        """Change one parameter; returns its old value."""
+        """Change one parameter, and return its old value."""
         yaml = YAML()
         data = yaml.load(self.root / "params.yaml")
         *parents, last = key.split(".")
@@ -78,7 +78,7 @@ class Tree:
 
 
 def create(root: Path) -> Tree:
-    """A fresh copy with the tiny parameters, as a git repository of its own."""
+    """Create a copy with the tiny parameters in its own git repository."""
     tree = Tree(root / "tree", root / "record")
     tree.root.mkdir()
     tree.record.mkdir()
@@ -90,10 +90,10 @@ def create(root: Path) -> Tree:
 
 
 def ran(output: str) -> list[str]:
-    """Stages that a ``dvc repro`` ran, in order."""
+    """Return the stages that `dvc repro` ran, in order."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
 
 
 def skipped(output: str) -> list[str]:
-    """Stages that a ``dvc repro`` found unchanged."""
+    """Return the stages that `dvc repro` found unchanged."""
     return [line.split("'")[1] for line in output.splitlines() if line.endswith("didn't change, skipping")]

@@ -1,4 +1,4 @@
-"""The benchmarks' two sides give the same answers, and their arithmetic is right; their speed is no test's matter."""
+"""Correctness of the benchmarks, without their timings."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_both_sides_answer_alike(model: Served) -> None:
             assert result[side]["failures"] == {}
             assert result[side]["requests"] >= 2 * result["concurrency"]
         calls_of = {graph: each["requests"] for graph, each in result["server_graphs"].items()}
-        # No response cache: every picture is encoded.
+        # No response cache: every image is encoded.
         assert calls_of["vision"] == (0 if result["kind"] == "retrieval-text" else 1)
         assert endpoints.profile(result).count("\n") == 1 + len(calls_of)
         assert len(endpoints.row(result)) == len(endpoints.HEADER)
@@ -211,7 +211,7 @@ def test_a_long_run_counts_failures(model: Served, monkeypatch: pytest.MonkeyPat
     real = Questions.__getitem__
 
     def sometimes_wrong(self: Questions, number: int):
-        return entailment.request(b"no picture", ["a"]) if number == 0 else real(self, number)
+        return entailment.request(b"no image", ["a"]) if number == 0 else real(self, number)
 
     monkeypatch.setattr(Questions, "__getitem__", sometimes_wrong)
     result = soak.run(model.repository, list(KINDS), 4, 2.0, 0.2, 8, SMALL, 2**22)

@@ -1,4 +1,6 @@
-"""Parity with the official code: tiny models in its checkpoint layout and what it answers on fixed inputs.
+"""Harness of the parity tests against the official code.
+
+Tiny models in the official checkpoint layout must reproduce the official outputs on fixed inputs.
 
 Cases come from the folder in ``ALBEF_PARITY_DIR``, by default ``cases`` beside this file. A case is ``NAME.npz``
 (``in.*`` and ``out.*``) with weights in ``NAME.pth``, or in ``TASK.pth`` for a ``TASK_variant`` name.
@@ -66,7 +68,7 @@ class Case:
             "answer_weight",
         )
         batch = {name: self.inputs[name] for name in names if name in self.inputs}
-        if "image_pair" in self.inputs:  # all first pictures, then all second ones
+        if "image_pair" in self.inputs:  # all first images, then all second ones
             batch["image"] = self.inputs["image_pair"]
         if "answers_per_question" in self.inputs:
             counts = self.inputs["answers_per_question"]
@@ -112,7 +114,7 @@ def load_case(path: Path) -> Case:
 
 
 def assert_close(actual: Tensor, expected: Tensor, name: str, rtol: float = RTOL) -> None:
-    """Compare relative to the largest magnitude of the expected tensor, as floating-point sums deserve."""
+    """Compare relative to the largest magnitude of the expected tensor."""
     scale = max(float(expected.abs().max()), 1e-12)
     error = float((actual.detach().double() - expected.double()).abs().max()) / scale
     assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"

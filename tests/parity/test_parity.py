@@ -1,4 +1,4 @@
-"""Losses, states, gradients, teacher and queues against the official code (fp32, dropout off)."""
+"""Parity of losses, states, gradients and queues with the official code."""
 
 from __future__ import annotations
 

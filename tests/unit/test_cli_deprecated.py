@@ -1,4 +1,4 @@
-"""Old spellings of commands and options: accepted for one release, with a warning that names the new spelling."""
+"""Tests of deprecated spellings of commands and options."""
 
 from __future__ import annotations
 

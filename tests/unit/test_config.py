@@ -1,4 +1,4 @@
-"""Parameter files: all that are shipped load, and a mistake in one is named."""
+"""Tests of parameter files: loading and error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parent(data: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 
 def is_optional(path: tuple[str, ...]) -> bool:
-    """Whether null is a value of a leaf."""
+    """Return whether a leaf may be null."""
     hint: Any = Config
     for key in path:
         cls = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
@@ -51,7 +51,7 @@ def is_optional(path: tuple[str, ...]) -> bool:
 
 
 def has_default(path: tuple[str, ...]) -> bool:
-    """Whether a leaf may be left out: folders of tasks, and entries of mappings."""
+    """Return whether a leaf may be omitted."""
     return path[-1] in ("init", "code") or path[:-1] == ("release", "metrics")
 
 
@@ -132,7 +132,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
 def test_optional_sections() -> None:
     data = plain()["prepare"]
     assert from_dict(data, PrepareConfig).lists is None
-    data = copy.deepcopy(data) | {"lists": {"image_root": "pictures", "files": {"pretrain": ["a.json", "b.json"]}}}
+    data = copy.deepcopy(data) | {"lists": {"image_root": "images", "files": {"pretrain": ["a.json", "b.json"]}}}
     lists = from_dict(data, PrepareConfig).lists
     assert lists is not None
     assert lists.files == {"pretrain": ["a.json", "b.json"]}

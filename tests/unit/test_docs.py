@@ -1,4 +1,4 @@
-"""The documentation tells of things that exist: make targets, subcommands, files, parameters and addresses."""
+"""Tests of names and links in the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for the code base: the order of imports, the dependencies of the training core, the content of files."""
+"""Tests of import layers, training dependencies and file contents."""
 
 from __future__ import annotations
 
@@ -70,12 +70,15 @@ def modules() -> dict[str, Path]:
 
 
 def is_type_checking(node: ast.AST) -> bool:
-    """Whether a node is ``if TYPE_CHECKING``."""
+    """Return whether a node is ``if TYPE_CHECKING``."""
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 def imports(tree: ast.AST, *, types: bool = True) -> set[str]:
-    """Dotted names that a tree imports, anywhere in it; ``from a import b`` gives ``a`` and ``a.b``."""
+    """Return the dotted names that a tree imports.
+
+    ``from a import b`` gives ``a`` and ``a.b``.
+    """
     found: set[str] = set()
     if not types and is_type_checking(tree):
         return found

@@ -1,4 +1,4 @@
-"""The Makefile says what is missing, and installs again only when what it installs has changed."""
+"""Tests of the Makefile: error messages and reinstallation."""
 
 from __future__ import annotations
 
@@ -104,6 +104,6 @@ def test_clean_leaves_environment_cache_and_history(folder: Path) -> None:
 
 
 def test_processes_share_the_tests_by_file(request: pytest.FixtureRequest) -> None:
-    """Else each of them builds what the tests of a file share, and no test would fail for it."""
+    """Distribution by file keeps module fixtures from being built by every process."""
     if getattr(request.config.option, "loadgroup", False):
         assert request.node.nodeid.endswith("@" + str(request.path))  # as xdist notes the group

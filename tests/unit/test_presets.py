@@ -1,4 +1,4 @@
-"""Presets carry the numbers of the paper and of the official configuration files, and build its model."""
+"""Tests of presets against the paper and the official configuration files."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def files(name: str) -> dict[str, list[str]]:
     return dict(lists["files"])
 
 
-def test_four_million_pictures_are_without_cc12m() -> None:
+def test_four_million_images_are_without_cc12m() -> None:
     many, few = (files(f"paper-{size}")["pretrain"] for size in ("14m", "4m"))
     assert set(many) - set(few) == {"cc12m.json"}
     assert len(few) == 5

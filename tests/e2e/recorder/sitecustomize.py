@@ -1,4 +1,7 @@
-"""Put on PYTHONPATH, writes down which parameters an `albef` command reads: one file per stage that DVC runs."""
+"""Recorder of the parameters that each stage reads.
+
+On ``PYTHONPATH``, it writes one file for each `albef` command that DVC runs.
+"""
 
 import atexit
 import dataclasses

@@ -1,4 +1,4 @@
-"""The ablation: its rows are the paper's, its runs can be stopped, its page says what the runs gave."""
+"""The ablation: variants, resumed runs and the result page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Served requests against what the model was trained on: what is noted of them, and what is said of a change."""
+"""Request sampling and drift detection against the training data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model() -> Served:
 
 @pytest.fixture(scope="module")
 def trained(model, tmp_path_factory) -> Path:
-    """The reference of the training sets."""
+    """Reference file of the training lists."""
     path = tmp_path_factory.mktemp("reference") / "reference.json"
     reference.run(200, path, model.folder / "lists", model.folder, model.folder / "tokenizer" / "tokenizer.json")
     return path
@@ -66,7 +66,7 @@ def note(to: Sampler, brightness: int = 128) -> None:
         to.write(draft, 1, {"probabilities": np.array([[0.25, 0.5]])})
 
 
-def test_figures_of_a_picture():
+def test_figures_of_an_image():
     half = Image.new("RGB", (100, 50), "white")
     half.paste("black", (0, 0, 50, 50))
     found = image_stats(half, 777)
@@ -138,7 +138,7 @@ def test_what_cannot_be_written_fails_no_request(tmp_path):
     assert "cannot sample a request" in log.lines[0]
     to, log = sampler(tmp_path)
     draft = Draft()
-    draft.set_image_rows([7])  # a row of a picture that there is none of
+    draft.set_image_rows([7])  # there is no image with this number
     to.write(draft, 1, {})
     assert "IndexError" in log.lines[0]
 
@@ -174,16 +174,16 @@ def test_a_broken_line_among_others_is_counted(tmp_path, trained):
 
 
 def asked(model: Served, url: str, dark: bool = False, words: str = "") -> None:
-    """The questions of the training list, by several callers."""
+    """Send the questions of the training list from several threads."""
     rows = json.loads((model.folder / "lists" / "vqa_train.json").read_text())
 
     def ask(number: int) -> None:
         row = rows[number % len(rows)]
-        picture = Image.open(model.folder / row["image"]).convert("RGB")
+        image = Image.open(model.folder / row["image"]).convert("RGB")
         if dark:
-            picture = ImageEnhance.Brightness(picture).enhance(0.1)
+            image = ImageEnhance.Brightness(image).enhance(0.1)
         file = io.BytesIO()
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
         client.answer(file.getvalue(), words + row["question"], k=1)
 
     with Client(url) as client, ThreadPoolExecutor(4) as pool:
@@ -213,7 +213,7 @@ def test_requests_of_a_real_server(model, trained, tmp_path, monkeypatch):
         clear()  # of the questions at the start
         asked(model, server.grpc_url)
         with Client(server.grpc_url) as client, pytest.raises(InvalidRequestError):
-            client.entail(b"no picture", "red")
+            client.entail(b"no image", "red")
         assert {name: len(rows) for name, rows in by_endpoint(read(folder).rows).items()} == {"vqa": 64}
         code, result = drift("good")
         assert (code, result["verdict"]) == (0, "as the reference"), result

@@ -79,7 +79,7 @@ def test_padding_does_not_change_answers(model):
 
 
 def tamper(path, pick):
-    """Change one weight of a graph slightly; noise, as a constant would vanish in the next normalisation."""
+    """Add noise to one weight; a constant would vanish in the next normalization."""
     proto = onnx.load(path)
     weight = next(w for w in proto.graph.initializer if pick(w))
     array = onnx.numpy_helper.to_array(weight).copy()

@@ -1,4 +1,4 @@
-"""int8 graphs: what they are, and that they are taken only if the tasks lose little, asked of real servers."""
+"""int8 quantization and its accuracy check."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_repository_is_written_and_measured(model, tmp_path, capsys):
 
 
 def turned(source: Path, target: Path) -> None:
-    """In int8, and of entailment with the scores upside down."""
+    """Quantize to int8, and negate the scores of entailment."""
     INT8(source, target)
     if source.name != "classify.onnx":
         return
@@ -108,7 +108,9 @@ def test_too_much_loss_is_refused_and_nothing_stays(model, tmp_path, monkeypatch
     rows = json.loads((lists / "ve_test.json").read_text())[:LIMIT]
     local = Local(model.repository, "entailment")
     for row in rows:  # what the model says is right
-        (found,) = local.ask(requests.entailment(model.folder / row["image"], [row["sentence"]]))
+        (found,) = local.ask(
+            requests.build("entailment", image=model.folder / row["image"], hypotheses=[row["sentence"]])
+        )
         row["label"] = max(found, key=lambda label: found[label])
     (lists / "ve_test.json").write_text(json.dumps(rows))
     monkeypatch.setattr(quantize, "int8", turned)

@@ -39,7 +39,7 @@ def build(model, out, config=None, export=None, lists=None, tokenizer=None):
 
 @pytest.fixture(scope="module")
 def fresh(model, tmp_path_factory):
-    """A repository that no server has compiled files in."""
+    """Model repository that no server has used."""
     out = tmp_path_factory.mktemp("fresh") / "repository"
     build(model, out)
     return out
@@ -59,7 +59,7 @@ def test_layout(model, fresh):
 
 
 def test_configurations_fit_their_graphs(model):
-    """Names, types and dimensions of every input and output, in order; the official protobuf has parsed them."""
+    """Compare names, types and dimensions of all inputs and outputs, parsed by the official protobuf."""
     proto = onnx.TensorProto
     kinds = {proto.FLOAT: "TYPE_FP32", proto.INT64: "TYPE_INT64", proto.INT32: "TYPE_INT32", proto.BOOL: "TYPE_BOOL"}
     graphs = list(model.repository.glob("*/*/model.onnx"))

@@ -1,4 +1,4 @@
-"""Exported graphs of every task but retrieval, against the model as the evaluation uses it."""
+"""Exported graphs compared with the model, without retrieval."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEADS = {"vqa": "decoder", "entailment": "classify", "nlvr2": "classify", "groun
 
 
 def configured(model):
-    """Heat maps of the first of two fusion layers: the gradient then passes a whole layer."""
+    """Configuration with heat maps of the first of two fusion layers."""
     grounding = model.config.tasks.grounding
     grounding = dataclasses.replace(grounding, evaluate=dataclasses.replace(grounding.evaluate, mode="itm", block=0))
     return dataclasses.replace(model.config, tasks=dataclasses.replace(model.config.tasks, grounding=grounding))
@@ -41,7 +41,7 @@ def configured(model):
 
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
-    """Each task exported once, when it is first asked for: its network and the folder of its graphs."""
+    """Function that returns network and graph folder of a task, exported once."""
     done = {
         task: (checkpoint.load(model.folder / "models" / task / "model.pth")[0].eval(), model.exported / task)
         for task in ("vqa", "entailment")
@@ -145,7 +145,7 @@ def test_heat_map_is_that_of_the_evaluation(model, exported):
     assert (heat[1, 4:] == 0).all()
 
 
-def test_nlvr2_tells_first_from_second_picture(exported):
+def test_nlvr2_tells_first_from_second_image(exported):
     net, folder = exported("nlvr2")
     rng = np.random.default_rng(0)
     pixels = rng.standard_normal((4, 3, 32, 32)).astype(np.float32)

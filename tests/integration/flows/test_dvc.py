@@ -1,4 +1,4 @@
-"""The view of a DVC pipeline, on a toy pipeline of shell commands."""
+"""Prefect flows on a toy DVC pipeline of shell commands."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ stages:
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """raw -> train@a, train@b -> score."""
+    """Toy pipeline: raw -> train@a, train@b -> score."""
     (tmp_path / "switch").write_text("1\n")
     (tmp_path / "train.sh").write_text("cp out/raw $1\n")
     (tmp_path / "params.yaml").write_text("share: 0.25\n")

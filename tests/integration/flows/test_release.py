@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.usefixtures("prefect_harness")]
 
 @dataclass(frozen=True)
 class Place:
-    """A checkout whose pipeline has run, and a server of what it made before."""
+    """A checkout with pipeline results, and a server of an earlier version."""
 
     root: Path
     served: Path
@@ -63,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def artifact(key: str) -> str:
-    """The latest artifact of a key."""
+    """Return the latest Prefect artifact of a key."""
     with get_client(sync_client=True) as client:
         found = client.request("GET", f"/artifacts/{key}/latest")
     return str(found.json()["data"])

@@ -1,4 +1,4 @@
-"""The registry, on a real MLflow store."""
+"""The model registry in a real MLflow store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG = ReleaseConfig(max_regression=0.02, metrics=METRICS)
 
 
 def evaluations(folder: Path, **values: float) -> Path:
-    """Metrics as evaluations write them, 0.5 where nothing else is given."""
+    """Write metrics of evaluations, 0.5 by default."""
     for endpoint, metric in METRICS.items():
         (folder / endpoint).mkdir(parents=True, exist_ok=True)
         text = json.dumps({metric: values.get(endpoint, 0.5), "chance": 0.1})
@@ -32,7 +32,7 @@ def evaluations(folder: Path, **values: float) -> Path:
 
 
 def altered(repository: Path, target: Path) -> Path:
-    """The same models, but for a note in each graph."""
+    """Copy a repository and change the doc string of each graph."""
     shutil.copytree(repository, target)
     for path in target.glob("*/*/model.onnx"):
         graph = onnx.load(path)

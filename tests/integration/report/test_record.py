@@ -21,7 +21,7 @@ VALIDATED = {
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
-    """What some stages leave, small."""
+    """Small outputs of some stages."""
     root = tmp_path / "artifacts"
     for name, content in {
         "pretrain/metrics.json": {"loss": 2.5},
@@ -40,7 +40,7 @@ def artifacts(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_report_is_a_run_with_metrics_pictures_and_reports(artifacts: Path, tmp_path: Path) -> None:
+def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     page.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
     found = runs(uri)["report"]

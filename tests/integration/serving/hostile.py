@@ -1,6 +1,6 @@
-"""Hostile and odd input to the endpoints, built in code: what each is, and what is to come of it.
+"""Hostile and unusual images and texts, with their expected results.
 
-The limits are those of `tests.served.served_config`: 20 kB and 90,000 pixels a picture.
+The limits are those of `tests.served.served_config`: 20 kB and 90,000 pixels per image.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
-"""Pixels a side of the tiny model: what has this size is not resized."""
-MAKES_PICTURE = r"'image': not a readable image, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
+"""Image size of the tiny model; images of this size are not resized."""
+UNKNOWN_FORMAT = r"'image': not a readable image, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
 UNREADABLE = r"'image': not a readable image \("
 TOO_MANY = r"'image': (far too many pixels|\d+ x \d+ pixels), expected at most 90000"
 
@@ -30,7 +30,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def scene(width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """A picture that no blank one, and no turned one, is like."""
+    """Return an image that differs from blank images and from its own rotations."""
     y, x = np.mgrid[0:height, 0:width]
     red, green = x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1)
     blue = np.where((x < width / 3) & (y > height / 2), 230, 20)
@@ -38,25 +38,25 @@ def scene(width: int = SIDE, height: int = SIDE) -> Image.Image:
 
 
 def small(image: Image.Image) -> Image.Image:
-    """As the model sees it."""
+    """Return an image resized as for the model."""
     return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-# -- files that no library writes
+# -- file formats written by hand
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, data: bytes, *, depth: int = 8, colour: int = 2, extra: bytes = b"") -> bytes:
-    """A PNG; ``data`` are its lines, each after a zero byte."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+def png(width: int, height: int, data: bytes, *, depth: int = 8, color: int = 2, extra: bytes = b"") -> bytes:
+    """Return a PNG file; ``data`` holds its lines, each after a zero byte."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
 
 
 def tiff(width: int, height: int, data: bytes, *, depth: int = 8, tile: int = 0) -> bytes:
-    """A TIFF of three channels, in one strip or tile that is deflated."""
+    """Return a TIFF file of three channels in one deflated strip or tile."""
     blob = zlib.compress(data, 9)
     tags = [(256, 4, (width,)), (257, 4, (height,)), (258, 3, (depth,) * 3), (259, 3, (8,)), (262, 3, (2,))]
     tags.append((277, 3, (3,)))
@@ -73,7 +73,7 @@ def tiff(width: int, height: int, data: bytes, *, depth: int = 8, tile: int = 0)
 
 
 def webp_canvas(width: int, height: int) -> bytes:
-    """An animation of one tiny frame on a large canvas."""
+    """Return a WEBP animation of one tiny frame on a large canvas."""
     frame = encoded(Image.new("RGB", (8, 8), "red"), "WEBP", lossless=True)[12:]
 
     def part(kind: bytes, data: bytes) -> bytes:
@@ -99,14 +99,14 @@ def jpeg_of_size(width: int, height: int) -> bytes:
 
 
 def jpeg_of_scans(count: int, side: int = SIDE) -> bytes:
-    """A progressive JPEG whose last pass comes again and again."""
+    """Return a progressive JPEG whose last scan is repeated."""
     data = encoded(Image.new("L", (side, side), 90), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 
 
 def lines(image: Image.Image, depth: int = 8) -> bytes:
-    """Pixels as `png` takes them, 16 bits big-endian."""
+    """Return pixels in the format of the ``data`` of `png`; 16 bits are big-endian."""
     values = np.asarray(image).astype(">u2" if depth == 16 else "u1") * (257 if depth == 16 else 1)
     return b"".join(b"\0" + line.tobytes() for line in values.astype(">u2" if depth == 16 else "u1"))
 
@@ -114,7 +114,7 @@ def lines(image: Image.Image, depth: int = 8) -> bytes:
 def zipped() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("picture.png", encoded(scene()))
+        archive.writestr("image.png", encoded(scene()))
     return file.getvalue()
 
 
@@ -123,19 +123,19 @@ def cut(kind: str, share: float = 0.5, **options: Any) -> bytes:
     return data[: int(len(data) * share)]
 
 
-# -- pictures
+# -- images
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "'image': empty, expected the bytes of an image"),
-    "zeros": (lambda: bytes(5000), MAKES_PICTURE),
-    "text": (lambda: b"a red square", MAKES_PICTURE),
-    "svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', MAKES_PICTURE),
-    "html": (lambda: b"<!doctype html><img src=x>", MAKES_PICTURE),
-    "pdf": (lambda: encoded(scene(), "PDF"), MAKES_PICTURE),
-    "eps": (lambda: encoded(scene(), "EPS"), MAKES_PICTURE),  # Ghostscript would run it
-    "zip": (zipped, MAKES_PICTURE),
-    "ico": (lambda: encoded(scene(), "ICO"), MAKES_PICTURE),
-    "tga": (lambda: encoded(scene(), "TGA"), MAKES_PICTURE),
+    "zeros": (lambda: bytes(5000), UNKNOWN_FORMAT),
+    "text": (lambda: b"a red square", UNKNOWN_FORMAT),
+    "svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', UNKNOWN_FORMAT),
+    "html": (lambda: b"<!doctype html><img src=x>", UNKNOWN_FORMAT),
+    "pdf": (lambda: encoded(scene(), "PDF"), UNKNOWN_FORMAT),
+    "eps": (lambda: encoded(scene(), "EPS"), UNKNOWN_FORMAT),  # Ghostscript would run it
+    "zip": (zipped, UNKNOWN_FORMAT),
+    "ico": (lambda: encoded(scene(), "ICO"), UNKNOWN_FORMAT),
+    "tga": (lambda: encoded(scene(), "TGA"), UNKNOWN_FORMAT),
     "cut jpeg": (lambda: cut("JPEG"), UNREADABLE),
     "cut progressive jpeg": (lambda: cut("JPEG", progressive=True), UNREADABLE),
     "cut gif": (lambda: cut("GIF", 0.9), UNREADABLE),
@@ -178,17 +178,17 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "32-bit tiff": (lambda: encoded(Image.new("I", (8, 8), 2**20), "TIFF"), "'image': 32-bit pixel values"),
 }
-"""Files that are refused: the file, and words of the complaint."""
+"""Rejected files: the file, and a pattern of the error message."""
 
 
 @dataclass(frozen=True)
 class Odd:
-    """An unusual file that is a picture.
+    """An unusual but valid image file.
 
     Attributes:
-        file: Its content.
-        same: The picture that gets the same answer, as the model sees it.
-        lossy: Whether the answer is only about the same.
+        file: Returns its content.
+        same: Returns a plain image with the same answer, of the size of the model.
+        lossy: True if the answers are only similar.
     """
 
     file: Callable[[], bytes]
@@ -196,12 +196,12 @@ class Odd:
     lossy: bool = False
 
 
-def grey() -> Image.Image:
+def gray() -> Image.Image:
     return scene().convert("L")
 
 
 def sixteen() -> Image.Image:
-    return Image.fromarray(np.asarray(grey()).astype(np.uint16) * 257)
+    return Image.fromarray(np.asarray(gray()).astype(np.uint16) * 257)
 
 
 def black_and_white() -> Image.Image:
@@ -209,7 +209,7 @@ def black_and_white() -> Image.Image:
 
 
 def see_through(image: Image.Image, mode: str) -> Image.Image:
-    """Clear on the left, half clear at the top right."""
+    """Return an image that is transparent on the left and partly transparent at the top right."""
     alpha = np.full((SIDE, SIDE), 255, np.uint8)
     alpha[:16, 16:], alpha[:, :16] = 102, 0
     layer = image.convert(mode)
@@ -227,15 +227,15 @@ def palette() -> Image.Image:
     return scene().quantize(16)
 
 
-def without_colour(index: int) -> Image.Image:
-    """`palette` where one of its colours is clear, on white."""
+def without_color(index: int) -> Image.Image:
+    """Return `palette` on white, with one transparent color."""
     image = np.asarray(palette().convert("RGB")).copy()
     image[np.asarray(palette()) == index] = 255
     return Image.fromarray(image)
 
 
 def frames() -> list[Image.Image]:
-    return [Image.new("RGB", (SIDE, SIDE), colour) for colour in ("black", "white", "green")]
+    return [Image.new("RGB", (SIDE, SIDE), color) for color in ("black", "white", "green")]
 
 
 def animated(kind: str, image: Image.Image, **options: Any) -> bytes:
@@ -268,19 +268,19 @@ ODD: dict[str, Odd] = {
     "1 x 65000": Odd(lambda: encoded(scene(1, 65_000)), lambda: small(scene(1, 65_000))),
     "65000 x 1": Odd(lambda: encoded(scene(65_000, 1)), lambda: small(scene(65_000, 1))),
     "exactly as large as allowed": Odd(lambda: encoded(scene(300, 300), "PNG"), lambda: small(scene(300, 300))),
-    "16-bit grey png": Odd(lambda: encoded(sixteen()), grey),
-    "16-bit grey tiff": Odd(lambda: encoded(sixteen(), "TIFF"), grey),
-    "16-bit colour png": Odd(lambda: png(SIDE, SIDE, lines(scene(), 16), depth=16)),
-    "16-bit colour tiff": Odd(lambda: tiff(SIDE, SIDE, (np.asarray(scene()).astype("<u2") * 257).tobytes(), depth=16)),
-    "16-bit pgm": Odd(pnm, grey),
-    "grey png": Odd(lambda: encoded(grey()), grey),
+    "16-bit gray png": Odd(lambda: encoded(sixteen()), gray),
+    "16-bit gray tiff": Odd(lambda: encoded(sixteen(), "TIFF"), gray),
+    "16-bit color png": Odd(lambda: png(SIDE, SIDE, lines(scene(), 16), depth=16)),
+    "16-bit color tiff": Odd(lambda: tiff(SIDE, SIDE, (np.asarray(scene()).astype("<u2") * 257).tobytes(), depth=16)),
+    "16-bit pgm": Odd(pnm, gray),
+    "gray png": Odd(lambda: encoded(gray()), gray),
     "1-bit png": Odd(lambda: encoded(black_and_white()), black_and_white),
     "1-bit tiff": Odd(lambda: encoded(black_and_white(), "TIFF", compression="group4"), black_and_white),
     "pbm": Odd(lambda: encoded(black_and_white(), "PPM"), black_and_white),
     "palette png": Odd(lambda: encoded(palette()), lambda: palette().convert("RGB")),
     "palette bmp": Odd(lambda: encoded(palette(), "BMP"), lambda: palette().convert("RGB")),
-    "palette png with a clear colour": Odd(lambda: encoded(palette(), transparency=3), lambda: without_colour(3)),
-    "gif with a clear colour": Odd(lambda: encoded(palette(), "GIF", transparency=3), lambda: without_colour(3)),
+    "palette png with a transparent color": Odd(lambda: encoded(palette(), transparency=3), lambda: without_color(3)),
+    "gif with a transparent color": Odd(lambda: encoded(palette(), "GIF", transparency=3), lambda: without_color(3)),
     "rgba png": Odd(lambda: encoded(see_through(scene(), "RGB")), lambda: on_white(see_through(scene(), "RGB"))),
     "rgba webp": Odd(
         lambda: encoded(see_through(scene(), "RGB"), "WEBP", lossless=True, exact=True),
@@ -289,7 +289,7 @@ ODD: dict[str, Odd] = {
     "rgba tiff": Odd(
         lambda: encoded(see_through(scene(), "RGB"), "TIFF"), lambda: on_white(see_through(scene(), "RGB"))
     ),
-    "la png": Odd(lambda: encoded(see_through(grey(), "L")), lambda: on_white(see_through(grey(), "L"))),
+    "la png": Odd(lambda: encoded(see_through(gray(), "L")), lambda: on_white(see_through(gray(), "L"))),
     "cmyk jpeg": Odd(lambda: encoded(scene().convert("CMYK"), "JPEG", quality=95), lossy=True),
     "cmyk tiff": Odd(lambda: encoded(scene().convert("CMYK"), "TIFF")),
     "ycbcr tiff": Odd(lambda: encoded(scene().convert("YCbCr"), "TIFF"), lossy=True),
@@ -313,7 +313,7 @@ ODD: dict[str, Odd] = {
     "progressive jpeg": Odd(
         lambda: encoded(scene(48, 40), "JPEG", quality=90, progressive=True), lambda: small(jpeg()), lossy=False
     ),
-    "jpeg before a video": Odd(  # as telephones write them; its bytes look like scans
+    "jpeg before a video": Odd(  # a phone format; the bytes of the video look like scans
         lambda: encoded(scene(48, 40), "JPEG", quality=90) + b"\xff\xda\0\2" * 500, lambda: small(jpeg())
     ),
     "jpeg upside down": Odd(lambda: turned(3), lambda: small(jpeg().transpose(Image.Transpose.ROTATE_180))),
@@ -321,7 +321,7 @@ ODD: dict[str, Odd] = {
     "jpeg mirrored": Odd(lambda: turned(2), lambda: small(jpeg().transpose(Image.Transpose.FLIP_LEFT_RIGHT))),
     "jpeg of senseless orientation": Odd(lambda: turned(77), lambda: small(jpeg())),
 }
-"""Unusual files that are answered, and what as."""
+"""Unusual files that are accepted."""
 
 # -- texts
 
@@ -337,7 +337,7 @@ REFUSED_TEXTS: dict[str, tuple[bytes, str]] = {
     "half a surrogate pair": (b"\xed\xa0\x80", "is not UTF-8"),
     "10000 words": (b"red " * 10_000, "has 40000 bytes, expected at most 10000"),
 }
-"""Texts that are refused, and words of the complaint."""
+"""Rejected texts, and a pattern of the error message."""
 
 ODD_TEXTS: dict[str, tuple[str, str]] = {
     "nul inside": ("red\0 above blue", "red above blue"),
@@ -349,4 +349,4 @@ ODD_TEXTS: dict[str, tuple[str, str]] = {
     "one word of 10000 letters": ("x" * 10_000, "\U0001f408" * 9),  # unknown words, both
     "emoji": ("\U0001f408", "\u732b"),
 }
-"""Unusual texts, and the plain one that gets the same answer."""
+"""Unusual texts, each with a plain one that has the same answer."""

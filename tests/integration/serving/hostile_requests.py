@@ -18,13 +18,13 @@ def strings(*values: bytes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Request:
-    """A request that is refused.
+    """A rejected request.
 
     Attributes:
         arrays: Inputs by name.
-        words: Of the complaint.
-        raw: Bytes that are sent in place of an input's.
-        shapes: Shapes that are sent in place of an input's.
+        words: Pattern of the error message.
+        raw: Bytes sent in place of the content of an input.
+        shapes: Shapes sent in place of the shape of an input.
     """
 
     model: str
@@ -103,7 +103,9 @@ REQUESTS: dict[str, Request] = {
         "grounding", lambda: pair(boxes=np.ones((1, 2, 5), np.float32)), "shape for input 'boxes'"
     ),
     "no candidates": Request("vqa", candidates, "'candidates' has 0 answers per row, expected 1 to 10000"),
-    "too many candidates": Request("vqa", lambda: candidates(*[b"a"] * 10_001), "'candidates' holds 10001 answers"),
+    "too many candidates": Request(
+        "vqa", lambda: candidates(*[b"a"] * 10_001), "'candidates' has 10001 answers per row"
+    ),
     "candidates of many bytes": Request(
         "vqa",
         lambda: candidates(*[b"red " * 1000] * 200),
@@ -133,11 +135,14 @@ REQUESTS: dict[str, Request] = {
     "rows beyond memory": Request("grounding", lambda: boxes([0, 0, 4, 4]), "'boxes'", shapes={"boxes": [1, 2**60, 4]}),
     "boxes below 0": Request("grounding", lambda: boxes([0, 0, 4, 4]), "'boxes'", shapes={"boxes": [1, -1, 4]}),
 }
-"""Requests that are refused, by the endpoint or by the server before it."""
+"""Requests rejected by the endpoint or by the server."""
 
 
 def arrays_of(endpoint: str, *, image: bytes | None = None, words: bytes | None = None) -> dict[str, np.ndarray]:
-    """Inputs of an endpoint for a picture or a text, with a plain one where it needs the other as well."""
+    """Return the inputs of an endpoint for an image or a text.
+
+    An endpoint that needs both gets a plain image or text as the other one.
+    """
     if endpoint == retrieval.ENDPOINT.name:
         return {"text": strings(words)} if image is None else {"image": strings(image)}
     return {

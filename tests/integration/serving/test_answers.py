@@ -1,4 +1,4 @@
-"""The whole way, against a real server: what it answers and what it refuses."""
+"""Answers and errors of the retrieval endpoint of a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.served import Served
 
 
 class Reference:
-    """The ranking, computed with the exported graphs in this process and without the gallery's code."""
+    """The ranking, computed from the exported graphs without the index."""
 
     def __init__(self, model: Served) -> None:
         self.run = {
@@ -89,7 +89,7 @@ def same(matches, expected):
 
 @pytest.mark.parametrize("rerank", [True, False])
 @pytest.mark.parametrize("k", [1, 5, 11, 40])
-@pytest.mark.parametrize("text", ["red above blue", "A picture: of GREEN, above-white!", "zebra"])
+@pytest.mark.parametrize("text", ["red above blue", "An image: of GREEN, above-white!", "zebra"])
 def test_text_finds_images(client, reference, text, k, rerank):
     matches = client.retrieve(text=text, k=k, rerank=rerank)
     assert len(matches) == min(k, len(reference.images))
@@ -141,7 +141,7 @@ def png(size=(8, 8)) -> bytes:
         ({"text": "red", "k": -5}, "'k' is -5"),
         ({"text": "red", "k": 41}, "'k' is 41"),
         ({"image": b""}, "'image'"),
-        ({"image": b"no picture"}, "'image'"),
+        ({"image": b"no image"}, "'image'"),
         ({"image": png()[:-30]}, "'image'"),
         ({"image": png((400, 400))}, "'image': 400 x 400 pixels"),
         ({"image": png() + bytes(20_001)}, "bytes, expected at most 20000"),
@@ -198,14 +198,14 @@ def test_client_wants_one_question(client):
         client.retrieve(text="a", k=2**40)
 
 
-def test_neighbours_of_a_wrong_question_keep_their_answers(client, reference):
+def test_neighbors_of_a_wrong_question_keep_their_answers(client, reference):
     expected = reference.rank(reference.text("red above blue"), 3, True)
 
     def ask(number: int):
         if number % 3:
             return client.retrieve(text="red above blue", k=3)
         try:
-            return client.retrieve(image=b"no picture") if number % 2 else client.retrieve(text="!")
+            return client.retrieve(image=b"no image") if number % 2 else client.retrieve(text="!")
         except InvalidRequestError as error:
             return error
 
@@ -266,7 +266,7 @@ def metric(server, name: str, model: str = "retrieval") -> float:
 
 
 def settled(server, name: str) -> float:
-    """A counter once it stands still: the server counts an answer shortly after it is sent."""
+    """Return a counter once it is stable; the server updates it shortly after an answer."""
     value = metric(server, name)
     while True:
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""The stand-in for Triton's ONNX Runtime backend, in a real server, with small graphs of every kind."""
+"""The ONNX Runtime backend in Python, in a real server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def value(name, kind, *shape):
 
 
 def add(folder, name, nodes, inputs, outputs, config=None, constants=()):
-    """A model of the repository; without ``config`` it has no config.pbtxt."""
+    """Add a model to the repository; without ``config`` it has no config.pbtxt."""
     graph = helper.make_graph(nodes, name, inputs, outputs, list(constants))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
@@ -109,7 +109,7 @@ def client(server):
 
 
 def ask(client, model, **arrays):
-    """Outputs by name."""
+    """Return the outputs of a model by name."""
     types = {"f": "FP32", "i": "INT64", "O": "BYTES", "b": "BOOL"}
     inputs = []
     for name, array in arrays.items():

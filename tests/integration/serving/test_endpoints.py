@@ -1,4 +1,4 @@
-"""VQA, entailment and grounding over a real server, against the models as the evaluation uses them."""
+"""VQA, entailment and grounding endpoints compared with the evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from albef.tasks import classification_eval, registry
 from albef.tasks.vqa import evaluate
 from albef.weights import checkpoint
 
-QUESTIONS = ["what colour is at the top", "is it red", "which of the colours is below, at the very bottom of it all"]
+QUESTIONS = ["what color is at the top", "is it red", "which of the colors is below, at the very bottom of it all"]
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,15 @@ def network(model, task):
     return checkpoint.load(model.folder / "models" / task / "model.pth")[0].eval()
 
 
-def picture(model, number=5) -> Path:
+def image_path(model, number=5) -> Path:
     return model.folder / "images" / f"{number}.png"
 
 
 def evaluated(model, encoder, candidates, **choice):
-    """The evaluation's answers to `QUESTIONS`."""
+    """Return the answers of the evaluation to `QUESTIONS`."""
     config = model.config.tasks.vqa
     config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, top=5, **choice))
-    paths = [picture(model)] * len(QUESTIONS)
+    paths = [image_path(model)] * len(QUESTIONS)
     split = evaluate.QuestionSet(paths, ["x"] * len(paths), QUESTIONS, [*range(len(paths))], [[]] * len(paths))
     return evaluate.evaluate(network(model, "vqa"), split, candidates, encoder, config).answers
 
@@ -58,33 +58,33 @@ def same(found, expected):
 
 def test_ranked_answers_are_those_of_the_evaluation(client, model, encoder, candidates):
     expected = evaluated(model, encoder, candidates, mode="rank")
-    for found, answers in zip(client.answer_many(picture(model), QUESTIONS), expected, strict=True):
+    for found, answers in zip(client.answer_many(image_path(model), QUESTIONS), expected, strict=True):
         same(found, answers)
-    same(client.answer(picture(model).read_bytes(), QUESTIONS[0], k=2), expected[0][:2])
+    same(client.answer(image_path(model).read_bytes(), QUESTIONS[0], k=2), expected[0][:2])
 
 
 def test_own_candidates(client, model, encoder):
     own = ["blue", "dark red and green", "white"]
     expected = evaluated(model, encoder, own, mode="rank")
-    for found, answers in zip(client.answer_many(picture(model), QUESTIONS, candidates=own), expected, strict=True):
+    for found, answers in zip(client.answer_many(image_path(model), QUESTIONS, candidates=own), expected, strict=True):
         same(found, answers)
         assert sum(answer.probability for answer in found) == pytest.approx(1, abs=1e-4)
 
 
 def test_written_answers_are_those_of_the_evaluation(client, model, encoder, candidates):
     expected = evaluated(model, encoder, candidates, mode="generate")
-    for found, answers in zip(client.answer_many(picture(model), QUESTIONS, generate=True), expected, strict=True):
+    for found, answers in zip(client.answer_many(image_path(model), QUESTIONS, generate=True), expected, strict=True):
         same(found, answers)
 
 
 def test_entailment_is_that_of_the_evaluation(client, model, encoder):
     net, config = network(model, "entailment"), model.config.tasks.entailment
-    for number, sentence in ((5, "red above blue"), (9, "a picture of green")):
+    for number, sentence in ((5, "red above blue"), (9, "an image of green")):
         split = classification_eval.ClassificationSet(
-            [(picture(model, number),)], [("x",)], [sentence], np.array([0]), tuple(VE_LABELS)
+            [(image_path(model, number),)], [("x",)], [sentence], np.array([0]), tuple(VE_LABELS)
         )
         expected = classification_eval.evaluate(net, split, encoder, config).probabilities[0]
-        found = client.entail(picture(model, number), sentence)
+        found = client.entail(image_path(model, number), sentence)
         assert list(found) == list(VE_LABELS)
         np.testing.assert_allclose(list(found.values()), expected, atol=1e-4)
 
@@ -95,19 +95,19 @@ def test_heat_and_box_are_those_of_the_evaluation(client, model, encoder):
     block = config.evaluate.block if config.evaluate.mode == "itm" else 0
     boxes = [[0, 0, 32, 16], [0, 16, 32, 16], [0, 0, 16, 32], [8, 8, 16, 16]]
     for number in (3, 20):
-        pixels = pixels_of([picture(model, number)], net.config.image_size, net.device)
+        pixels = pixels_of([image_path(model, number)], net.config.image_size, net.device)
         expected = heat_map(net, pixels, *words_of(["red above"], encoder, config.train, net.device), "itm", block)[0]
-        found = client.ground(picture(model, number), "red above", boxes)
+        found = client.ground(image_path(model, number), "red above", boxes)
         np.testing.assert_allclose(found.heat, expected.numpy(), atol=1e-4 * float(expected.max()))
         assert list(found.box) == boxes[best_box(expected.numpy(), 32, 32, boxes)]
-        free = client.ground(picture(model, number), "red above")
+        free = client.ground(image_path(model, number), "red above")
         y, x = np.unravel_index(int(found.heat.argmax()), found.heat.shape)
         side = 32 / len(found.heat)
         assert iou(free.box, (x * side, y * side, side, side)) > 0.1  # it holds the hottest patch
 
 
 def counters(server, name: str) -> dict[str, float]:
-    """A metric of the server by model."""
+    """Return a metric of the server by model."""
     with urllib.request.urlopen(f"http://{server.metrics_url}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     found = [line for line in lines if line.startswith(f"{name}{{")]
@@ -118,13 +118,13 @@ def encodings(server) -> float:
     return counters(server, "nv_inference_exec_count")["vqa_vision"]
 
 
-def test_a_picture_asked_about_twice_is_encoded_once(client, model, server):
+def test_an_image_asked_about_twice_is_encoded_once(client, model, server):
     before = encodings(server)
-    client.answer_many(picture(model, 60), QUESTIONS)
+    client.answer_many(image_path(model, 60), QUESTIONS)
     assert encodings(server) == before + 1
-    client.answer(picture(model, 60), "is it blue")
+    client.answer(image_path(model, 60), "is it blue")
     assert encodings(server) == before + 1
-    client.answer(picture(model, 61), "is it blue")
+    client.answer(image_path(model, 61), "is it blue")
     assert encodings(server) == before + 2
 
 
@@ -133,14 +133,14 @@ def test_a_picture_asked_about_twice_is_encoded_once(client, model, server):
     [
         (lambda c, p: c.answer(p, ""), "'text' is empty"),
         (lambda c, p: c.answer(p, "red", k=0), "'k' is 0, expected 1 to 40"),
-        (lambda c, p: c.answer(b"no picture", "red"), "'image': not a readable image"),
+        (lambda c, p: c.answer(b"no image", "red"), "'image': not a readable image"),
         (lambda c, p: c.answer(p, "red", candidates=["blue", " "]), "'candidates' is empty"),
         (lambda c, p: c.answer(p, "red", candidates=["red " * 200]), "'candidates': an answer has more than"),
         (lambda c, p: c.answer(p, "red", candidates=["blue"], generate=True), "'candidates' or 'generate'"),
         (lambda c, p: c.answer(p, "red", candidates=[]), "at least one"),
         (lambda c, p: c.entail(p, "?!"), "'text' is empty"),
         (lambda c, p: c.entail(p.read_bytes()[:60], "red"), "'image'"),
-        (lambda c, p: c.ground(p, "red", [[0, 0, 0, 5]]), "'boxes': expected x, y, width, height"),
+        (lambda c, p: c.ground(p, "red", [[0, 0, 0, 5]]), "'boxes': expected finite x, y, width, height"),
         (lambda c, p: c.ground(p, "red", [[0, 0, float("nan"), 5]]), "'boxes'"),
         (lambda c, p: c.ground(p, "red", [[1, 2, 3]]), "boxes have shape"),
         (lambda c, p: c.ground("/no/such.png", "red"), "/no/such.png: cannot read the image"),
@@ -148,23 +148,23 @@ def test_a_picture_asked_about_twice_is_encoded_once(client, model, server):
 )
 def test_wrong_questions_are_refused_with_a_sentence(client, model, ask, complaint):
     with pytest.raises(InvalidRequestError, match=complaint):
-        ask(client, picture(model))
-    assert client.entail(picture(model), "red")  # and the next one is answered
+        ask(client, image_path(model))
+    assert client.entail(image_path(model), "red")  # and the next one is answered
 
 
 def test_asyncio(server, model, client):
     async def all_at_once():
         async with AsyncClient(server.grpc_url) as connected:
             return await asyncio.gather(
-                connected.answer(picture(model), QUESTIONS[0]),
-                connected.entail(picture(model), "red"),
-                connected.ground(picture(model), "red"),
+                connected.answer(image_path(model), QUESTIONS[0]),
+                connected.entail(image_path(model), "red"),
+                connected.ground(image_path(model), "red"),
             )
 
     answers, labels, found = asyncio.run(all_at_once())
-    assert answers == client.answer(picture(model), QUESTIONS[0])
-    assert labels == pytest.approx(client.entail(picture(model), "red"))
-    assert found.box == client.ground(picture(model), "red").box
+    assert answers == client.answer(image_path(model), QUESTIONS[0])
+    assert labels == pytest.approx(client.entail(image_path(model), "red"))
+    assert found.box == client.ground(image_path(model), "red").box
 
 
 def test_endpoints_answer_all_tensors_of_the_contract():

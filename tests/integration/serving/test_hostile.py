@@ -1,4 +1,4 @@
-"""Hostile and odd input to a real server: a clear sentence or the right answer, and nobody else notices."""
+"""Hostile and unusual input to a real server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def infer(triton, endpoint, arrays):
 
 
 def numbers(triton, endpoint, arrays) -> np.ndarray:
-    """What an endpoint answers to one row, as numbers whose order says nothing of their size."""
+    """Return the answer to one row as numbers in an order independent of their values."""
     more = {protocol.K: np.full((1, 1), 40, np.int32)}
     if endpoint == "retrieval":
         more[retrieval.RERANK] = np.array([[False]])
@@ -59,10 +59,14 @@ def numbers(triton, endpoint, arrays) -> np.ndarray:
 
 
 def assert_same(triton, endpoint, found, expected, lossy=False):
-    """Equal; and nearer to each other than to the answers to blank pictures, if only about so."""
+    """Check that two answers agree and differ from those to blank images.
+
+    Args:
+        lossy: Only compare the distance with that to blank images.
+    """
     if not lossy:
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-    blank = [arrays_of(endpoint, image=encoded(Image.new("RGB", (32, 32), colour))) for colour in ("white", "black")]
+    blank = [arrays_of(endpoint, image=encoded(Image.new("RGB", (32, 32), color))) for color in ("white", "black")]
     far = min(np.abs(expected - numbers(triton, endpoint, arrays)).max() for arrays in blank)
     assert np.abs(found - expected).max() < far / 4
 
@@ -75,14 +79,14 @@ def refused(triton, endpoint, arrays, words, code="INVALID_ARGUMENT", version=""
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("name", REFUSED)
-def test_files_that_are_no_picture_or_a_trap(client, endpoint, name):
+def test_files_that_are_no_image_or_a_trap(client, endpoint, name):
     file, words = REFUSED[name]
     refused(client.triton, endpoint, arrays_of(endpoint, image=file()), words)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("name", ODD)
-def test_odd_pictures_are_answered_as_their_plain_likes(client, endpoint, name):
+def test_odd_images_are_answered_as_their_plain_likes(client, endpoint, name):
     odd = ODD[name]
     plain = encoded(odd.same().convert("RGB"))
     found, expected = (
@@ -118,14 +122,14 @@ def test_requests_that_break_the_contract(client, name):
     )
 
 
-def test_boxes_beyond_the_picture_lose(client):
+def test_boxes_beyond_the_image_lose(client):
     inside, beyond = [4, 4, 8, 8], [[-90, -90, 9, 9], [1e6, 1e6, 1, 1], [0, 0, 3e38, 3e38], [0, 0, 1e-40, 1e-40]]
     result = infer(client.triton, "grounding", hostile_requests.boxes(*beyond, inside))
     assert result.as_numpy(grounding.BOX)[0].tolist() == inside
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_neighbours_of_hostile_requests_keep_their_answers(server, client, endpoint):
+def test_neighbors_of_hostile_requests_keep_their_answers(server, client, endpoint):
     good = [arrays_of(endpoint, image=encoded(scene(32 + n, 32)), words=b"red above blue") for n in range(4)]
     expected = [numbers(client.triton, endpoint, arrays) for arrays in good]
     # The large one is refused as the others are, and would but slow them down here.
@@ -199,13 +203,13 @@ def wide(wide_repository, runtime):
 
 @pytest.fixture
 def fresh(wide_repository, runtime):
-    """A server whose processes keep nothing of earlier pictures for themselves."""
+    """A new server, whose processes hold no memory of earlier images."""
     with TritonServer(wide_repository, runtime=runtime) as server:
         yield server
 
 
 def megabytes(server) -> float:
-    """Memory of the server and its stubs, shared pages counted once."""
+    """Return the memory of the server and its stubs, with shared pages counted once."""
     total = 0
     for pid in family(server.pid):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -214,14 +218,14 @@ def megabytes(server) -> float:
 
 
 def stub(server, endpoint: str) -> int:
-    """The process of an endpoint."""
+    """Return the process id of an endpoint."""
     named = [pid for pid in family(server.pid) if f"/{endpoint}/1/model.py" in Path(f"/proc/{pid}/cmdline").read_text()]
     assert len(named) == 1, named
     return named[0]
 
 
 class Peak:
-    """Megabytes that a process takes at most during some work, above what it had at first."""
+    """Peak memory of a process in megabytes, relative to its first value."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -237,7 +241,7 @@ class Peak:
         return self.read("VmHWM") - self.first
 
 
-def test_largest_pictures_are_answered(wide):
+def test_largest_images_are_answered(wide):
     with grpc.InferenceServerClient(wide.grpc_url) as triton:
         large = scene(8000, 5000)
         for file in (encoded(large, compress_level=1), hostile.png(8000, 5000, hostile.lines(large))):
@@ -251,7 +255,7 @@ def test_largest_pictures_are_answered(wide):
         assert np.isfinite(numbers(triton, "entailment", arrays_of("entailment", image=canvas))).all()
 
 
-def test_rows_do_not_hold_their_pictures_at_full_size(fresh):
+def test_rows_do_not_hold_their_images_at_full_size(fresh):
     files = [encoded(scene(4000, 3000 + row), compress_level=1) for row in range(8)]
     arrays = {"image": hostile_requests.strings(*files), "text": hostile_requests.strings(*[b"red"] * 8)}
     with grpc.InferenceServerClient(fresh.grpc_url) as triton:
@@ -259,7 +263,7 @@ def test_rows_do_not_hold_their_pictures_at_full_size(fresh):
         peak = Peak(stub(fresh, "entailment"))
         single = peak.of(lambda: infer(triton, "entailment", one))
         several = peak.of(lambda: infer(triton, "entailment", arrays))
-    print(f"peak of one picture of 12 megapixels {single:.0f} MB, of eight {several:.0f} MB")
+    print(f"peak of one image of 12 megapixels {single:.0f} MB, of eight {several:.0f} MB")
     assert single > 50
     assert several < single + 100  # each takes 48 MB decoded
 
@@ -289,5 +293,5 @@ def test_memory_returns_to_its_level(wide):
             levels.append(megabytes(wide))
     print("MB after each round:", *map(round, levels))
     # Buffers of the largest requests stay with the server, and how many there are at once is a matter of chance: 978 to
-    # 1048 MB in thirty rounds. A picture of a round that stayed, decoded, would add 120 MB each time.
+    # 1048 MB in thirty rounds. A decoded image kept from a round would add 120 MB each time.
     assert min(levels[-4:]) < max(levels[:5]) + 60

@@ -1,4 +1,4 @@
-"""``albef index`` on a repository that a real server is serving."""
+"""`albef index` on the repository of a running server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def index(*arguments) -> int:
     return cli.main(["index", *map(str, arguments)])
 
 
-def picture(path, left, right="black"):
+def save_image(path, left, right="black"):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (32, 32), left)
     image.paste(right, (16, 0, 32, 32))
@@ -41,9 +41,9 @@ def everything(client: Client, **query) -> dict[str, float]:
 
 def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path, capsys):
     own = tmp_path / "own"
-    mine = picture(own / "deep" / "mine.png", "red")
-    picture(own / "other.PNG", "green")
-    (own / "notes.txt").write_text("no picture")
+    mine = save_image(own / "deep" / "mine.png", "red")
+    save_image(own / "other.PNG", "green")
+    (own / "notes.txt").write_text("no image")
     with TritonServer(repository, runtime=runtime) as server, Client(server.grpc_url) as client:
         before = everything(client, text="red")
         assert index("add", "--repository", repository, "--folder", own) == 0
@@ -53,7 +53,7 @@ def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path
         found = ImageTextIndex(repository / "retrieval" / "1" / "index").images
         _, rows = found.search(found.features([found.rows[-2]]), 1)
         assert found.name(rows[0, 0]) == "deep/mine.png"
-        # Its features are those of a request with this picture: the nearest captions are the same.
+        # Its features are those of a request with this image: the nearest captions are the same.
         assert client.retrieve(image=mine, k=1)
 
         assert index("remove", "--repository", repository, "deep/mine.png", "other.PNG") == 0
@@ -101,7 +101,7 @@ def test_int8_ranks_almost_as_float32(model, runtime, repository, client):
 )
 def test_mistakes_are_explained_and_change_nothing(repository, tmp_path, capsys, arguments, complaint):
     bad = tmp_path / "bad"
-    picture(bad / "good.png", "red")
+    save_image(bad / "good.png", "red")
     (bad / "empty.png").write_bytes(b"")
     (bad / "cut.png").write_bytes((bad / "good.png").read_bytes()[:50])
     manifest = repository / "retrieval" / "1" / "index" / "manifest.json"
@@ -118,6 +118,6 @@ def test_mistakes_are_explained_and_change_nothing(repository, tmp_path, capsys,
 def test_graphs_of_another_model_are_refused(repository, tmp_path, capsys):
     settings = repository / "retrieval" / "1" / "settings.json"
     settings.write_text(settings.read_text().replace('"model_hash": "', '"model_hash": "0000'))
-    picture(tmp_path / "own" / "mine.png", "red")
+    save_image(tmp_path / "own" / "mine.png", "red")
     assert index("add", "--repository", repository, "--folder", tmp_path / "own") == 2
     assert "model.onnx: model hash" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""How a real server comes and goes: addresses, signals, crashes, and repositories it must refuse."""
+"""Start, stop, crash and invalid repositories of a real server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests import ROOT
 
 
 def listening(pid: int) -> set[str]:
-    """Addresses that a process listens on."""
+    """Return the addresses that a process listens on."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         target = os.readlink(descriptor)
@@ -42,7 +42,7 @@ def test_listens_on_loopback_alone(server):
 
 
 def family(group: int) -> list[int]:
-    """Living processes of a process group."""
+    """Return the running processes of a process group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""What the server counts and logs of its questions."""
+"""Metrics and logs of requests to a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from albef.serving.server import TritonServer
 
 
 def counted(server) -> dict[str, float]:
-    """Our counters, by name and labels as Prometheus writes them."""
+    """Return the ``albef_`` counters by name and labels in Prometheus format."""
     with urllib.request.urlopen(f"http://{server.metrics_url}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith("albef_")}
@@ -28,16 +28,16 @@ def key(name: str, model: str, **labels: str) -> str:
     return f"{name}{{{text}}}"
 
 
-def picture(model, number=5) -> bytes:
+def image_bytes(model, number=5) -> bytes:
     return (model.folder / "images" / f"{number}.png").read_bytes()
 
 
-def test_questions_pictures_and_shortlists_are_counted(server, client, model):
+def test_questions_images_and_shortlists_are_counted(server, client, model):
     before = counted(server)
     assert key(metrics.FAILURES, "grounding") in before  # there before anything fails
     client.retrieve_many(["red", "green", "blue"])
     client.retrieve("red", rerank=False)
-    client.answer_many(picture(model), ["what is it", "is it red"])
+    client.answer_many(image_bytes(model), ["what is it", "is it red"])
     shortlist = model.config.serve.shortlist
     found = grown(before, counted(server))
     assert found.pop(key(metrics.SHORTLISTED, "vqa")) >= 2
@@ -59,7 +59,7 @@ def test_questions_pictures_and_shortlists_are_counted(server, client, model):
     [
         (lambda c, p: c.retrieve("red", k=0), "retrieval", "k"),
         (lambda c, p: c.retrieve("?"), "retrieval", "text"),
-        (lambda c, p: c.retrieve(image=b"no picture"), "retrieval", "image"),
+        (lambda c, p: c.retrieve(image=b"no image"), "retrieval", "image"),
         (lambda c, p: c.entail(p[:60], "red"), "entailment", "image"),
         (lambda c, p: c.answer(p, "red", candidates=[" "]), "vqa", "candidates"),
         (lambda c, p: c.ground(p, "red", [[0, 0, 0, 5]]), "grounding", "boxes"),
@@ -68,7 +68,7 @@ def test_questions_pictures_and_shortlists_are_counted(server, client, model):
 def test_refusals_are_counted_by_reason_and_logged(server, client, model, ask, endpoint, reason):
     before = counted(server)
     with pytest.raises(InvalidRequestError) as refused:
-        ask(client, picture(model))
+        ask(client, image_bytes(model))
     found = grown(before, counted(server))
     assert found[key(metrics.REFUSALS, endpoint, reason=reason)] == 1
     assert key(metrics.FAILURES, endpoint) not in found

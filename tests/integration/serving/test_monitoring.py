@@ -1,4 +1,4 @@
-"""Alerts, dashboards and the autoscaler's metric: expressions that Prometheus takes, of metrics that a server has."""
+"""Prometheus expressions of alerts, dashboards and the autoscaler."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(path: str) -> Any:
 
 
 def strings(value: Any, key: str) -> Iterator[str]:
-    """All that ``key`` says, anywhere within."""
+    """Yield all values of ``key`` in nested data."""
     if isinstance(value, dict):
         for name, each in value.items():
             if name == key:
@@ -38,7 +38,7 @@ def strings(value: Any, key: str) -> Iterator[str]:
 
 
 def expressions() -> dict[str, str]:
-    """Every expression, by where it stands, with the variables of Grafana and of the adapter filled in."""
+    """Return all expressions by location, with the variables of Grafana and the adapter replaced."""
     found = {f"rules {i}": text for i, text in enumerate(strings(read("prometheus/rules.yml"), "expr"))}
     for path in DASHBOARDS:
         texts = strings(json.loads(path.read_text()), "expr")
@@ -86,7 +86,7 @@ def test_dashboards_use_the_data_source_that_is_provisioned():
 def test_every_metric_is_one_that_a_server_has(server, client):
     client.retrieve(text="red")
     with pytest.raises(InvalidRequestError):
-        client.entail(b"no picture", "red")
+        client.entail(b"no image", "red")
     with urllib.request.urlopen(f"http://{server.metrics_url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     have = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""New versions in a running server: under load, failing, and taken back."""
+"""Release and rollback of versions in a running server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def written(model, exported: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def other(model, tmp_path_factory) -> Path:
-    """A repository with other weights."""
+    """Model repository with other weights."""
     folder = tmp_path_factory.mktemp("other")
     for task in TASKS:
         path = folder / task
@@ -53,12 +53,12 @@ def explicit(live, runtime):
         yield running
 
 
-def picture(model) -> Path:
+def image_path(model) -> Path:
     return model.folder / "images" / "5.png"
 
 
 class Crowd:
-    """Clients that ask all the time, never twice, and note every answer."""
+    """Clients that send requests continuously without retries and record every answer."""
 
     def __init__(self, url: str, image: Path, threads: int = 4) -> None:
         self.url, self.image, self.answers, self.errors = url, image.read_bytes(), [], []
@@ -92,7 +92,7 @@ class Crowd:
             thread.join()
 
     def wait(self, count: int) -> None:
-        """Until every client has so many more answers."""
+        """Wait until every client has ``count`` more answers."""
         targets, deadline = [before + count for before in self.counts], time.monotonic() + 120
         while any(now < target for now, target in zip(self.counts, targets, strict=True)):
             assert time.monotonic() < deadline, self.errors[-3:]
@@ -110,7 +110,7 @@ def kinds(answers) -> set:
 
 
 def test_no_request_is_lost_while_a_version_takes_over_and_is_taken_back(explicit, live, model, other):
-    with Crowd(explicit.grpc_url, picture(model)) as crowd:
+    with Crowd(explicit.grpc_url, image_path(model)) as crowd:
         crowd.wait(10)
         old = kinds(crowd.answers)
         assert len(old) == 2
@@ -126,7 +126,7 @@ def test_no_request_is_lost_while_a_version_takes_over_and_is_taken_back(explici
         for name in ("retrieval", "retrieval_fusion", "entailment", "entailment_vision"):
             assert loaded[name, "1"] == loaded[name, "2"] == "READY"
         with Client(explicit.grpc_url, version=1) as pinned:
-            assert round(pinned.entail(picture(model), "red above blue")["neutral"], 4) in {v for _, v, *_ in old}
+            assert round(pinned.entail(image_path(model), "red above blue")["neutral"], 4) in {v for _, v, *_ in old}
 
         assert release.rollback(live, explicit.grpc_url) == 1
         crowd.wait(2)
@@ -134,7 +134,7 @@ def test_no_request_is_lost_while_a_version_takes_over_and_is_taken_back(explici
         crowd.wait(10)
         assert kinds(crowd.answers[mark:]) == old
         with Client(explicit.grpc_url, version=2, retries=0) as pinned, pytest.raises(ServerUnavailableError):
-            pinned.entail(picture(model), "red")
+            pinned.entail(image_path(model), "red")
         assert release.release(live, other, explicit.grpc_url) == 3  # 2 is not used again
         assert release.release(live, other, explicit.grpc_url) == 4
     assert crowd.errors == []
@@ -163,13 +163,13 @@ def damaged(other: Path, folder: Path, damage: str) -> Path:
         ("graph", "entailment_classify: cannot be loaded"),
         ("hash", "entailment_candidate: cannot be loaded"),
         ("gallery", "retrieval_candidate: cannot be loaded"),
-        ("probe", "expected 'no such picture' among the answers"),
+        ("probe", "expected 'no such image' among the answers"),
     ],
 )
 def test_a_version_that_fails_never_answers(explicit, live, model, other, tmp_path, damage, complaint):
     before = sorted(path.relative_to(live) for path in live.rglob("*"))
-    probes = [Probe("retrieval", text="red", expect="no such picture")] if damage == "probe" else []
-    with Crowd(explicit.grpc_url, picture(model), threads=2) as crowd:
+    probes = [Probe("retrieval", text="red", expect="no such image")] if damage == "probe" else []
+    with Crowd(explicit.grpc_url, image_path(model), threads=2) as crowd:
         crowd.wait(2)
         with pytest.raises(ReleaseError, match=complaint):
             release.release(live, damaged(other, tmp_path / "new", damage), explicit.grpc_url, probes)
@@ -200,13 +200,13 @@ def test_other_tensors_need_another_server(live, other, tmp_path):
 
 
 def test_commands(explicit, live, model, other, tmp_path, capsys):
-    shutil.copyfile(picture(model), tmp_path / "picture.png")
+    shutil.copyfile(image_path(model), tmp_path / "image.png")
     with Client(explicit.grpc_url) as client:
-        caption = client.retrieve(image=picture(model), k=40, rerank=False)[0].id
+        caption = client.retrieve(image=image_path(model), k=40, rerank=False)[0].id
     rows = [
-        {"endpoint": "retrieval", "image": "picture.png", "expect": caption, "k": 40},
-        {"endpoint": "entailment", "image": "picture.png", "text": "red"},
-        {"endpoint": "vqa", "image": "picture.png", "text": "not served here"},
+        {"endpoint": "retrieval", "image": "image.png", "expect": caption, "k": 40},
+        {"endpoint": "entailment", "image": "image.png", "text": "red"},
+        {"endpoint": "vqa", "image": "image.png", "text": "not served here"},
     ]
     (tmp_path / "probes.json").write_text(json.dumps(rows))
     common = ["--repository", str(live), "--url", explicit.grpc_url]
@@ -235,7 +235,7 @@ def test_wrong_probes_are_explained(tmp_path, rows, complaint):
 
 
 def test_probes_are_compared_with_every_kind_of_answer(client, model):
-    image = picture(model)
+    image = image_path(model)
     label = max(client.entail(image, "red").items(), key=lambda item: item[1])[0]
     answer = client.answer(image, "what is it", k=1)[0].text
     for probe in (

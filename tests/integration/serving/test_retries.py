@@ -1,4 +1,4 @@
-"""Servers that come late, go away and come back: the clients wait for them, and for nothing else."""
+"""Retries of clients while a server is unavailable."""
 
 from __future__ import annotations
 
@@ -130,12 +130,12 @@ def test_nothing_else_is_tried_again(server, client, model, monkeypatch):
     monkeypatch.setattr(client.triton, "infer", counted)
     with pytest.raises(InvalidRequestError):
         client.retrieve("")
-    call = requests.retrieval("text", [b"red"], 1, True)
+    call = requests.build("retrieval", texts=["red"], k=1, rerank=True)
     with pytest.raises(NoSuchEndpointError, match="'captions' is not found"):
         client.ask(dataclasses.replace(call, spec=dataclasses.replace(call.spec, name="captions")))
-    picture = (model.folder / "images" / "3.png").read_bytes()
+    image = (model.folder / "images" / "3.png").read_bytes()
     client.timeout = 0.01
     with pytest.raises(ServerTimeoutError):
-        client.answer(picture, "red", candidates=[f"red {number}" for number in range(9000)])
+        client.answer(image, "red", candidates=[f"red {number}" for number in range(9000)])
     assert sent == {"retrieval": 1, "captions": 1, "vqa": 1}
     assert metric(server, "nv_inference_request_success", "vqa") > 0  # it answered its probe, and serves on

@@ -70,7 +70,7 @@ def script(path: Path, text: str) -> Path:
 
 
 def python(path: Path, version: str, libraries: str) -> Path:
-    """A program that answers as a Python of another version or build would."""
+    """Write a script that replies like a Python of another version or build."""
     answer = (
         f'{{"version": [{version}], "executable": "{path}", "prefix": "{libraries}", '
         f'"libdir": "{libraries}", "multiarch": "", "libpl": ""}}'

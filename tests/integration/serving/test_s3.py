@@ -1,4 +1,4 @@
-"""A repository in S3-compatible storage, served by a real Triton from a real S3 API."""
+"""Model repository in S3-compatible storage, served by a real Triton server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def put(storage: str, folder: Path, name: str) -> str:
     """Copy a folder into the storage.
 
     Returns:
-        Its address, as Triton writes it.
+        Its address in the format of Triton.
     """
     client = boto3.client("s3", endpoint_url=storage)
     client.create_bucket(Bucket=BUCKET)

@@ -1,4 +1,4 @@
-"""Figures of requests that a server notes: of the right request, nothing else, and at no request's cost."""
+"""Request statistics sampled by a real server."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.integration.serving.test_metrics import logged
 KEYS = {"time", "endpoint", "version", *COLUMNS}
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -35,7 +35,7 @@ def noted(folder: Path, endpoint: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def sampled(model, runtime, tmp_path_factory):
-    """A server that notes every request, and its folder; entailment has two processes."""
+    """A server that samples every request, and its folder; entailment has two processes."""
     folder = tmp_path_factory.mktemp("sampled")
     shutil.copytree(model.repository, folder / "repository")
     config = folder / "repository/entailment/config.pbtxt"
@@ -67,17 +67,17 @@ def test_requests_at_once_keep_their_figures_apart(sampled):
 def test_rows_have_their_own_figures_and_nothing_else(sampled, model):
     server, folder = sampled
     before = {name: len(noted(folder, name)) for name in ("vqa", "retrieval", "grounding")}
-    picture = png(Image.new("RGB", (50, 40), (51, 51, 51)))
+    content = png(Image.new("RGB", (50, 40), (51, 51, 51)))
     with Client(server.grpc_url) as client:
-        client.answer_many(picture, ["what is it", "is it red or 日本 then"])
+        client.answer_many(content, ["what is it", "is it red or 日本 then"])
         client.retrieve("red above green")
-        client.retrieve(image=picture)
-        client.ground(picture, "the red half")
+        client.retrieve(image=content)
+        client.ground(content, "the red half")
     one, two = noted(folder, "vqa")[before["vqa"] :]
     assert (one["words"], two["words"]) == (3, 6)
     assert one["unknown"] == 0 < two["unknown"]
     for record in (one, two):
-        assert (record["width"], record["height"], record["bytes"]) == (50, 40, len(picture))
+        assert (record["width"], record["height"], record["bytes"]) == (50, 40, len(content))
         assert (record["brightness"], record["contrast"]) == (0.2, 0)
         assert 0 < record["confidence"] <= 1
     text, image = noted(folder, "retrieval")[before["retrieval"] :]

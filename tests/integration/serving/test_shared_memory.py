@@ -1,4 +1,4 @@
-"""Images by way of shared memory, with a real server."""
+"""Images in shared memory, with a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from albef.serving.server import TritonServer
 from albef.serving.shared_memory import Pool, Region
 
 
-def picture(model, number=5) -> Path:
+def image_path(model, number=5) -> Path:
     return model.folder / "images" / f"{number}.png"
 
 
@@ -34,19 +34,19 @@ def shared(server):
 
 
 def test_answers_are_those_of_images_in_the_request(client, shared, model):
-    image = picture(model)
+    image = image_path(model)
     assert shared.entail(image, "red") == client.entail(image, "red")
     assert shared.retrieve(image=image) == client.retrieve(image=image)
-    questions = ["what is it", "is it red", "what colour"]
+    questions = ["what is it", "is it red", "what color"]
     assert shared.answer_many(image, questions) == client.answer_many(image, questions)
     assert shared.retrieve("red") == client.retrieve("red")  # no image at all
 
 
 def test_many_threads_share_a_client(client, shared, model):
     numbers = list(range(3, 23))
-    expected = [client.entail(picture(model, number), "red") for number in numbers]
+    expected = [client.entail(image_path(model, number), "red") for number in numbers]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda number: shared.entail(picture(model, number), "red"), numbers))
+        found = list(pool.map(lambda number: shared.entail(image_path(model, number), "red"), numbers))
     assert found == [pytest.approx(each, abs=1e-5) for each in expected]
     assert len(segments()) <= 8 + 1
 
@@ -54,8 +54,8 @@ def test_many_threads_share_a_client(client, shared, model):
 def test_mistakes_are_those_of_images_in_the_request(shared, model):
     for _ in range(3):
         with pytest.raises(InvalidRequestError, match="not a readable image"):
-            shared.entail(b"no picture", "red")
-    assert shared.entail(picture(model), "red")
+            shared.entail(b"no image", "red")
+    assert shared.entail(image_path(model), "red")
     assert len(shared._pool.regions()) == 1  # one region did for all
 
 
@@ -64,11 +64,11 @@ def test_asyncio(server, client, model):
 
     async def ask():
         async with AsyncClient(server.grpc_url, shared_memory=True) as connected:
-            calls = [connected.entail(picture(model, number), "red") for number in (3, 4, 5, 6)]
+            calls = [connected.entail(image_path(model, number), "red") for number in (3, 4, 5, 6)]
             return await asyncio.gather(*calls)
 
     found = asyncio.run(ask())
-    expected = [client.entail(picture(model, number), "red") for number in (3, 4, 5, 6)]
+    expected = [client.entail(image_path(model, number), "red") for number in (3, 4, 5, 6)]
     assert found == [pytest.approx(each, abs=1e-5) for each in expected]
     assert segments() == before
 
@@ -76,13 +76,13 @@ def test_asyncio(server, client, model):
 def test_a_server_that_was_started_again_is_told_again(model, runtime):
     with TritonServer(model.repository, runtime=runtime) as first:
         client = Client(first.grpc_url, shared_memory=True)
-        expected = client.entail(picture(model), "red")
+        expected = client.entail(image_path(model), "red")
         http, grpc, metrics = first.ports
     with (
         TritonServer(model.repository, runtime=runtime, http_port=http, grpc_port=grpc, metrics_port=metrics),
         client,
     ):
-        assert client.entail(picture(model), "red") == expected
+        assert client.entail(image_path(model), "red") == expected
 
 
 def test_a_server_elsewhere_is_explained(server, model, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_server_elsewhere_is_explained(server, model, monkeypatch):
         Client(server.grpc_url, shared_memory=True) as client,
         pytest.raises(SharedMemoryError, match="no access to this machine's shared memory"),
     ):
-        client.entail(picture(model), "red")
+        client.entail(image_path(model), "red")
 
 
 def test_a_region_that_may_still_be_read_is_not_lent_again(server, model):
@@ -99,7 +99,7 @@ def test_a_region_that_may_still_be_read_is_not_lent_again(server, model):
     with Client(server.grpc_url, timeout=0.1, shared_memory=True) as client:
         for _ in range(2):
             with pytest.raises(ServerTimeoutError, match="vqa"):
-                client.answer(picture(model), "red", candidates=many)
+                client.answer(image_path(model), "red", candidates=many)
         assert len(client._pool.regions()) == 2
 
 

@@ -1,4 +1,4 @@
-"""The trace of real requests."""
+"""Traces of real requests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from albef.serving.trace import TraceError
 
 def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys):
     path = tmp_path / "trace.json"
-    picture = model.folder / "images" / "5.png"
+    image = model.folder / "images" / "5.png"
     with TritonServer(model.repository, runtime=runtime, trace=path) as server, Client(server.grpc_url) as client:
-        client.answer(picture, "what is it")
-        client.answer(picture, "what colour is it")
+        client.answer(image, "what is it")
+        client.answer(image, "what color is it")
     first, second = trace.read(path)[-2:]
     for span in (first, second):
         assert (span.model, span.version, len(span.request)) == ("vqa", 1, 16)
@@ -25,7 +25,7 @@ def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys)
         total = span.milliseconds("REQUEST_START", "REQUEST_END")
         assert 0 < sum(call.milliseconds("REQUEST_START", "REQUEST_END") for call in span.children[:3]) < total
     assert first.children[0].milliseconds("COMPUTE_START", "COMPUTE_END") > 0
-    assert second.children[0].milliseconds("COMPUTE_START", "COMPUTE_END") is None  # the picture was seen before
+    assert second.children[0].milliseconds("COMPUTE_START", "COMPUTE_END") is None  # its result is cached
 
     assert cli.main(["trace", str(path), "--last", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""MLflow stores to test against, and what is in them."""
+"""MLflow stores for tests, and queries of their content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from albef.tracking.tracker import EXPERIMENT
 
 
 def runs(uri: str) -> dict[str, Any]:
-    """All runs by name; fails if two have the same."""
+    """Return all runs by name; fails on duplicate names."""
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
@@ -31,13 +31,13 @@ def runs(uri: str) -> dict[str, Any]:
 
 
 def values(uri: str, run: str, key: str) -> list[tuple[int, float]]:
-    """Steps and values of a metric, each as often as it is there."""
+    """Return steps and values of a metric, with duplicates."""
     history = MlflowClient(tracking_uri=uri).get_metric_history(runs(uri)[run].info.run_id, key)
     return sorted((metric.step, metric.value) for metric in history)
 
 
 def files(uri: str, run: str, folder: str | None = None) -> set[str]:
-    """Paths of a run's artifacts, folders left out."""
+    """Return the paths of the artifact files of a run."""
     client, found = MlflowClient(tracking_uri=uri), set[str]()
     for each in client.list_artifacts(runs(uri)[run].info.run_id, folder):
         found |= files(uri, run, each.path) if each.is_dir else {each.path}
@@ -45,7 +45,7 @@ def files(uri: str, run: str, folder: str | None = None) -> set[str]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -53,7 +53,7 @@ def free_port() -> int:
 
 @contextmanager
 def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A tracking server on loopback, with its database and files in a folder; its process group can be killed."""
+    """Run a tracking server with its data in a folder, in its own process group."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder)]
     with (folder / "server.log").open("ab") as log:
@@ -74,7 +74,7 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a server and its workers at once."""
+    """Kill a server and its workers."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""A store that is dead, slow or killed half-way neither stops anything nor loses or doubles what was logged."""
+"""Logging to MLflow stores that fail, hang or are killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _die(uri: str, folder: Path) -> None:
-    """A process that logs and is killed at once."""
+    """Run a process that logs and then kills itself."""
     folder.mkdir(parents=True)
     done = subprocess.run([sys.executable, "-c", KILLED, uri, str(folder)])
     assert done.returncode == -9
@@ -41,8 +41,8 @@ def test_a_server_that_dies_loses_nothing(tmp_path: Path) -> None:
     port = free_port()
     uri, scratch = f"http://127.0.0.1:{port}", tmp_path / "scratch"
     (scratch / "first").mkdir(parents=True)
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(b"png")
+    image = tmp_path / "image.png"
+    image.write_bytes(b"png")
     with server(tmp_path, port) as process:
         tracker = MlflowTracker(uri, "first", {"lr": "0.1"}, {}, scratch / "first")
         tracker.log_metrics({"loss": 0.0}, 0)
@@ -55,9 +55,9 @@ def test_a_server_that_dies_loses_nothing(tmp_path: Path) -> None:
         before = time.monotonic()
         for step in range(1, 50):
             tracker.log_metrics({"loss": float(step)}, step)
-        tracker.log_artifact(picture, "pictures")
+        tracker.log_artifact(image, "images")
         assert time.monotonic() - before < 5  # logging never waits for the store
-        picture.unlink()
+        image.unlink()
         _die(uri, scratch / "killed")  # another process meanwhile, of which the store never heard
         tracker.close("FINISHED")
         assert len(list((scratch / "tracking").iterdir())) == 2
@@ -66,7 +66,7 @@ def test_a_server_that_dies_loses_nothing(tmp_path: Path) -> None:
         with tracked("later", scratch / "later", uri, {}, {}):
             pass
         assert values(uri, "first", "loss") == [(step, float(step)) for step in range(50)]
-        assert files(uri, "first") == {"pictures/picture.png"}
+        assert files(uri, "first") == {"images/image.png"}
         assert values(uri, "killed", "loss") == [(step, float(step)) for step in range(500)]
         assert files(uri, "killed") == {"notes/note.txt"}
         found = runs(uri)

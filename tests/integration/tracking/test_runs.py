@@ -16,7 +16,7 @@ from albef.tracking.tracker import EXPERIMENT
 from albef.training import run
 from albef.training.state import digest_of
 from tests.integration.tracking.stores import files, runs, values
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_runs_of_every_task_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_training_leaves_tags_system_metrics_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, uri = colour_world(tmp_path / "world", 16), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    world, uri = color_world(tmp_path / "world", 16), f"sqlite:///{tmp_path / 'mlflow.db'}"
     (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     author = ["-c", "user.name=a", "-c", "user.email=a@b"]

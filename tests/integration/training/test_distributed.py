@@ -1,4 +1,4 @@
-"""Two workers on two processes: what they compute, and that a lost one is replaced without a trace."""
+"""Training with two workers, and recovery from a killed worker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from albef.training.loop import TrainingError
 from albef.training.optim import build_optimizer, learning_rate
 from albef.weights import checkpoint
 from tests.served import random_model
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), st.booleans())
@@ -50,7 +50,7 @@ def test_shares_of_a_batch_are_the_batch(workers: int, rows: int, epoch: int, gr
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("distributed") / "world")
+    return color_world(tmp_path_factory.mktemp("distributed") / "world")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def _history(out: Path) -> list[dict[str, float]]:
 
 
 def _in_turn(config: Config, world: Path, patch: pytest.MonkeyPatch) -> list[dict[str, float]]:
-    """Losses of the steps of pretraining, computed by one process for one worker after the other."""
+    """Return the losses of pretraining, with both workers computed in one process."""
     train, encoder = config.pretrain, Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(train.seed)
     first = task_class("pretrain")(config, encoder)
@@ -155,7 +155,7 @@ def test_without_batch_wide_losses_two_workers_are_one_process(world: Path, clus
 
 
 def _kill_a_worker(scratch: Path, killed: list[int]) -> None:
-    """Kill one of the two once there have been checkpoints."""
+    """Kill one of the two workers after the first checkpoints."""
     written: set[int] = set()
     deadline = time.monotonic() + 120
     while len(written) < 3 and time.monotonic() < deadline:

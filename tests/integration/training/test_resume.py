@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends with the weights of one that never stopped, to the bit."""
+"""Bitwise equality of a resumed and an uninterrupted training run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from albef.weights import checkpoint
-from tests.worlds import colour_world, tiny_config, write_params
+from tests.worlds import color_world, tiny_config, write_params
 
 
 def _command(world: Path, out: Path, scratch: Path, *task: str) -> list[str]:
@@ -29,7 +29,7 @@ def _weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def _wait_for(path: Path, process: subprocess.Popen[str], count: int) -> None:
-    """Until a file has been written ``count`` times."""
+    """Wait until a file has been written ``count`` times."""
     seen: set[int] = set()
     deadline = time.monotonic() + 120
     while len(seen) < count:
@@ -42,7 +42,7 @@ def _wait_for(path: Path, process: subprocess.Popen[str], count: int) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = colour_world(tmp_path_factory.mktemp("resume") / "world")
+    folder = color_world(tmp_path_factory.mktemp("resume") / "world")
     write_params(tiny_config(epochs=6), folder / "params.yaml")
     return folder
 

@@ -1,4 +1,4 @@
-"""The search with a real Ray: what it proposes, what it writes, and that it goes on after it was killed."""
+"""Hyperparameter search with a real Ray cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from albef.tuning.space import SpaceError
 from albef.weights import checkpoint
 from tests import ROOT
 from tests.served import random_model
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 KEYS = ("optim.lr", "optim.warmup_steps", "alpha")
 
@@ -42,7 +42,15 @@ KEYS = ("optim.lr", "optim.warmup_steps", "alpha")
 CONFIG = dataclasses.replace(
     tiny_config(),
     tune=TuneConfig(
-        trials=4, concurrent=1, cpus_per_trial=1, gpus_per_trial=0, grace_epochs=1, seed=0, epochs=None, rows=32
+        tasks=["retrieval", "vqa", "entailment"],
+        trials=4,
+        concurrent=1,
+        cpus_per_trial=1,
+        gpus_per_trial=0,
+        grace_epochs=1,
+        seed=0,
+        epochs=None,
+        rows=32,
     ),
 )
 
@@ -96,7 +104,7 @@ def test_a_space_that_does_not_fit_is_named(config, monkeypatch, declared, words
 
 
 def test_a_temperature_of_the_parameters_is_where_training_starts(config, tmp_path):
-    world = colour_world(tmp_path / "world")
+    world = color_world(tmp_path / "world")
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     for name in ("retrieval", "grounding"):
         task = task_class(name)(config, encoder)
@@ -151,7 +159,7 @@ def test_the_best_is_the_first_of_equals(tmp_path):
 
 
 def test_no_trial_is_no_search(config, tmp_path):
-    world = colour_world(tmp_path / "world")
+    world = color_world(tmp_path / "world")
     still = dataclasses.replace(config, tune=dataclasses.replace(config.tune, trials=0))
     checkpoint.save(random_model(world, config, task="pretrain"), world / "pretrain" / "model.pth")
     (world / "lists" / "vqa_val.json").unlink()  # nothing to judge by
@@ -243,7 +251,7 @@ def test_a_searcher_that_knows_other_trials_goes_on(tmp_path):
 
 
 class _Context:
-    """Of a trial in a session of Ray's."""
+    """Context of a trial in a session of Ray."""
 
     def __init__(self, session: Path) -> None:
         self.session = session
@@ -256,7 +264,7 @@ class _Context:
 
 
 def test_a_killed_trial_goes_on_in_another_session(config, tmp_path, monkeypatch):
-    world = colour_world(tmp_path / "world")
+    world = color_world(tmp_path / "world")
     checkpoint.save(random_model(world, config, task="pretrain"), world / "pretrain" / "model.pth")
     folders = (world / "lists", world, world / "tokenizer", world / "pretrain")
     inputs = trial.Inputs(
@@ -288,7 +296,7 @@ def test_a_killed_trial_goes_on_in_another_session(config, tmp_path, monkeypatch
 
 
 def living(place: str) -> list[str]:
-    """Processes whose command line names a folder."""
+    """Return the command lines of processes that contain a path."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -302,7 +310,7 @@ def living(place: str) -> list[str]:
 
 def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     world = tmp_path / "world"
-    colour_world(world)
+    color_world(world)
     checkpoint.save(random_model(world, config, task="pretrain"), world / "pretrain" / "model.pth")
     YAML().dump(to_dict(config), tmp_path / "params.yaml")
     params = ["--params", str(tmp_path / "params.yaml")]
@@ -314,7 +322,7 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(config, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def trials() -> list[tuple[Path, int]]:
-        """Folders of those that have told something, in order, and how much."""
+        """Return the folders of trials that have reported, in order, with the number of reports."""
         files = sorted(tmp_path.glob("scratch/*-runs/*/told.jsonl"), key=lambda path: path.stat().st_ctime_ns)
         return [(path.parent, len(path.read_text().splitlines()) - 1) for path in files]
 

@@ -1,4 +1,4 @@
-"""A reader that never sees a picture."""
+"""Text-only baseline classifier for tests of data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 
 
 class BagOfWords:
-    """Naive Bayes over words and pairs of neighbouring words."""
+    """Naive Bayes over words and pairs of adjacent words."""
 
     def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
         self.labels = Counter(label for _, label in rows)

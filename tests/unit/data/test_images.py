@@ -1,4 +1,4 @@
-"""Pictures from foreign bytes: every kind that occurs is read or refused with a sentence."""
+"""Tests of image decoding: accepted formats, orientation and refused files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_reads_ink_on_paper() -> None:
     assert min(green, blue) > 200
 
 
-def test_turns_pictures_as_the_camera_noted() -> None:
+def test_turns_images_as_the_camera_noted() -> None:
     image = Image.new("RGB", (20, 10), "red")
     exif = image.getexif()
     exif[0x0112] = 6
@@ -104,7 +104,7 @@ def test_refuses_a_bomb_by_its_header() -> None:
         decode(png_header(300, 200), max_pixels=1000, name="bomb")
 
 
-def test_refuses_what_has_no_picture() -> None:
+def test_refuses_what_has_no_image() -> None:
     data = encoded(gradient(), "JPEG")
     for bad in (b"", b"hello", data[: len(data) // 2], png_header(30, 20)):
         with pytest.raises(ImageError, match="upload"):
@@ -129,7 +129,7 @@ def test_broken_bytes_never_raise_anything_else(kind: str, data: st.DataObject) 
         assert image.width * image.height <= 10_000
 
 
-def test_pixels_are_normalised_channels_first() -> None:
+def test_pixels_are_normalized_channels_first() -> None:
     pixels = to_pixels(Image.new("RGB", (10, 20), (255, 0, 51)), 8)
     assert (pixels.shape, pixels.dtype) == ((3, 8, 8), np.float32)
     assert pixels.flags.c_contiguous

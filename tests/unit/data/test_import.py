@@ -1,4 +1,4 @@
-"""The raw data is a DVC import: a fresh clone has it without any remote."""
+"""Tests of the DVC import of the raw data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training samples: a function of (seed, epoch, row); mirrored only where the caption allows it."""
+"""Tests of training samples: reproducibility, augmentation and mirroring."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from albef.data.image_text import PairDataset
 from albef.data.images import ImageError
 from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("loaders") / "world", images=16)
+    return color_world(tmp_path_factory.mktemp("loaders") / "world", images=16)
 
 
 def test_sampler_skips_what_a_resumed_run_has_seen() -> None:
@@ -66,7 +66,7 @@ def test_a_missing_image_is_named(world: Path) -> None:
 
 @pytest.mark.parametrize(("caption", "mirrored"), [("a dog left of a cat", False), ("a dog and a cat", True)])
 def test_captions_that_name_a_side_are_never_mirrored(caption: str, mirrored: bool) -> None:
-    """A picture with one dark half tells whether it was turned over."""
+    """An image with one dark half shows mirroring."""
     image = Image.new("RGB", (64, 64), "white")
     image.paste("black", (0, 0, 32, 64))
     turned = set()

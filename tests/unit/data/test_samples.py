@@ -1,4 +1,4 @@
-"""Training samples of the downstream tasks: answers with their weights, and batches."""
+"""Tests of training samples and batches of the downstream tasks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
 from albef.tasks.classification_data import ClassificationDataset
 from albef.tasks.vqa.train import QuestionDataset, weighted_answers
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("samples") / "world", images=24)
+    return color_world(tmp_path_factory.mktemp("samples") / "world", images=24)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_batch_of_questions_tells_whose_answers_are_whose(world: Path, encoder
     assert not (batch["input_ids"] == encoder.sep).any()
 
 
-def test_all_first_pictures_come_before_all_second_ones(world: Path, encoder: Encoder) -> None:
+def test_all_first_images_come_before_all_second_ones(world: Path, encoder: Encoder) -> None:
     config = tiny_config(augment="none")
     dataset = ClassificationDataset.from_list(
         world / "lists" / "nlvr_train.json", world, config.model, config.tasks.nlvr2.train
@@ -78,7 +78,7 @@ def test_all_first_pictures_come_before_all_second_ones(world: Path, encoder: En
     assert batch["label"].tolist() == [int(dataset.records[row]["label"] == "True") for row in rows]
 
 
-def test_entailment_has_one_picture_and_the_official_classes(world: Path, encoder: Encoder) -> None:
+def test_entailment_has_one_image_and_the_official_classes(world: Path, encoder: Encoder) -> None:
     config = tiny_config()
     dataset = ClassificationDataset.from_list(
         world / "lists" / "ve_train.json", world, config.model, config.tasks.entailment.train
@@ -89,7 +89,7 @@ def test_entailment_has_one_picture_and_the_official_classes(world: Path, encode
     assert batch["label"].tolist() == [2, 0, 1]
 
 
-def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_statements_of_one_image_share_it(world: Path, encoder: Encoder, tmp_path: Path) -> None:
     config = tiny_config(augment="randaugment", batch_size=6)
     records = json.loads((world / "lists" / "nlvr_train.json").read_text())[:8]
     swapped = [{**record, "images": record["images"][::-1]} for record in records]
@@ -97,7 +97,7 @@ def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_p
     train = dataclasses.replace(config.tasks.nlvr2.train, share_images=True)
     dataset = ClassificationDataset([*records, *swapped, *same], world, 32, train)
     assert dataset.groups is not None
-    # Row 8 follows row 7 and has a picture in common with it.
+    # Row 8 follows row 7 and shares an image with it.
     assert dataset.groups.tolist() == [*range(8), 7, *range(9, 16), *range(8)]
     batch = dataset.collate(encoder, dataset.__getitems__([(0, row) for row in (1, 3, 17, 9)]))
     assert batch["image"].shape == (6, 3, 32, 32)  # of 8 looks, rows 1 and 17 have the same
@@ -105,8 +105,8 @@ def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_p
     assert rows.shape == (4, 2)
     assert torch.equal(rows[0], rows[2])
     for index, row in enumerate((1, 3, 17, 9)):
-        for place, picture in enumerate(dataset[0, row]["images"]):  # whatever else the batch holds
-            assert torch.equal(batch["image"][rows[index, place]], torch.from_numpy(picture))
+        for place, pixels in enumerate(dataset[0, row]["images"]):  # whatever else the batch holds
+            assert torch.equal(batch["image"][rows[index, place]], torch.from_numpy(pixels))
     seen = [row for keys in EpochSampler(24, 6, 1, 0, groups=dataset.groups) for _, row in keys]
     assert sorted(seen) == list(range(24))
     places = {row: place for place, row in enumerate(seen)}
@@ -115,7 +115,7 @@ def test_statements_of_one_picture_share_it(world: Path, encoder: Encoder, tmp_p
     assert next(iter(train_loader(dataset, encoder, train, 0)))["image_rows"].shape == (6, 2)
 
 
-def test_sharing_pictures_changes_no_sample_without_augmentation(world: Path, encoder: Encoder) -> None:
+def test_sharing_images_changes_no_sample_without_augmentation(world: Path, encoder: Encoder) -> None:
     config = tiny_config(augment="none")
     path, plain = world / "lists" / "vqa_train.json", config.tasks.vqa.train
     shared = dataclasses.replace(plain, share_images=True)

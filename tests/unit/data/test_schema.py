@@ -1,4 +1,4 @@
-"""Official lists are read with the tolerance of the official loaders, and nothing else is."""
+"""Tests of reading official lists and rejecting invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every data set of the page on data passes `prepare` and the gate with the parameters given there, and is read."""
+"""Tests of preparing and reading the published data sets in `docs/data.md`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Prepared:
         return [dataset[0, row] for row in range(len(dataset))]
 
     def split(self, name: str) -> tuple[Path, Path]:
-        """What the reader of an evaluation takes."""
+        """Arguments of an evaluation's reader."""
         return self.lists / f"{name}.json", self.root
 
 
@@ -89,7 +89,7 @@ def test_pretraining_lists_are_joined(prepare: Prepare) -> None:
     result = prepare("COCO", files={"pretrain": files})
     samples = result.train(PairDataset, "pretrain")
     assert len(samples) == 9
-    assert samples[0]["text"] in ("A bowl of broccoli beside bread.", "Lunch in coloured boxes.")
+    assert samples[0]["text"] in ("A bowl of broccoli beside bread.", "Lunch in colored boxes.")
     assert [s["image_id"] for s in samples[2:5]] == [2, 2, 3]
     records = read_list(result.lists / "pretrain.json")
     assert records[0]["image"] == "coco/train2014/COCO_train2014_000000000009.jpg"
@@ -176,6 +176,6 @@ def test_all_together_from_one_root(tmp_path: Path) -> None:
         for record in read_list(path)
         for image in images_of(record)
     }
-    pictures = {str(p.relative_to(RAW)) for p in RAW.rglob("*") if p.suffix in (".jpg", ".png")}
-    assert used == pictures
-    assert json.loads((result.data / "manifest.json").read_text())["images"]["count"] == len(pictures)
+    stored = {str(p.relative_to(RAW)) for p in RAW.rglob("*") if p.suffix in (".jpg", ".png")}
+    assert used == stored
+    assert json.loads((result.data / "manifest.json").read_text())["images"]["count"] == len(stored)

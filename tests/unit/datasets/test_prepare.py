@@ -1,4 +1,4 @@
-"""The prepare stage: the same seed writes the same bytes, official lists take the same road."""
+"""Tests of the prepare stage: reproducibility and official lists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_same_seed_writes_the_same_bytes(prepared: Path, tmp_path: Path) -> 
     assert sum(a != b for a, b in zip(other.values(), content(prepared).values(), strict=True)) > 0.9 * len(other)
 
 
-def test_writes_every_list_and_every_picture(prepared: Path) -> None:
+def test_writes_every_list_and_every_image(prepared: Path) -> None:
     used = set()
     for name in LISTS:
         records = read_list(prepared / f"{name}.json")
@@ -64,7 +64,7 @@ def test_the_manifest_counts_and_hashes(prepared: Path) -> None:
     assert image_root(prepared) == prepared
 
 
-def test_scene_records_describe_the_pictures(prepared: Path) -> None:
+def test_scene_records_describe_the_images(prepared: Path) -> None:
     scenes = json.loads((prepared / "scenes.json").read_text())
     assert {s: len(r) for s, r in scenes.items()} == {"pretrain": 150, "train": 150, "val": 40, "test": 40}
     for record in scenes["test"]:
@@ -80,7 +80,7 @@ def test_a_failure_leaves_no_half_written_folder(tmp_path: Path) -> None:
 
 
 def official(folder: Path, lists: dict[str, Any], **changes: Any) -> Any:
-    """Pictures and lists as downloads have them, and the configuration for them."""
+    """Images and lists as downloaded, and their configuration."""
     (folder / "coco" / "train2014").mkdir(parents=True)
     Image.new("RGB", (40, 40), "red").save(folder / "coco" / "train2014" / "1.jpg")
     files: dict[str, list[str]] = {}
@@ -91,7 +91,7 @@ def official(folder: Path, lists: dict[str, Any], **changes: Any) -> Any:
     return dataclasses.replace(small(), source="lists", lists=ListsConfig(**values))
 
 
-def test_official_lists_are_joined_and_normalised(tmp_path: Path) -> None:
+def test_official_lists_are_joined_and_normalized(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "artifacts" / "data"
     config = official(
         raw,
@@ -120,7 +120,7 @@ def test_official_lists_are_joined_and_normalised(tmp_path: Path) -> None:
     assert image_root(out) == raw / "coco"
 
 
-def test_other_pictures_under_the_same_lists_change_the_manifest(tmp_path: Path) -> None:
+def test_other_images_under_the_same_lists_change_the_manifest(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     config = official(raw, {"pretrain": [{"image": "train2014/1.jpg", "caption": "a dog"}]})
     prepare.run(config, raw, out)

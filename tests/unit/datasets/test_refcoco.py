@@ -1,4 +1,4 @@
-"""References of RefCOCO+ are read without running what their pickle says, and joined to boxes by record."""
+"""Tests of reading RefCOCO+ references: safe unpickling and boxes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_three_belong_together() -> None:
 
 
 class Evil:
-    """Asks the reader to write a file."""
+    """Object whose unpickling writes a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

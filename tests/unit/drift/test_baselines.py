@@ -1,4 +1,4 @@
-"""What a sample is judged by: the newest questions alone, and answers as sure as in an earlier sample."""
+"""Tests of the drift baselines: selected questions and answer confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Galleries that grow and shrink, against what a dictionary would hold."""
+"""Tests of building, extending and shrinking search indexes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from albef.data.images import ImageError
 from albef.index import builder, faiss_index
 from albef.index.index import ImageTextIndex, SearchIndexError
 from tests import ROOT
-from tests.indexes import FEATURES, caption, encoders, files, picture
+from tests.indexes import FEATURES, caption, encoders, files, image
 
 KEYS = [f"folder/ü {n}.png" for n in range(12)]
 
 
 def content(folder):
-    """What a gallery holds, by id, each found by its own features and no other."""
+    """Return the ids of images and captions; each must be found by its features."""
     opened = ImageTextIndex(folder)
     found = []
-    for part, encode in ((opened.images, lambda key: picture(key.rpartition("/")[2])), (opened.captions, caption)):
+    for part, encode in ((opened.images, lambda key: image(key.rpartition("/")[2])), (opened.captions, caption)):
         names = builder.rows_by_id(part)
         assert len(names) == len(part)
         for key, row in names.items():
@@ -132,12 +132,12 @@ def test_nothing_to_search_is_refused(tmp_path):
 
 
 def failing(after: int, encoded: list[str]):
-    """Encoders that fail at a picture."""
+    """Return encoders that fail at the image after ``after`` inputs."""
     real = encoders(batch=1, encoded=encoded)
 
     def images(paths):
         if len(encoded) == after:
-            raise ImageError("no picture")
+            raise ImageError("unreadable image")
         return real.images(paths)
 
     return dataclasses.replace(real, images=images)
@@ -188,9 +188,9 @@ def test_two_changes_at_once_are_refused(tmp_path):
 
 def test_inverted_lists_find_what_the_exact_search_finds():
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((50, 16)).astype(np.float32)
-    features = centres[rng.integers(0, 50, 5000)] + 0.3 * rng.standard_normal((5000, 16)).astype(np.float32)
-    queries = centres[rng.integers(0, 50, 200)] + 0.5 * rng.standard_normal((200, 16)).astype(np.float32)
+    centers = rng.standard_normal((50, 16)).astype(np.float32)
+    features = centers[rng.integers(0, 50, 5000)] + 0.3 * rng.standard_normal((5000, 16)).astype(np.float32)
+    queries = centers[rng.integers(0, 50, 200)] + 0.5 * rng.standard_normal((200, 16)).astype(np.float32)
     rows = np.arange(5000) * 7
     made = faiss_index.build(features, rows, queries, exact_below=1000)
     assert made.search == "ivf"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from albef.index import builder as writing
 from albef.index.index import ImageTextIndex, SearchIndexError, top_k
-from tests.indexes import FEATURES, caption, encoders, files, picture
+from tests.indexes import FEATURES, caption, encoders, files, image
 
 
 def make(folder, images=7, captions=5, dtype="float32", **options):
@@ -25,7 +25,7 @@ def test_search_equals_brute_force(tmp_path_factory, images, captions, k, seed):
     names, texts = make(folder, images, captions)
     gallery = ImageTextIndex(folder)
     queries = np.random.default_rng(seed).standard_normal((3, FEATURES)).astype(np.float32)
-    for part, ids, encode in ((gallery.images, names, picture), (gallery.captions, texts, caption)):
+    for part, ids, encode in ((gallery.images, names, image), (gallery.captions, texts, caption)):
         scores, rows = part.search(queries, k)
         exact = queries @ np.array([encode(key)[1] for key in ids], np.float32).reshape(-1, FEATURES).T
         order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
@@ -41,7 +41,7 @@ def test_embeddings_come_back(tmp_path, dtype, tolerance):
     got, mask = gallery.images.embeds([6, 0, 0])
     assert got.dtype == np.float32
     assert mask.all()
-    np.testing.assert_allclose(got, [picture(names[row])[0] for row in (6, 0, 0)], atol=tolerance)
+    np.testing.assert_allclose(got, [image(names[row])[0] for row in (6, 0, 0)], atol=tolerance)
     embeds, mask = gallery.captions.embeds([4, 1], step=4)
     assert embeds.shape[1] % 4 == 0
     for row, number in enumerate([4, 1]):

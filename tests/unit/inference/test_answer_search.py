@@ -1,4 +1,4 @@
-"""Ranking by the tree of prefixes equals the decoder on every pair; generation equals a search without its tricks."""
+"""Tests of answer ranking and generation against an exhaustive decoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ TOKENS = st.lists(st.integers(4, 8), min_size=1, max_size=4)
 
 
 def _decoder(vocabulary: int, scale: float = 40.0, end: float = 0.0) -> AnswerDecoder:
-    """One with random weights; ``scale`` tells how far apart its tokens' scores are, ``end`` raises that of [SEP]."""
+    """Return a decoder with random weights.
+
+    Args:
+        vocabulary: Size of the vocabulary.
+        scale: Spread of the token scores.
+        end: Offset of the score of [SEP].
+    """
     torch.manual_seed(0)
     decoder = AnswerDecoder(tiny_config().model.text, vocabulary).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Batches by picture."""
+"""Tests of grouping rows into batches by image."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from albef.inference.encode import by_image, evaluating
 from albef.models.albef import ALBEF
 from tests.worlds import tiny_config
 
-PICTURES = st.lists(st.tuples(st.integers(0, 6)), max_size=60) | st.lists(
+ROWS = st.lists(st.tuples(st.integers(0, 6)), max_size=60) | st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=60
 )
 
 
-@given(PICTURES, st.integers(1, 9))
-def test_every_row_once_and_a_pictures_rows_together(numbers: list[tuple[int, ...]], batch: int) -> None:
+@given(ROWS, st.integers(1, 9))
+def test_every_row_once_and_rows_of_an_image_together(numbers: list[tuple[int, ...]], batch: int) -> None:
     images = [tuple(Path(f"{n}.png") for n in row) for row in numbers]
     parts = list(by_image(images, batch))
     assert sorted(row for rows, _ in parts for row in rows) == list(range(len(images)))
-    for rows, pictures in parts:
-        assert len(pictures) == len(set(pictures))
-        assert set(pictures) == {path for row in rows for path in images[row]}
+    for rows, paths in parts:
+        assert len(paths) == len(set(paths))
+        assert set(paths) == {path for row in rows for path in images[row]}
         assert len(rows) <= 4 * batch
     assert all(len(rows) >= batch for rows, _ in parts[:-1])
     counts = Counter(images)
@@ -43,9 +43,9 @@ def test_the_mode_of_the_model_comes_back() -> None:
         with evaluating(model, train):
             assert not model.training
             assert torch.is_autocast_enabled("cpu")
-            raise KeyError("picture")
+            raise KeyError("image")
 
-    with pytest.raises(KeyError, match="picture"):
+    with pytest.raises(KeyError, match="image"):
         fail()
     assert model.training
     assert not torch.is_autocast_enabled("cpu")

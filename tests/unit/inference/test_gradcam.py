@@ -1,4 +1,4 @@
-"""Heat maps against automatic differentiation through the whole model, its attention written out."""
+"""Tests of Grad-CAM against automatic differentiation through the whole model."""
 
 from __future__ import annotations
 

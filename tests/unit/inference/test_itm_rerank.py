@@ -1,4 +1,4 @@
-"""Scores with everything shared equal those of one pair at a time."""
+"""Tests of ITM re-ranking against scoring one pair at a time."""
 
 from __future__ import annotations
 

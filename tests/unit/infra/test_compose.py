@@ -1,4 +1,4 @@
-"""The compose files against the Compose specification, and against the files and images that they name."""
+"""Tests of the compose files against the Compose specification."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLE = re.compile(r"\$\{\w+:-([^}]*)\}")
 
 
 def interpolated(text: str) -> str:
-    """With the default of each variable, as compose puts it in where the shell has none."""
+    """Replace variables by their defaults, as compose does."""
     return VARIABLE.sub(r"\1", text)
 
 

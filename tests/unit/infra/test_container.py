@@ -1,4 +1,4 @@
-"""What the container does is what the local server does, as far as can be told without one."""
+"""Tests of the container files against the local server, without Docker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that a Prefect worker in a cluster makes of the pool's template."""
+"""Tests of the Kubernetes job template of the Prefect work pool."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ PROPERTIES = TEMPLATE["variables"]["properties"]
 
 
 def filled(value: Any) -> Any:
-    """With each variable's default, as Prefect fills it in; a text that is one variable takes its type."""
+    """Replace variables by their defaults, as Prefect does.
+
+    A string that consists of one variable takes the type of its default.
+    """
     if isinstance(value, dict):
         return {key: filled(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Kubernetes manifests against the API's schema, with each overlay applied, and what they say against the image."""
+"""Tests of the Kubernetes manifests against the API schema and image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def read(path: Path) -> list[Any]:
 
 
 def build(folder: Path) -> list[dict[str, Any]]:
-    """What ``kubectl kustomize`` prints, for the two things that our overlays use: resources and JSON patches."""
+    """Return the documents that ``kubectl kustomize`` prints.
+
+    Supports what the overlays use: resources and JSON patches.
+    """
     (kustomization,) = read(folder / "kustomization.yaml")
     assert set(kustomization) <= {"apiVersion", "kind", "resources", "patches"}
     resources: list[dict[str, Any]] = []

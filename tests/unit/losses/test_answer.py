@@ -1,4 +1,4 @@
-"""The loss of written answers against sums by hand."""
+"""Tests of the answer generation loss against values computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The draw of picture pairs for text assignment."""
+"""Tests of drawing image pairs for text assignment."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from albef.losses.assign import FIRST, NEITHER, SECOND, draw_pairs
 
 
 @given(st.integers(3, 9), st.integers(0, 1000), st.booleans())
-def test_labels_say_where_the_own_picture_is(size: int, seed: int, broken: bool) -> None:
-    """Also where features are no numbers, and where similarities are so far apart that a softmax underflows."""
+def test_labels_say_where_the_own_image_is(size: int, seed: int, broken: bool) -> None:
+    """Labels are valid for NaN features too, and where a softmax underflows."""
     torch.manual_seed(seed)
     features = torch.full((size, 4), float("nan")) if broken else F.normalize(torch.randn(size, 4), dim=1)
     if seed % 2 and not broken:
@@ -35,7 +35,10 @@ def test_labels_are_a_third_each() -> None:
 
 
 def test_others_are_drawn_by_similarity() -> None:
-    """Picture 1 is like picture 0, picture 2 is not: exp(1 / 0.07) to exp(0.8 / 0.07) is 17 to 1."""
+    """Image 1 is drawn 17 times as often as image 2.
+
+    Their similarities to image 0 are 1 and 0.8: exp(1 / 0.07) / exp(0.8 / 0.07) is 17.
+    """
     torch.manual_seed(0)
     features = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])
     drawn = []

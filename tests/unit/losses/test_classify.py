@@ -1,4 +1,4 @@
-"""Classification with momentum distillation against a sum by hand."""
+"""Tests of the classification loss with momentum distillation."""
 
 from __future__ import annotations
 

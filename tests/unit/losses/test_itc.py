@@ -1,4 +1,4 @@
-"""ITC: the split products and targets equal the textbook form."""
+"""Tests of the ITC loss against its textbook form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hard negatives: never the item itself, likelier the more similar, no crash where the official code has one."""
+"""Tests of sampling hard negatives for ITM."""
 
 from __future__ import annotations
 

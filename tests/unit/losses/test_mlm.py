@@ -1,4 +1,4 @@
-"""Masking statistics, and the loss on the masked rows alone."""
+"""Tests of token masking and the MLM loss."""
 
 from __future__ import annotations
 

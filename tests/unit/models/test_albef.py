@@ -1,4 +1,4 @@
-"""Shared keys/values, [CLS]-only last layer, teacher and queue."""
+"""Tests of the ALBEF model: shared layers, teacher and queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the library that the command of a stage runs: its import graph, followed from the command line."""
+"""Import graph of the library, by command of a stage."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def packages(name: str) -> set[str]:
 
 
 def below(name: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a module is one of ``prefixes`` or within one."""
+    """Return whether a module is one of ``prefixes`` or within one."""
     return any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def is_empty(path: Path) -> bool:
-    """Whether a file holds a docstring at most."""
+    """Return whether a file contains nothing but a docstring."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
 

@@ -1,4 +1,4 @@
-"""``dvc.yaml`` says the truth: each stage depends on the code it runs and the files it names, and on no more."""
+"""Tests of the dependencies declared in `dvc.yaml`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def paths(items: Any) -> set[Path]:
 
 
 def covers(paths: set[Path], path: Path) -> bool:
-    """Whether one of ``paths`` is ``path`` or a folder around it."""
+    """Return whether one of ``paths`` is ``path`` or a folder around it."""
     return any(path.is_relative_to(each) for each in paths)
 
 
 def related(paths: set[Path], path: Path) -> bool:
-    """`covers`, or one of ``paths`` lies in the folder ``path``."""
+    """Return `covers`, or whether one of ``paths`` lies in the folder ``path``."""
     return covers(paths, path) or any(each.is_relative_to(path) for each in paths)
 
 

@@ -1,4 +1,4 @@
-"""The report, from files as the stages write them."""
+"""Tests of the report page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAPTION = 'a dog left of <b>a "red" apple</b>'
 
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
-    """What the pipeline leaves, small."""
+    """Small artifacts in the layout of the pipeline."""
     root = tmp_path / "artifacts"
     names = [f"images/test/{i:06}.png" for i in range(6)]
     for number, name in enumerate(names):
@@ -70,7 +70,7 @@ def write(artifacts: Path) -> str:
     return (artifacts / "report" / "index.html").read_text()
 
 
-def test_the_page_shows_metrics_and_its_pictures_exist(artifacts: Path) -> None:
+def test_the_page_shows_metrics_and_its_images_exist(artifacts: Path) -> None:
     text = write(artifacts)
     page = _Page(text)
     assert "62.5" in text  # recall in per cent
@@ -78,16 +78,16 @@ def test_the_page_shows_metrics_and_its_pictures_exist(artifacts: Path) -> None:
     assert "pretrain" in text
     assert len(page.images) == 5
     for name in page.images:
-        with Image.open(artifacts / "report" / name) as picture:
-            assert min(picture.size) > 100
-            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 2  # something is drawn
+        with Image.open(artifacts / "report" / name) as image:
+            assert min(image.size) > 100
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 2  # something is drawn
 
 
 def test_the_right_image_is_framed(artifacts: Path) -> None:
     def green() -> int:
         write(artifacts)
-        with Image.open(artifacts / "report" / "text_to_image.png") as picture:
-            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        with Image.open(artifacts / "report" / "text_to_image.png") as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
         return int((np.abs(pixels - [0x1A, 0x7F, 0x37]).sum(axis=2) < 8).sum())
 
     framed = green()
@@ -132,7 +132,7 @@ def test_a_run_without_losses_yet_is_shown(artifacts: Path) -> None:
         ("pretrain/history.csv", "epoch,loss\n1,2\n", "expected a column 'step'"),
         ("export/retrieval/parity.json", '{"graphs": {"vision": []}}', "not a report of the parity check"),
         ("finetune/retrieval/history.csv", None, "run the stage that writes it"),
-        ("data/images/test/000000.png", "no picture", "cannot read the image"),
+        ("data/images/test/000000.png", "not an image", "cannot read the image"),
     ],
 )
 def test_a_bad_file_is_named_and_an_old_report_stays(
@@ -159,10 +159,10 @@ def test_a_search_is_shown_where_there_was_one(artifacts: Path) -> None:
     for task, metrics in (("vqa", {"accuracy": 0.75, "accuracy_before": 0.625, "trials": 4}), ("retrieval", {})):
         (artifacts / "tune" / task / "plots").mkdir(parents=True)
         (artifacts / "tune" / task / "metrics.json").write_text(json.dumps(metrics))
-    (artifacts / "tune" / "vqa" / "plots" / "parallel.png").write_bytes(b"a picture")
+    (artifacts / "tune" / "vqa" / "plots" / "parallel.png").write_bytes(b"an image")
     page.run(artifacts, artifacts / "data", artifacts / "report")
     text = (artifacts / "report" / "index.html").read_text()
     row = '<td>vqa</td><td>accuracy</td><td class="n">0.625</td><td class="n">0.75</td><td class="n">4</td>'
     assert text.count(row) == 1
     assert "retrieval_search" not in text
-    assert (artifacts / "report" / "vqa_search.png").read_bytes() == b"a picture"
+    assert (artifacts / "report" / "vqa_search.png").read_bytes() == b"an image"

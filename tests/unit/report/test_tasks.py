@@ -1,4 +1,4 @@
-"""Sections of the tasks, from what their evaluations write."""
+"""Tests of the report sections of the tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from albef.tasks import classification_report, evaluation
 from albef.tasks.grounding.report import read_references
 from albef.tasks.vqa.report import read_questions
 from albef.weights import checkpoint
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 TASKS = ("vqa", "entailment", "nlvr2", "grounding")
 GREEN = (0x1A, 0x7F, 0x37)
@@ -30,7 +30,7 @@ GREEN = (0x1A, 0x7F, 0x37)
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``world`` and the evaluations of random models below ``artifacts``."""
     folder = tmp_path_factory.mktemp("report")
-    world, config = colour_world(folder / "world", images=16), tiny_config()
+    world, config = color_world(folder / "world", images=16), tiny_config()
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     for task in TASKS:
         torch.manual_seed(0)
@@ -57,7 +57,7 @@ def edit(path: Path, change: Any) -> None:
 
 
 def keep(artifacts: Path, task: str) -> Path:
-    """Leave the evaluation of one task alone; returns its folder."""
+    """Delete the evaluations of all other tasks; return the folder of this one."""
     for other in TASKS:
         if other != task:
             shutil.rmtree(artifacts / "evaluate" / other)
@@ -65,8 +65,8 @@ def keep(artifacts: Path, task: str) -> Path:
 
 
 def green(path: Path) -> int:
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
     return int((np.abs(pixels - GREEN).sum(axis=2) < 8).sum())
 
 
@@ -76,8 +76,8 @@ def test_every_task_has_its_section_without_any_training_run(artifacts: Path, ev
         assert title in text
     for task in TASKS:
         assert f"{task}_examples.png" in text
-        with Image.open(artifacts / "report" / f"{task}_examples.png") as picture:
-            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
+        with Image.open(artifacts / "report" / f"{task}_examples.png") as image:
+            assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20
     assert len(list((artifacts / "report").glob("grounding_words_*.png"))) == 8
     assert 'for comparison: a random proposal</td><td class="n">25<' in text
     assert "losses.png" not in text
@@ -126,7 +126,7 @@ def test_the_right_answer_is_green(artifacts: Path, evaluated: Path, task: str, 
 
     edit(path, wrong)
     write(artifacts, evaluated)
-    # Green is also a colour of the world's pictures, but of another shade.
+    # The data set's images contain green too, in another shade.
     assert shown > green(artifacts / "report" / f"{task}_examples.png") + 200
 
 

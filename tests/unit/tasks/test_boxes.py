@@ -1,4 +1,4 @@
-"""Boxes and maps: NumPy's answers are PyTorch's, and boxes lie where the heat is."""
+"""Tests of boxes and heat maps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_upsample_is_the_official_one(side, width, height, seed):
 
 
 @given(sides, st.integers(1, 400), st.integers(1, 400), st.integers(0, 10**6))
-def test_hot_box_lies_in_the_picture_and_holds_the_hottest_place(side, width, height, seed):
+def test_hot_box_lies_in_the_image_and_holds_the_hottest_place(side, width, height, seed):
     heat = np.random.default_rng(seed).random((side, side)).astype(np.float32) + 0.01
     x, y, w, h = hot_box(heat, width, height)
     assert x >= 0
@@ -49,7 +49,7 @@ def test_no_heat_at_all_has_a_box_too():
 
 
 @given(st.integers(0, 10**6))
-def test_boxes_of_a_large_picture_are_chosen_as_those_of_a_small_one(seed):
+def test_boxes_of_a_large_image_are_chosen_as_those_of_a_small_one(seed):
     rng = np.random.default_rng(seed)
     heat = rng.random((6, 6)).astype(np.float32)
     boxes = np.concatenate([rng.integers(0, 40, (5, 2)), rng.integers(16, 60, (5, 2))], axis=1)

@@ -1,4 +1,4 @@
-"""Visual entailment and NLVR2 evaluated with shared pictures equal a row by row pass."""
+"""Tests of visual entailment and NLVR2 evaluation with shared images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.classification_eval import ClassificationSet, evaluate
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("classification") / "world", images=16)
+    return color_world(tmp_path_factory.mktemp("classification") / "world", images=16)
 
 
 @pytest.mark.parametrize(("task", "prefix"), [("entailment", "ve"), ("nlvr2", "nlvr")])
@@ -29,7 +29,7 @@ def test_equals_a_pass_row_by_row(world: Path, task: str, prefix: str) -> None:
     torch.manual_seed(0)
     model = ALBEF(tiny_config().model, encoder.vocab_size, task)
     read = ClassificationSet.read(world / "lists" / f"{prefix}_val.json", world)
-    # Pictures met several times, in either place.
+    # Images that occur several times, in either position.
     images = [tuple(read.images[(n + place) % 5][0] for place in range(len(row))) for n, row in enumerate(read.images)]
     split = ClassificationSet(images, read.names, read.sentences, read.labels, read.classes)
     config = getattr(tiny_config().tasks, task)

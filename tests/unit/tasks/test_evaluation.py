@@ -1,4 +1,4 @@
-"""The evaluation stage of every task, on models with random weights."""
+"""Tests of the evaluation stage of every task."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from albef.tasks.job import spaced
 from albef.tasks.registry import UnknownTaskError, models_for
 from albef.tasks.vqa.evaluate import kind_of, vqa_accuracy
 from albef.weights import checkpoint
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 CONFIG = tiny_config()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("world"), images=16)
+    return color_world(tmp_path_factory.mktemp("world"), images=16)
 
 
 def evaluated(world: Path, out: Path, task: str, model: str | None = None) -> Path:
@@ -69,7 +69,7 @@ def test_vqa(world: Path, tmp_path: Path) -> None:
     assert [row["question_id"] for row in submission] == list(records)
     scores = [vqa_accuracy(row["answer"], records[row["question_id"]]["answer"]) for row in submission]
     assert metrics["accuracy"] == pytest.approx(sum(scores) / len(scores))
-    # "red" is what 7 of 10 people say of 2 of 16 pictures, and no colour is said of more.
+    # 7 of 10 people answer "red" for 2 of 16 images; no color is more frequent.
     assert 0 < metrics["chance"] < 0.5
     rows = table(out / "plots" / "answers.csv")
     assert [(row["kind"], row["questions"]) for row in rows] == [("other", "16")]
@@ -132,9 +132,9 @@ def test_grounding_in_both_modes_with_maps(world: Path, tmp_path: Path, model: s
         assert example["iou"] == pytest.approx(iou(example["chosen"], example["box"]), abs=1e-4)
         assert len(example["map"]) == len(example["map"][0]) == 2
         words = len(example["text"].split())
-        with Image.open(out / "shown" / example["words"]) as picture:
-            assert picture.width == (1 + words) * 196 + 4  # the picture, then a panel a word
-            panels = np.asarray(picture.convert("RGB")).astype(int)[18:-4]
+        with Image.open(out / "shown" / example["words"]) as image:
+            assert image.width == (1 + words) * 196 + 4  # the image, then one panel per word
+            panels = np.asarray(image.convert("RGB")).astype(int)[18:-4]
         for word in range(words):
             first = 4 + 196 * (1 + word)
             plain = panels[20:76, 20:172]  # within both frames of the upper half

@@ -1,4 +1,4 @@
-"""Boxes ranked by heat, their overlap, and the reader."""
+"""Tests of grounding evaluation: ranked boxes, overlap and reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from albef.data.schema import SchemaError
 from albef.inference.boxes import Box, box_scores, iou
 from albef.tasks.grounding.evaluate import GroundingSet
-from tests.worlds import colour_world
+from tests.worlds import color_world
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_overlap_counts_corners_as_pixels(first: Box, second: Box, expected: flo
 
 BOX = st.tuples(
     st.floats(-3, 20), st.floats(-3, 20), st.floats(0.5, 25), st.floats(0.5, 25)
-)  # partly or wholly outside of the picture, with fractions of pixels
+)  # partly or wholly outside the image, with fractional pixels
 
 
 @settings(deadline=None)
@@ -54,7 +54,7 @@ def test_heat_of_boxes_equals_a_loop_over_pixels(boxes: list[Box], width: int, h
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    return colour_world(tmp_path / "world", images=8)
+    return color_world(tmp_path / "world", images=8)
 
 
 def _read(world: Path) -> GroundingSet:

@@ -1,4 +1,4 @@
-"""Re-ranking equals a plain loop over pairs; recalls equal their definition."""
+"""Tests of retrieval evaluation: re-ranking and recalls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
 from albef.tasks.retrieval.evaluate import NOT_SHORTLISTED, RetrievalSet, evaluate, recalls
 from albef.tasks.retrieval.spec import RerankConfig
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 def test_recalls_by_hand() -> None:
@@ -35,7 +35,7 @@ def test_equal_scores_are_no_success() -> None:
 
 @pytest.mark.parametrize("score", ["itm", "itm+itc"])
 def test_rerank_equals_a_loop_over_pairs(tmp_path: Path, score: Literal["itm", "itm+itc"]) -> None:
-    world = colour_world(tmp_path / "world", images=24)
+    world = color_world(tmp_path / "world", images=24)
     config = tiny_config()
     rerank = RerankConfig(shortlist=5, score=score, batch_size=8)
     task = dataclasses.replace(config.tasks.retrieval, evaluate=rerank)
@@ -68,7 +68,7 @@ def test_rerank_equals_a_loop_over_pairs(tmp_path: Path, score: Literal["itm", "
 
 
 def test_shortlist_larger_than_the_corpus(tmp_path: Path) -> None:
-    world = colour_world(tmp_path / "world", images=8)
+    world = color_world(tmp_path / "world", images=8)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     config = tiny_config()
     model = ALBEF(config.model, encoder.vocab_size, "retrieval")

@@ -1,4 +1,4 @@
-"""Training steps: the switches of pretraining, a task's own image size, and which parts learn."""
+"""Tests of the training steps of all tasks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from albef.tasks import alignment, registry
 from albef.tasks.base import Task, TaskData, task_class
 from albef.tasks.pretrain.train import Pretrain
 from albef.weights import checkpoint
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
-    world = colour_world(tmp_path_factory.mktemp("steps") / "world", images=16)
+    world = color_world(tmp_path_factory.mktemp("steps") / "world", images=16)
     return TaskData(world / "lists", world, Encoder.from_file(world / "tokenizer" / "tokenizer.json"))
 
 
@@ -36,7 +36,7 @@ def _batch(task: Task, data: TaskData) -> dict[str, Tensor]:
 
 
 def _losses(data: TaskData, alpha: float, **switches: Any) -> dict[str, float]:
-    """Of one pretraining step, its draws fixed; the teacher differs from the student."""
+    """Return losses of one pretraining step with fixed draws and a distinct teacher."""
     config = tiny_config()
     config = dataclasses.replace(config, pretrain=dataclasses.replace(config.pretrain, **switches))
     task = _task("pretrain", config, data)
@@ -113,7 +113,7 @@ def test_every_part_that_should_learn_gets_a_gradient(data: TaskData, name: str)
 
 @pytest.mark.parametrize("name", ["vqa", "entailment", "nlvr2"])
 def test_alpha_weighs_the_teacher(data: TaskData, name: str) -> None:
-    """The loss is linear in alpha; the teacher, which has moved away, is asked only where it counts."""
+    """The loss interpolates linearly between labels and teacher targets."""
     values = []
     for alpha in (0.0, 0.5, 1.0):
         task = _task(name, tiny_config(), data)
@@ -126,7 +126,7 @@ def test_alpha_weighs_the_teacher(data: TaskData, name: str) -> None:
     assert abs(values[0] - values[2]) > 1e-4
 
 
-def test_a_task_may_see_larger_pictures_than_pretraining(data: TaskData, tmp_path: Path) -> None:
+def test_a_task_may_see_larger_images_than_pretraining(data: TaskData, tmp_path: Path) -> None:
     config = tiny_config()
     checkpoint.save(_task("pretrain", config, data).model, tmp_path / "model.pth")
     train = dataclasses.replace(config.tasks.vqa.train, image_size=64)
@@ -141,12 +141,12 @@ def test_a_task_may_see_larger_pictures_than_pretraining(data: TaskData, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["vqa", "entailment", "nlvr2"])
-def test_sharing_pictures_changes_no_loss(data: TaskData, name: str) -> None:
-    """The same rows, encoded with each picture once and with one picture a row."""
+def test_sharing_images_changes_no_loss(data: TaskData, name: str) -> None:
+    """Compare encoding each image once with encoding one image per row."""
     task = _task(name, tiny_config(augment="none"), data)
     records = task.dataset(data).records[:3]
-    texts = [{**record, "image" if "image" in record else "images": picture} for record in records
-             for picture in [records[0].get("image", records[0].get("images"))] * 2]  # fmt: skip
+    texts = [{**record, "image" if "image" in record else "images": image} for record in records
+             for image in [records[0].get("image", records[0].get("images"))] * 2]  # fmt: skip
     losses = []
     for share in (False, True):
         train = dataclasses.replace(task.train_config(task.config), share_images=share)

@@ -1,4 +1,4 @@
-"""VQA from lists to answers: the same as question by question, and the files it reads and writes."""
+"""Tests of VQA evaluation: batching, input lists and output files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from albef.inference.encode import pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.vqa.evaluate import QuestionSet, VqaResult, evaluate, read_candidates, vqa_accuracy
 from albef.tasks.vqa.spec import AnswerConfig, VqaConfig
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("vqa") / "world", images=16)
+    return color_world(tmp_path_factory.mktemp("vqa") / "world", images=16)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def _config(**changes: Any) -> VqaConfig:
     return dataclasses.replace(section, evaluate=dataclasses.replace(answer, **changes))
 
 
-def _several_questions_a_picture(world: Path) -> QuestionSet:
+def _several_questions_per_image(world: Path) -> QuestionSet:
     split = QuestionSet.read(world / "lists" / "vqa_val.json", world)
     return QuestionSet(
         [split.images[n % 4] for n in range(16)],
@@ -58,7 +58,7 @@ def _several_questions_a_picture(world: Path) -> QuestionSet:
 
 @pytest.mark.parametrize("shortlist", [4, 100])
 def test_equals_the_decoder_question_by_question(world: Path, encoder: Encoder, model: ALBEF, shortlist: int) -> None:
-    split = _several_questions_a_picture(world)
+    split = _several_questions_per_image(world)
     candidates = read_candidates(world / "lists" / "answer_list.json")
     config = _config(shortlist=shortlist)
     result = evaluate(model, split, candidates, encoder, config)
@@ -90,7 +90,7 @@ def test_equals_the_decoder_question_by_question(world: Path, encoder: Encoder, 
 
 
 def test_generated_answers_are_texts_with_their_own_probabilities(world: Path, encoder: Encoder, model: ALBEF) -> None:
-    split = _several_questions_a_picture(world)
+    split = _several_questions_per_image(world)
     result = evaluate(model, split, ["red"], encoder, _config(mode="generate"))
     for answers in result.answers:
         assert 1 <= len(answers) <= 2

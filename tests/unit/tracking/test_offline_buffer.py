@@ -1,4 +1,4 @@
-"""The journal: whole lines survive a kill, half ones do not, and a living process is left alone."""
+"""Tests of the journal of unsent metrics: crashes and concurrent processes."""
 
 from __future__ import annotations
 

@@ -1,28 +1,29 @@
-"""Pretraining from pretrained parts, through the stage itself."""
+"""Tests of pretraining from pretrained parts."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from albef.config import Config, InitConfig
 from albef.data.tokenizer import Encoder
-from albef.training import run
+from albef.training import run, state
 from albef.training.state import fingerprint
 from albef.weights import checkpoint
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("init") / "world", images=16)
+    return color_world(tmp_path_factory.mktemp("init") / "world", images=16)
 
 
 def standing_still() -> Config:
-    """One epoch at a learning rate of 0: the model that comes out is the one that went in."""
+    """Return a configuration of one epoch that leaves the model unchanged."""
     config = tiny_config(epochs=1)
     optim = dataclasses.replace(config.pretrain.optim, lr=0.0, min_lr=0.0, warmup_lr=0.0)
     return dataclasses.replace(
@@ -65,3 +66,18 @@ def test_other_parts_are_another_run() -> None:
     one, other = (dataclasses.replace(config, init=InitConfig(vision=None, text=name)) for name in ("a", "b"))
     assert fingerprint("pretrain", one, []) != fingerprint("pretrain", other, [])
     assert fingerprint("retrieval", one, []) == fingerprint("retrieval", other, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [({"log_every": 7}, True), ({"num_workers": 3}, True), ({"checkpoint_every": 9}, True), ({"alpha": 0.1}, False)],
+)
+def test_a_run_is_known_by_what_decides_its_results(change: dict[str, Any], same: bool) -> None:
+    for task in ("pretrain", "retrieval"):
+        changed = fingerprint(task, tiny_config(**change), "data")
+        assert (fingerprint(task, tiny_config(), "data") == changed) is same
+
+
+def test_code_that_decides_results_exists() -> None:
+    package = Path(state.__file__).parents[1]
+    assert all((package / name).exists() for name in state._SOURCES)

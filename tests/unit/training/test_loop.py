@@ -1,4 +1,4 @@
-"""The loop beyond resuming: precision, a loss that is no number, and every task through the same code."""
+"""Tests of the training loop: precision, invalid losses and every task."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from albef.tasks.base import TaskData, task_class
 from albef.tracking.tracker import NoTracker
 from albef.training.loop import Loop, TrainingError
 from albef.weights import checkpoint
-from tests.worlds import colour_world, tiny_config
+from tests.worlds import color_world, tiny_config
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_world(tmp_path_factory.mktemp("loop") / "world")
+    return color_world(tmp_path_factory.mktemp("loop") / "world")
 
 
 def _loop(world: Path, out: Path, name: str, precision: Literal["fp32", "bf16"] = "fp32", epochs: int = 1) -> Loop:
@@ -55,12 +55,12 @@ def test_every_task_trains(world: Path, tmp_path: Path, name: str) -> None:
 
 
 class _Killed(BaseException):
-    """Stands for a signal that cannot be caught."""
+    """Stand-in for a signal that cannot be caught."""
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_task_resumes_to_the_bit(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Stopped in the middle of the second of two epochs, a step or two after the last checkpoint."""
+    """Stop in the second of two epochs, shortly after a checkpoint, and resume."""
     _loop(world, tmp_path / "whole", name, epochs=2).run()
     killed = _loop(world, tmp_path / "killed", name, epochs=2)
     at = killed.steps_per_epoch + 4

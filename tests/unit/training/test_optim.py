@@ -1,4 +1,4 @@
-"""Schedule and parameter groups against the official ones."""
+"""Tests of learning rate schedules, parameter groups and Muon."""
 
 from __future__ import annotations
 
@@ -103,7 +103,10 @@ def test_muon_moves_maps_and_adamw_the_rest(official_quirks: bool) -> None:
 
 
 def test_muon_step_is_orthogonal_and_its_state_goes_on() -> None:
-    """Whatever the gradient's scale, a matrix moves as far in every direction: 0.2 * sqrt(longest side) * lr."""
+    """A step has the same length in every direction, independent of the gradient's scale.
+
+    The singular values of a step are about 0.2 * sqrt(longest side) * lr.
+    """
     torch.manual_seed(0)
     config = dataclasses.replace(OFFICIAL, kind="muon", lr=1e-2, weight_decay=0.0)
     module = nn.Linear(24, 12)

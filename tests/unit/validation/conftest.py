@@ -29,7 +29,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Writes a data folder with sound lists of ten records and changes some of them."""
+    """Return a function that writes valid lists of ten records, with changes."""
 
     def write(**changes: Callable[[list[Any]], Any]) -> Path:
         data = tmp_path / "data"

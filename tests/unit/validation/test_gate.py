@@ -1,4 +1,4 @@
-"""The gate: what is broken is found, named, and stopped or set aside."""
+"""Tests of the validation gate: findings, quarantine and failure."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -
         gate.run(tight, data, tmp_path / "out")
 
 
-def test_broken_pictures_are_named(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
+def test_broken_images_are_named(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
     data = make()
     whole = (data / "pretrain1.png").read_bytes()
     (data / "pretrain1.png").write_bytes(whole[:60])

@@ -1,4 +1,4 @@
-"""Raw lists, before anything is made of them."""
+"""Tests of the validation of raw lists."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ FILES = {
 
 
 def _prepare(**changes: Any) -> PrepareConfig:
-    lists = ListsConfig(image_root="pictures", files=FILES, moved={"/old": "."}, **changes)
+    lists = ListsConfig(image_root="images", files=FILES, moved={"/old": "."}, **changes)
     return dataclasses.replace(tiny_config().prepare, source="lists", lists=lists)
 
 
 @pytest.fixture
 def delivered(tmp_path: Path) -> Callable[..., Path]:
-    """Sound raw lists of ten rows a file, some changed."""
+    """Return a function that writes valid raw lists of ten rows, with changes."""
 
     def write(**changes: Callable[[list[Any]], Any]) -> Path:
         folder = tmp_path / "raw"
-        (folder / "pictures").mkdir(parents=True)
+        (folder / "images").mkdir(parents=True)
         for number in range(10):
-            Image.new("RGB", (8, 8)).save(folder / "pictures" / f"{number}.jpg")
+            Image.new("RGB", (8, 8)).save(folder / "images" / f"{number}.jpg")
         content: dict[str, list[Any]] = {
             "coco": [{"image": f"/old/{i}.jpg", "caption": f"a thing, number {i}"} for i in range(10)],
             "vg": [{"image": f"{i}.jpg", "caption": ["a thing", f"number {i}"]} for i in range(10)],
@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[str, Callable[[list[Any]], Any], str, str]] = {
     "no caption": ("vg", lambda rows: rows[4].pop("caption"), "schema", "caption: missing"),
     "empty text": ("ve", lambda rows: rows[5].update(sentence=" "), "schema", "sentence: expected a non-empty string"),
     "other label": ("ve", lambda rows: rows[6].update(label="maybe"), "schema", "label: expected one of contradiction"),
-    "one picture": ("nlvr", lambda rows: rows[7].update(images=["0.jpg"]), "schema", "images: expected a list of two"),
+    "one image": ("nlvr", lambda rows: rows[7].update(images=["0.jpg"]), "schema", "images: expected a list of two"),
     "lost": ("coco", lambda rows: rows[8].update(image="/old/88.jpg"), "images_exist", "88.jpg: no such file below"),
     "not moved": (
         "coco",
@@ -141,7 +141,7 @@ def test_files_in_folders_and_for_two_lists(
     (folder / "snli" / "v1").mkdir(parents=True)
     (folder / "ve.json").rename(folder / "snli" / "v1" / "ve.json")
     files = {"ve_train": ["snli/v1/ve.json"], "ve_val": ["snli/v1/ve.json"], "nlvr_val": ["nlvr.json"]}
-    lists = ListsConfig(image_root="pictures", files=files)
+    lists = ListsConfig(image_root="images", files=files)
     raw.run(dataclasses.replace(_prepare(), lists=lists), config, folder, tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report["files"]) == {"ve_train of snli/v1/ve.json", "ve_val of snli/v1/ve.json", "nlvr.json"}
@@ -175,7 +175,7 @@ def test_sprites_are_looked_at_one_by_one(config: ValidateConfig, tmp_path: Path
     command += ["--params", str(write_params(tiny_config(), tmp_path / "params.yaml"))]
     assert cli.main(command) == 0
     entries = json.loads((folder / "lexicon.json").read_text())
-    (folder / entries[2]["file"]).write_bytes(b"no picture")
+    (folder / entries[2]["file"]).write_bytes(b"not an image")
     del entries[5]["plural"]
     (folder / "lexicon.json").write_text(json.dumps(entries))
     assert cli.main(command) == 2

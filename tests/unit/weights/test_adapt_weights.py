@@ -1,4 +1,4 @@
-"""What a task's model takes over from another stage's, and the teacher of layers that share parameters."""
+"""Tests of adapting model weights between stages."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_answer_decoder_starts_as_fusion_encoder_and_word_head(tmp_path: Pat
         assert _equal(new.decoder.embeddings, old.text.embeddings)
         assert _equal(new.decoder.head, old.mlm_head)
         for layer in range(FUSION_LAYERS):
-            # Pictures of the tests' world are as wide as texts: cross-attention fits too.
+            # Image and text encoders have the same width here, so cross-attention fits too.
             assert _equal(new.decoder.layers[layer], old.fusion.layers[layer])
     assert left == []
 
@@ -86,7 +86,7 @@ def test_a_part_that_no_other_stage_has_is_left_as_built(tmp_path: Path) -> None
     assert {name.split(".")[1] for name in left} == {"cls_head"}
 
 
-def test_positions_are_interpolated_to_a_larger_picture(tmp_path: Path) -> None:
+def test_positions_are_interpolated_to_a_larger_image(tmp_path: Path) -> None:
     source = _random("pretrain", 0)
     torch.manual_seed(1)
     target = ALBEF(dataclasses.replace(tiny_config().model, image_size=64), 64, "retrieval")

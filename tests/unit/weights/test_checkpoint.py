@@ -1,4 +1,4 @@
-"""Model files and the official layout: round trips are exact, wrong files are named."""
+"""Tests of model files and the official checkpoint layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published checkpoints: every layout comes in and goes out again unchanged; what does not fit is named."""
+"""Tests of converting published checkpoints."""
 
 from __future__ import annotations
 

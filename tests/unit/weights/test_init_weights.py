@@ -1,4 +1,4 @@
-"""Pretrained parts: what they compute before, they compute inside the model; what does not fit is named."""
+"""Tests of initializing models from pretrained parts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ BACKWARD = {axis: words[1] for axis, words in RELATIONS.items()}
 
 
 def positions(scene: Scene, world: World, text: str) -> list[int]:
-    """Where a caption names each group; -1 where it does not."""
+    """Return the position of each group's name in a caption, or -1."""
     found = []
     for group in scene.groups:
         sprite = world.lexicon[group.name]
@@ -82,7 +82,7 @@ def test_retrieval_rows(world: World) -> None:
     assert all(len(paths) == 1 for paths in images.values())
     captions = [c for r in test for c in r["caption"]]
     assert len(set(captions)) == len(captions) == len(world.scenes["test"])
-    # What is left out of a picture of several things may make it sound like one of a thing alone; no more than that.
+    # Captions that omit things of a larger scene may read like captions of a single thing; no others may.
     several = {r["caption"][0] for r, s in zip(test, world.scenes["test"], strict=True) if len(s.groups) > 1}
     assert len(several) > 100
     assert not several & {r["caption"] for r in train}

@@ -21,7 +21,7 @@ def test_names_are_enough_and_differ(lexicon: Lexicon) -> None:
     assert len(BACKGROUNDS) == 8
 
 
-def test_colours_are_part_of_the_name(lexicon: Lexicon) -> None:
+def test_colors_are_part_of_the_name(lexicon: Lexicon) -> None:
     colored = [s for s in lexicon if s.color]
     assert len(colored) >= 8
     for sprite in colored:

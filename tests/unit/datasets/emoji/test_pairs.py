@@ -67,7 +67,7 @@ def test_a_statement_alone_tells_nothing(world: World) -> None:
 
 
 def test_neither_image_alone_settles_most_statements(world: World) -> None:
-    """The best guess from one picture: "both show a dog" is false if this one shows none."""
+    """Guess from one image: "both show a dog" is false if it shows none."""
     scenes = dict(zip(world.images("train"), world.scenes["train"], strict=True))
     for side in (0, 1):
         usual: dict[tuple[str, bool], Counter[str]] = {}

@@ -93,7 +93,7 @@ def test_yes_is_as_likely_as_no(world: World, generator: QuestionGenerator, kind
 
 
 def test_no_question_alone_is_an_answer(world: World) -> None:
-    """A table from question to usual answer, learned on train, does little better than guessing by kind."""
+    """The most frequent training answer per question barely beats guessing by kind."""
     usual: dict[str, Counter[str]] = {}
     for row in vqa(world, "train", CONFIG):
         answer = row["answer"] if isinstance(row["answer"], str) else Counter(row["answer"]).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""Scenes: boxes where the text says, compositions apart by split, descriptions that mean one picture."""
+"""Tests of emoji scenes: boxes, splits of compositions, unambiguous descriptions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_training_never_shows_an_evaluation_composition(world: World) -> None:
         assert not singles(scenes) & singles(seen)
         several = [s for s in scenes if len(s.groups) > 1]
         assert len(several) > 100
-        # Every picture of several things shows a pair that training never shows together.
+        # Every image of several things shows a pair that no training image shows.
         assert all(pairs([s]) - pairs(seen) for s in several)
     assert not singles(world.scenes["val"]) & singles(world.scenes["test"])
     held_out = {split: pairs(world.scenes[split]) - pairs(seen) for split in ("val", "test")}
@@ -47,11 +47,11 @@ def test_training_shows_every_name_alone_and_with_others(world: World) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_descriptions_of_evaluation_pictures_differ(world: World, split: str) -> None:
+def test_descriptions_of_evaluation_images_differ(world: World, split: str) -> None:
     scenes = world.scenes[split]
     assert len({s.key for s in scenes}) == len(scenes)
     for a, b in combinations(scenes, 2):
-        # One picture holding all that another one's caption names would make the caption ambiguous.
+        # A caption is ambiguous if another image shows everything that it names.
         if a.background == b.background and (a.names <= b.names or b.names <= a.names):
             twins = a.axis == b.axis and [(g.name, g.count) for g in a.groups] == [
                 (g.name, g.count) for g in reversed(b.groups)
@@ -59,7 +59,7 @@ def test_descriptions_of_evaluation_pictures_differ(world: World, split: str) ->
             assert twins
 
 
-def test_some_evaluation_pictures_differ_in_the_relation_alone(world: World) -> None:
+def test_some_evaluation_images_differ_in_the_relation_alone(world: World) -> None:
     keys = Counter((s.background, s.names) for s in world.scenes["test"])
     assert 10 <= sum(n == 2 for n in keys.values()) <= 60
 
@@ -117,7 +117,7 @@ def test_too_few_sprites_are_refused_not_waited_for(lexicon: Lexicon) -> None:
         draw("test", 500, lexicon=few, side=64, max_objects=4, seed=1)
 
 
-def test_pictures_show_the_sprites_in_their_boxes(world: World) -> None:
+def test_images_show_the_sprites_in_their_boxes(world: World) -> None:
     renderer = Renderer(world.lexicon, 64)
     for scene in world.scenes["test"][:40]:
         empty = np.asarray(renderer.backgrounds[scene.background], int)

@@ -1,0 +1,1 @@
+"""Image classification with prompt templates, as a task of another package."""

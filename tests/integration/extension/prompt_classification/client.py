@@ -1,0 +1,63 @@
+"""Client side of the endpoint."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prompt_classification import spec
+
+from albef.data.schema import read_list
+from albef.serving import protocol
+from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Question, Request, column, image_bytes
+from albef.serving.tables import ranked
+
+
+def request(image: ImageInput, labels: Sequence[str] | None = None) -> Request[dict[str, float]]:
+    """Build a request of an image."""
+    arrays = {protocol.IMAGE: column([image_bytes(image)])}
+    if labels is not None:
+        arrays[protocol.LABELS] = np.array([[label.encode() for label in labels]], dtype=np.object_)
+    return Request(spec.ENDPOINT, arrays, _read)
+
+
+def _read(outputs: dict[str, Array]) -> list[dict[str, float]]:
+    return [
+        {label.decode(): float(p) for label, p in zip(labels, row, strict=True)}
+        for labels, row in zip(outputs[protocol.LABELS], outputs[protocol.PROBABILITIES], strict=True)
+    ]
+
+
+def from_arguments(args: argparse.Namespace) -> Request[dict[str, float]]:
+    """Build the request of ``albef ask prompt_classification``."""
+    return request(args.image, args.labels)
+
+
+def format_answer(answer: dict[str, float]) -> str:
+    """Return an answer as a table."""
+    return ranked(sorted(((p, label) for label, p in answer.items()), reverse=True), "probability")
+
+
+def probe(text: str | None, image: ImageInput | None, k: int) -> Request[dict[str, float]]:
+    """Build the request of a probe."""
+    return request(image or GRAY_PIXEL)
+
+
+def accepted(answer: dict[str, float]) -> list[str]:
+    """Return the likeliest label."""
+    return [max(answer, key=lambda label: answer[label])]
+
+
+def questions(lists: Path, images: Path) -> Iterator[Question]:
+    """Yield the questions of the test list."""
+    for row in read_list(lists / "prompt_test.json"):
+        yield partial(_score, row, images)
+
+
+def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+    (answer,) = client.ask(request(images / row["image"]))
+    return {"accuracy": [float(accepted(answer)[0] == row["label"])]}
