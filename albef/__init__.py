@@ -1,3 +1,3 @@
-"""ALBEF (Li et al., NeurIPS 2021) as a system: data, pretraining with momentum distillation, export and serving."""
+"""ALBEF (Li et al., NeurIPS 2021): vision-language pretraining with momentum distillation as a system."""
 
 __version__ = "0.1.0"

@@ -296,7 +296,9 @@ class Config:
 
 
 def section_of(config: Config, task: str) -> Any:
-    """Return the section of a task: below ``tasks``, or at the top for pretraining and text assignment.
+    """Return the section of a task.
+
+    It is below ``tasks``, or at the top for pretraining and text assignment.
 
     Raises:
         ConfigError: If the parameters have no section for the task.
@@ -359,7 +361,7 @@ def overlay(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def train_values(values: Any, task: str, where: str) -> dict[str, Any]:
-    """Of the content of a parameter file, or of a part of one, what it says of the training of a task.
+    """Return the training parameters of a task in the content of a (partial) parameter file.
 
     Raises:
         ConfigError: If it says nothing of it.

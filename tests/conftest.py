@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from albef.cli import _QUIET as QUIET
@@ -15,6 +16,8 @@ from tests.served import Served, served
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 os.environ.setdefault("TQDM_DISABLE", "1")
+hypothesis.settings.register_profile("albef", deadline=None)  # machines differ in speed
+hypothesis.settings.load_profile("albef")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared
 

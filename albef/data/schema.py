@@ -180,7 +180,10 @@ EXTRAS = ("answer_list", "grounding_boxes")
 
 @cache
 def known_lists() -> dict[str, str]:
-    """Return the kind of every list by name: `LISTS`, and the lists that tasks of other packages declare."""
+    """Return the kind of every list by name.
+
+    Besides `LISTS` there are those that tasks of other packages declare.
+    """
     return LISTS | {name: name for spec in registry.specs() for name in spec.lists}
 
 

@@ -54,7 +54,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class GraphSizes:
-    """Sizes of a model that appear in the signatures of its graphs; 0 for a module that it lacks."""
+    """Sizes of a model in the signatures of its graphs; 0 for an absent module."""
 
     image_size: int
     image_tokens: int

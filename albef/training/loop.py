@@ -146,7 +146,7 @@ class Loop:
         logged_at = time.perf_counter()
         shard = (distributed.rank(), distributed.world_size())
         for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start, shard):
-            self._step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
+            self.train_step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
             bar.update()
             step = self.progress.step
             if step % self.config.log_every == 0:
@@ -164,7 +164,8 @@ class Loop:
                 _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
                 raise SystemExit(128 + signal.SIGTERM)
 
-    def _step(self, batch: dict[str, Tensor]) -> None:
+    def train_step(self, batch: dict[str, Tensor]) -> None:
+        """Train on a batch that is on the device; does not synchronize with it."""
         config, step = self.config, self.progress.step
         rate = learning_rate(step, self.steps_per_epoch, config.epochs, config.optim)
         for group in self.optimizer.param_groups:

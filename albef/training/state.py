@@ -58,7 +58,7 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def fingerprint(task: str, config: Config, data: str) -> str:
-    """Return a digest of what decides the results of a run: its parameters, input files and code.
+    """Return a digest of the parameters, input files and code that decide results.
 
     Args:
         data: Digest of the input files; see `digest_of`.

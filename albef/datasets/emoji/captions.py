@@ -16,7 +16,7 @@ RELATIONS = {
 ENDS = {"x": ("on the left", "on the right"), "y": ("at the top", "at the bottom")}
 ORDER = {"x": "from left to right", "y": "from top to bottom"}
 _SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
-_PREFIXES = ("", "", "", "a picture of", "an image of", "a drawing of")
+_PREFIXES = ("", "", "", "a photo of", "an image of", "a drawing of")
 _ADJECTIVES = {"stripes": "striped", "dots": "dotted", "checks": "checked"}
 
 
@@ -54,7 +54,7 @@ class Captioner:
             return _join(rng.choice(_PREFIXES), single, background_phrase(scene.background, rng))
         listed = enumerate_phrases(rng.sample(objects, len(objects)))
         if kind == 2:
-            return _join(rng.choice(("a picture with", "here you see", "this shows", "look at")), listed)
+            return _join(rng.choice(("a photo with", "here you see", "this shows", "look at")), listed)
         return _join(listed, background_phrase(scene.background, rng))
 
     def caption(self, scene: Scene, rng: Random, partial: float) -> str:

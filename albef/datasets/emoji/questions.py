@@ -140,7 +140,7 @@ class QuestionGenerator:
 
     def total(self, scene: Scene, rng: Random) -> Question:
         """Return a question about the total number of objects."""
-        text = rng.choice(("how many things are in the picture", "how many things are there in all"))
+        text = rng.choice(("how many things are in the image", "how many things are there in all"))
         return _question(text, str(scene.total), tuple(self.numbers))
 
     def color(self, scene: Scene, rng: Random) -> Question | None:

@@ -1,4 +1,4 @@
-"""A task of another package: trained, evaluated, exported, served, asked and reported without a change of albef."""
+"""A task of another package, from training to the report."""
 
 from __future__ import annotations
 

@@ -1,0 +1,155 @@
+"""Time of a pretraining step on synthetic batches: eager and compiled, side by side in one run.
+
+.venv/bin/python -m benchmarks.step --preset paper-4m --batch-size 64 256
+
+The batches are on the device before the clock starts, so loading data is not part of the step. MFU is the needed
+floating-point operations of a step, divided by its time and by the device's peak, which is measured as a large bf16
+matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from torch import Tensor
+
+from albef import presets
+from albef.config import Config, from_dict
+from albef.tasks.base import TaskData, task_class
+from albef.training.loop import Loop
+from benchmarks.load.loop import table
+
+GFLOP_PER_SAMPLE = 258.0
+"""Needed operations of a step per sample: ViT-B/16 at 256 pixels, BERT-base cut in two, 30 tokens, distillation."""
+HEADER = ["batch", "precision", "compiled", "ms", "images/s", "MFU %", "peak GiB"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Stand-in for a tokenizer: the ids that pretraining uses."""
+
+    vocab_size: int
+    pad: int = 0
+    cls: int = 2
+    sep: int = 3
+    mask: int = 4
+
+
+class Rows:
+    """Stand-in for a training set, of which a step needs the length only."""
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+
+class NoTracker:
+    """Tracker that drops everything."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        pass
+
+
+def synthetic_batch(config: Config, words: Words, size: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
+    """Return a batch of random images and texts of full length."""
+    generator = torch.Generator().manual_seed(0)
+    side = config.model.image_size
+    ids = torch.randint(5, words.vocab_size, (size, tokens), generator=generator)
+    ids[:, 0] = words.cls
+    batch = {
+        "image": torch.randn(size, 3, side, side, generator=generator),
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "image_id": torch.arange(size),
+    }
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def measure(step: Callable[[], None], device: torch.device, steps: int, warmup: int) -> float:
+    """Return the median seconds of a step."""
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    times = []
+    for number in range(warmup + steps):
+        synchronize()
+        start = time.perf_counter()
+        step()
+        synchronize()
+        if number >= warmup:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_flops(device: torch.device) -> float:
+    """Return the operations per second of a bf16 matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / measure(lambda: torch.mm(left, right), device, 10, 3)  # type: ignore[arg-type, return-value]
+
+
+def run(
+    config: Config, sizes: list[int], compiled: list[bool], steps: int, warmup: int, tokens: int, vocabulary: int
+) -> list[list[Any]]:
+    """Return the rows of the table."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    words, peak = Words(vocabulary), peak_flops(device)
+    rows = []
+    for size in sizes:
+        for compile_model in compiled:
+            train = replace(config.pretrain, batch_size=size, compile=compile_model)
+            torch.manual_seed(0)
+            torch.compiler.reset()
+            kind = task_class("pretrain")
+            task = kind(replace(config, pretrain=train), words)  # type: ignore[arg-type]
+            task.dataset = lambda data: Rows()  # type: ignore[assignment, method-assign, return-value]
+            with tempfile.TemporaryDirectory() as folder:
+                data = TaskData(Path(folder), Path(folder), words)  # type: ignore[arg-type]
+                loop = Loop(task, data, Path(folder), Path(folder), NoTracker(), device)  # type: ignore[arg-type]
+            loop.task.train()
+            batch = synthetic_batch(config, words, size, tokens, device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            seconds = measure(lambda loop=loop, batch=batch: loop.train_step(batch), device, steps, warmup)  # type: ignore[misc]
+            memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+            mfu = 100 * GFLOP_PER_SAMPLE * 1e9 * size / seconds / peak
+            rows.append(
+                [
+                    size,
+                    train.precision,
+                    compile_model,
+                    *(f"{x:.1f}" for x in (1e3 * seconds, size / seconds, mfu, memory)),
+                ]
+            )
+            print(table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
+            del loop, task, batch
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="paper-4m")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=30)
+    parser.add_argument("--vocabulary", type=int, default=30_522)
+    args = parser.parse_args()
+    config = from_dict(YAML(typ="safe").load(presets.content(args.preset)), Config, args.preset)
+    rows = run(config, args.batch_size, [False, True], args.steps, args.warmup, args.tokens, args.vocabulary)
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(f"\n{name}, torch {torch.__version__}\n\n{table(HEADER, rows)}")
+
+
+if __name__ == "__main__":
+    main()
