@@ -22,12 +22,13 @@ from albef.serving.requests import InvalidRequestError
 from albef.serving.session import open_session
 from albef.tasks import registry
 from albef.tasks.entailment import client as entailment
-from benchmarks import evaluate, serving, size
+from benchmarks import evaluate, serving, size, step
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
 from benchmarks.load.local import FairSemaphore, Local
 from benchmarks.load.loop import Load, Run, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions, make_image, sentence
 from tests.served import TASKS, Served, served
+from tests.worlds import tiny_config
 
 SMALL = (64, 48)
 
@@ -35,6 +36,12 @@ SMALL = (64, 48)
 @pytest.fixture(scope="module")
 def model() -> Served:
     return served()
+
+
+def test_a_pretraining_step_is_measured() -> None:
+    (row,) = step.run(tiny_config(), [4], [False], steps=2, warmup=1, tokens=8, vocabulary=200)
+    assert row[:3] == [4, "fp32", False]
+    assert float(row[3]) > 0
 
 
 @torch.no_grad()

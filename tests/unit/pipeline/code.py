@@ -40,6 +40,7 @@ _TRAINING = (
     "albef.tasks.grounding.word_maps",
     "albef.serving",  # names of tensors
 )
+_ENCODING = tuple(f"albef.inference.{name}" for name in ("answer_search", "encode", "gradcam", "itm_rerank"))
 _UNRELATED = {
     "pretrain": (*_TRAINING, "albef.inference"),
     "text_assignment": (*_TRAINING, "albef.inference"),
@@ -48,7 +49,7 @@ _UNRELATED = {
     "evaluate": ("albef.weights", "albef.serving"),
     "export": ("albef.weights", "albef.index", "albef.serving", "albef.tasks"),
     # Graphs and models are in the outputs of the export stages.
-    "repository": ("albef.models", "albef.inference", "albef.losses", "albef.weights", "albef.export.graphs"),
+    "repository": ("albef.models", *_ENCODING, "albef.losses", "albef.weights", "albef.export.graphs"),
     "reference": ("albef.serving",),
 }
 _MODULES = {
