@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from albef.config import Config
 from albef.data.files import image_root, new_folder
+from albef.data.schema import read_list
 from albef.export import repository as repositories
 from albef.serving.client import Client
 from albef.serving.requests import Asker
@@ -97,9 +97,11 @@ def scores(client: Asker, task: str, lists: Path, images: Path, limit: int | Non
         SchemaError: If the list is missing or malformed.
     """
     result: dict[str, list[float]] = {}
-    questions = list(islice(registry.module(task, "client").questions(lists, images), limit))
+    score = registry.module(task, "client").score
+    rows = read_list(lists / f"{registry.spec(task).test_list}.json")[:limit]
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        for part in tqdm(pool.map(lambda ask: ask(client), questions), total=len(questions), desc=task, disable=None):
+        parts = pool.map(lambda row: score(row, lists, images, client), rows)
+        for part in tqdm(parts, total=len(rows), desc=task, disable=None):
             for metric, values in part.items():
                 result.setdefault(metric, []).extend(values)
     return result

@@ -85,10 +85,6 @@ class Asker(Protocol):
         """Return one answer per row of a request."""
 
 
-Question = Callable[[Asker], dict[str, list[float]]]
-"""A question of a test list: asks it and returns the scores of the answers by metric."""
-
-
 def image_bytes(image: ImageInput) -> bytes:
     """Return the content of an image file.
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from albef.data.schema import read_list
 from albef.serving import protocol
-from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Question, Request, image_and_texts
+from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Request, image_and_texts
 from albef.serving.tables import ranked
 from albef.tasks.entailment import spec
 
@@ -58,18 +56,7 @@ def _most_probable(answer: Labels) -> str:
     return max(answer, key=lambda label: answer[label])
 
 
-def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list.
-
-    Each is a function that asks a client and returns the scores of its answers by metric.
-
-    Raises:
-        SchemaError: If the list is missing or malformed.
-    """
-    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
-        yield partial(_score, row, images)
-
-
-def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+    """Ask about a row of the test list and return the scores of the answers by metric."""
     (answer,) = client.ask(request(images / row["image"], [row["sentence"]]))
     return {"entailment accuracy": [float(_most_probable(answer) == row["label"])]}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from albef.data.schema import read_list
 from albef.inference.boxes import iou
 from albef.serving.requests import (
     GRAY_PIXEL,
@@ -20,7 +19,6 @@ from albef.serving.requests import (
     Grounded,
     ImageInput,
     InvalidRequestError,
-    Question,
     Request,
     image_and_texts,
 )
@@ -80,19 +78,13 @@ def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Grounde
     return request(image or GRAY_PIXEL, [text or ""])
 
 
-def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list.
-
-    Each is a function that asks a client and returns the scores of its answers by metric.
-
-    Raises:
-        SchemaError: If the list is missing or malformed.
-    """
-    annotations = json.loads((lists / "grounding_boxes.json").read_text(encoding="utf-8"))
-    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
-        yield partial(_score, annotations, row, images)
-
-
-def _score(annotations: dict[str, Any], row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+    """Ask about a row of the test list and return the scores of the answer by metric."""
+    annotations = _annotations(lists / "grounding_boxes.json")
     (answer,) = client.ask(request(images / row["image"], [row["text"]], annotations["proposals"][row["image"]]))
-    return {"grounding accuracy": [float(iou(answer.box, annotations["refs"][str(row["ref_id"])]["box"]) > MIN_IOU)]}
+    return {"grounding accuracy": [float(iou(answer.box, annotations["refs"][str(row["ref_id"])]["box"]) >= MIN_IOU)]}
+
+
+@cache
+def _annotations(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from albef.data.schema import read_list
 from albef.serving import protocol
 from albef.serving.requests import (
     Array,
@@ -16,7 +14,6 @@ from albef.serving.requests import (
     ImageInput,
     InvalidRequestError,
     Match,
-    Question,
     Request,
     column,
     image_bytes,
@@ -85,19 +82,8 @@ def accepted(answer: list[Match]) -> list[str]:
     return [match.id for match in answer]
 
 
-def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list.
-
-    Each is a function that asks a client and returns the scores of its answers by metric.
-
-    Raises:
-        SchemaError: If the list is missing or malformed.
-    """
-    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
-        yield partial(_score, row, images)
-
-
-def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+    """Ask about a row of the test list and return the scores of the answers by metric."""
     by_text = client.ask(request(texts=row["caption"], k=1))
     (best,) = client.ask(request(images=[images / row["image"]], k=1))
     return {

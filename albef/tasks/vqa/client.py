@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from albef.data.schema import read_list
 from albef.serving import protocol
 from albef.serving.requests import (
     GRAY_PIXEL,
@@ -18,7 +16,6 @@ from albef.serving.requests import (
     Array,
     Asker,
     ImageInput,
-    Question,
     Request,
     column,
     image_and_texts,
@@ -83,19 +80,8 @@ def accepted(answer: list[Answer]) -> list[str]:
     return [each.text for each in answer]
 
 
-def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list.
-
-    Each is a function that asks a client and returns the scores of its answers by metric.
-
-    Raises:
-        SchemaError: If the list is missing or malformed.
-    """
-    for row in read_list(lists / f"{spec.SPEC.test_list}.json"):
-        yield partial(_score, row, images)
-
-
-def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+    """Ask about a row of the test list and return the scores of the answers by metric."""
     from albef.tasks.vqa.evaluate import vqa_accuracy  # imports torch
 
     (answers,) = client.ask(request(images / row["image"], [row["question"]], 1))

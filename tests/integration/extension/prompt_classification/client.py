@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from prompt_classification import spec
 
-from albef.data.schema import read_list
 from albef.serving import protocol
-from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Question, Request, column, image_bytes
+from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Request, column, image_bytes
 from albef.serving.tables import ranked
 
 
@@ -52,12 +50,7 @@ def accepted(answer: dict[str, float]) -> list[str]:
     return [max(answer, key=lambda label: answer[label])]
 
 
-def questions(lists: Path, images: Path) -> Iterator[Question]:
-    """Yield the questions of the test list."""
-    for row in read_list(lists / "prompt_test.json"):
-        yield partial(_score, row, images)
-
-
-def _score(row: dict[str, Any], images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+    """Ask about a row of the test list and return the scores of the answers by metric."""
     (answer,) = client.ask(request(images / row["image"]))
     return {"accuracy": [float(accepted(answer)[0] == row["label"])]}
