@@ -65,14 +65,14 @@ def test_every_task_resumes_to_the_bit(world: Path, tmp_path: Path, monkeypatch:
     killed = _loop(world, tmp_path / "killed", name, epochs=2)
     at = killed.steps_per_epoch + 4
     at += at % killed.config.checkpoint_every == 0
-    step = killed._step
+    step = killed.train_step
 
     def until(batch: dict[str, Tensor]) -> None:
         if killed.progress.step == at:
             raise _Killed
         step(batch)
 
-    monkeypatch.setattr(killed, "_step", until)
+    monkeypatch.setattr(killed, "train_step", until)
     with pytest.raises(_Killed):
         killed.run()
     torch.rand(7)  # a new process stands elsewhere in its random numbers
