@@ -95,7 +95,7 @@ def test_an_unknown_key_is_named_with_the_known_ones(path: tuple[str, ...], name
         from_dict(data, Config)
 
 
-WRONG = st.one_of(st.text(min_size=20), st.lists(st.integers()), st.dictionaries(st.text(), st.integers()), st.none())
+WRONG = st.one_of(st.text(min_size=20), st.lists(st.integers(), min_size=1), st.dictionaries(st.text(), st.integers()), st.none())
 
 
 @given(st.sampled_from(STRICT), WRONG)
