@@ -1,4 +1,4 @@
-"""Time of a pretraining step on synthetic batches: eager and compiled, side by side in one run.
+"""Time of a pretraining step on synthetic batches, eager and compiled.
 
 .venv/bin/python -m benchmarks.step --preset paper-4m --batch-size 64 256
 

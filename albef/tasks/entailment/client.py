@@ -57,6 +57,6 @@ def _most_probable(answer: Labels) -> str:
 
 
 def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
-    """Ask about a row of the test list and return the scores of the answers by metric."""
+    """Return the scores of the answers to a row of the test list, by metric."""
     (answer,) = client.ask(request(images / row["image"], [row["sentence"]]))
     return {"entailment accuracy": [float(_most_probable(answer) == row["label"])]}

@@ -79,7 +79,7 @@ def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Grounde
 
 
 def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
-    """Ask about a row of the test list and return the scores of the answer by metric."""
+    """Return the scores of the answers to a row of the test list, by metric."""
     annotations = _annotations(lists / "grounding_boxes.json")
     (answer,) = client.ask(request(images / row["image"], [row["text"]], annotations["proposals"][row["image"]]))
     return {"grounding accuracy": [float(iou(answer.box, annotations["refs"][str(row["ref_id"])]["box"]) >= MIN_IOU)]}

@@ -83,7 +83,7 @@ def accepted(answer: list[Match]) -> list[str]:
 
 
 def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
-    """Ask about a row of the test list and return the scores of the answers by metric."""
+    """Return the scores of the answers to a row of the test list, by metric."""
     by_text = client.ask(request(texts=row["caption"], k=1))
     (best,) = client.ask(request(images=[images / row["image"]], k=1))
     return {

@@ -81,7 +81,7 @@ def accepted(answer: list[Answer]) -> list[str]:
 
 
 def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
-    """Ask about a row of the test list and return the scores of the answers by metric."""
+    """Return the scores of the answers to a row of the test list, by metric."""
     from albef.tasks.vqa.evaluate import vqa_accuracy  # imports torch
 
     (answers,) = client.ask(request(images / row["image"], [row["question"]], 1))

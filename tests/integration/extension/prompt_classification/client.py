@@ -51,6 +51,6 @@ def accepted(answer: dict[str, float]) -> list[str]:
 
 
 def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
-    """Ask about a row of the test list and return the scores of the answers by metric."""
+    """Return the scores of the answers to a row of the test list, by metric."""
     (answer,) = client.ask(request(images / row["image"]))
     return {"accuracy": [float(accepted(answer)[0] == row["label"])]}
