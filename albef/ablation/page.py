@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from albef.ablation.variants import COLUMNS, VARIANTS
-from albef.data.files import write_text
+from albef.io import write_file
 
 Results = dict[str, dict[str, list[float]]]
 
@@ -59,5 +59,5 @@ def write(results: Results, out: Path) -> None:
     """Write ``table.md`` and ``ablation.png``."""
     seeds = len(next(iter(next(iter(results.values())).values())))
     text = f"Percent on the test splits: mean ± standard deviation over {seeds} seeds (number of the paper).\n\n"
-    write_text(out / "table.md", text + table(results) + "\n")
+    write_file(out / "table.md", text + table(results) + "\n")
     plot(results, out / "ablation.png")

@@ -15,8 +15,8 @@ from albef.ablation import page
 from albef.ablation.variants import VARIANTS, Variant
 from albef.config import Config, ConfigError
 from albef.data import tokenizer
-from albef.data.files import write_text
 from albef.datasets import prepare
+from albef.io import write_file
 from albef.tasks import evaluation
 from albef.training import run as training
 
@@ -53,7 +53,7 @@ def run(config: Config, raw: Path, out: Path, seeds: Sequence[int], tasks: Seque
                 _run_row(variant.apply(config, seed), variant, seed, out, tasks, bar)
             shutil.rmtree(out / "models" / str(seed), ignore_errors=True)
     results = collect(out, seeds, tasks)
-    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_file(out / "results.json", json.dumps(results, indent=1) + "\n")
     page.write(results, out)
 
 
@@ -63,7 +63,7 @@ def _check_parameters(config: Config, path: Path) -> None:
         raise ConfigError(
             f"{path}: the folder holds results of other parameters; choose another folder or delete this one"
         )
-    write_text(path, text)
+    write_file(path, text)
 
 
 def _result(out: Path, seed: int, variant: Variant, task: str) -> Path:

@@ -1,4 +1,4 @@
-"""Atomic writes of JSON lists, text files and folders."""
+"""Atomic writes of JSON lists and folders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from albef.io import write_file
 
 
 def format_rows(records: Iterable[Any]) -> str:
@@ -30,14 +32,6 @@ def _encodable(text: str) -> bool:
         return False
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_list(path: Path, records: Any) -> dict[str, Any]:
     """Write a list (or another JSON value) atomically.
 
@@ -45,7 +39,7 @@ def write_list(path: Path, records: Any) -> dict[str, Any]:
         Its number of ``rows`` and the ``sha256`` of the file.
     """
     text = format_rows(records) if isinstance(records, list) else json.dumps(records, ensure_ascii=False) + "\n"
-    write_text(path, text)
+    write_file(path, text)
     return {"rows": len(records), "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 

@@ -16,9 +16,10 @@ from typing import Any
 from tqdm import tqdm
 
 from albef.config import ListsConfig
-from albef.data.files import write_list, write_text
+from albef.data.files import write_list
 from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, load_rows, problems
 from albef.datasets import refcoco
+from albef.io import write_file
 
 
 def _identity(record: Record) -> Record:
@@ -77,7 +78,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
             grounding += valid if known_lists()[name] == "grounding" else []
     image_root = config.image_root if Path(config.image_root).is_absolute() else os.path.relpath(root, final)
     manifest = {"source": "lists", "image_root": image_root, "lists": entries, "images": _sizes(images, root)}
-    write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_file(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def check(config: ListsConfig, root: Path) -> None:

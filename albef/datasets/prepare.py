@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 from albef.config import ConfigError, EmojiConfig, PrepareConfig
-from albef.data.files import new_folder, write_list, write_text
+from albef.data.files import new_folder, write_list
 from albef.datasets import official_lists
 from albef.datasets.emoji import lists as emoji_lists
 from albef.datasets.emoji import world as worlds
+from albef.io import write_file
 
 
 def run(config: PrepareConfig, raw: Path, out: Path) -> None:
@@ -59,5 +60,5 @@ def _emoji(config: PrepareConfig, raw: Path, out: Path) -> None:
             for split, digest in worlds.write_images(world, out, config.emoji.image_size).items()
         },
     }
-    write_text(out / "scenes.json", worlds.scene_records(world))
-    write_text(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_file(out / "scenes.json", worlds.scene_records(world))
+    write_file(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")

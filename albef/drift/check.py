@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import DriftConfig
-from albef.data.files import new_folder, write_text
+from albef.data.files import new_folder
 from albef.drift import reference as references
 from albef.drift.expectations import Check, checks, feature_table
 from albef.drift.sample import Row, by_endpoint, read
+from albef.io import write_file
 from albef.validation.gx_runner import Finding, GxRunner
 
 DRIFTED = 3
@@ -76,7 +77,7 @@ def run(config: DriftConfig, sample: Path, reference: Path, out: Path) -> Verdic
             "expectations": expectations,
             "broken_lines": sampled.malformed,
         }
-        write_text(folder / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_file(folder / "result.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     return Verdict(result)
 
 

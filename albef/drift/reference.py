@@ -14,11 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from albef.config import from_dict
-from albef.data.files import image_root, write_text
+from albef.data.files import image_root
 from albef.data.images import decode
 from albef.data.schema import images_of, read_list
 from albef.data.tokenizer import Encoder, texts_of
 from albef.drift.sample import Row, by_endpoint, read
+from albef.io import write_file
 from albef.serving.sample import COLUMNS, image_stats, text_stats
 from albef.tasks import registry
 
@@ -106,7 +107,7 @@ def run(
                 endpoints[endpoint] = described
             elif endpoint in endpoints and "confidence" in described.columns:
                 endpoints[endpoint].columns["confidence"] = described.columns["confidence"]
-    write_text(out, json.dumps(asdict(Reference(endpoints=endpoints)), indent=1) + "\n")
+    write_file(out, json.dumps(asdict(Reference(endpoints=endpoints)), indent=1) + "\n")
 
 
 def _list_stats(path: Path, limit: int, root: Path, encoder: Encoder) -> list[Row]:

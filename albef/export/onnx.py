@@ -19,10 +19,11 @@ from albef.data import tokenizer as tokenizers
 from albef.data.files import new_folder
 from albef.export import parity, parity_inputs
 from albef.export.graphs import graphs_of, model_hash
+from albef.io import file_hash
 from albef.models.albef import ALBEF
 from albef.serving import protocol
 from albef.serving.protocol import ANY, ModelSpec, TensorSpec
-from albef.serving.session import check_signature, file_hash, open_session
+from albef.serving.session import check_signature, open_session
 from albef.tasks import registry
 from albef.weights import checkpoint
 

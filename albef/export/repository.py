@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from albef.config import Config, ConfigError, train_config
 from albef.data.files import image_root, new_folder
 from albef.export import vendoring
+from albef.io import file_hash
 from albef.serving import onnxfile, pbtxt, protocol
 from albef.serving.protocol import ANY, GraphSizes
-from albef.serving.session import check_signature, file_hash, open_session
+from albef.serving.session import check_signature, open_session
 from albef.tasks import registry
 from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
 

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from albef.data.files import new_folder, write_text
+from albef.data.files import new_folder
 from albef.index import faiss_index, segments
 from albef.index import index as index_files
 from albef.index.faiss_index import FaissIndex
 from albef.index.index import Collection, ImageTextIndex, Manifest, Part, Rows, SearchIndexError, Segment
 from albef.index.segments import Batch
+from albef.io import write_file
 
 SEGMENT_ROWS = 4096
 """Rows per segment; an interrupted change encodes at most this many rows again."""
@@ -188,7 +189,7 @@ class _Change:
                 images=replace(self._write_index("images", image_update, caption_update, aside), index=name),
                 captions=replace(self._write_index("captions", caption_update, image_update, aside), index=name),
             )
-        write_text(self.folder / index_files.MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+        write_file(self.folder / index_files.MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
         self._remove_unused(manifest)
         (self.folder / _PLAN).unlink()
         return manifest
@@ -206,7 +207,7 @@ class _Change:
         plan = self.folder / _PLAN
         if not plan.is_file() or plan.read_text(encoding="utf-8") != digest.hexdigest():
             self._remove_unused(self.old)
-            write_text(plan, digest.hexdigest())
+            write_file(plan, digest.hexdigest())
 
     def _encode(self, kind: str, ids: Sequence[str], encode: Callable[[Sequence[str]], Batch]) -> list[Segment]:
         """Encode new rows segment by segment.

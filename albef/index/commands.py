@@ -19,8 +19,9 @@ from albef.index import builder
 from albef.index.builder import Encoders
 from albef.index.index import ImageTextIndex, Manifest, SearchIndexError
 from albef.index.segments import Batch
+from albef.io import file_hash
 from albef.serving import onnxfile, protocol
-from albef.serving.session import file_hash, open_session
+from albef.serving.session import open_session
 from albef.tasks import registry
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}

@@ -17,7 +17,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from albef.config import ConfigError
-from albef.data.files import write_text
+from albef.io import write_file
 
 _HERE = Path(__file__).parent
 _DEMO = "demo: not a preset but the committed params.yaml; restore it with `git checkout params.yaml`"
@@ -70,7 +70,7 @@ def write(name: str, out: Path, force: bool = False) -> None:
     text = content(name)
     if out.exists() and not force:
         raise ConfigError(f"{out}: file exists; use --force to overwrite it")
-    write_text(out, text)
+    write_file(out, text)
     print(f"{out}: {name}, {names()[name]}")
 
 

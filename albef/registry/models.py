@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from albef.io import file_hash
 from albef.serving import onnxfile, protocol
 from albef.serving.release import versions
 from albef.tasks import registry as tasks
@@ -92,7 +93,7 @@ def content_hash(files: dict[str, Path]) -> str:
     """Return a hash of file names and contents, which identifies a model."""
     total = hashlib.sha256()
     for name, path in sorted(files.items()):
-        total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        total.update(name.encode() + bytes.fromhex(file_hash(path)))
     return total.hexdigest()
 
 
@@ -105,7 +106,7 @@ def hash_test_list(lists: Path, endpoint: str) -> str:
     path = lists / f"{tasks.spec(endpoint).test_list}.json"
     if not path.is_file():
         raise RegistryError(f"{path}: test list does not exist; give the folder of validated lists")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_hash(path)
 
 
 def input_example(session: Any) -> dict[str, Any]:

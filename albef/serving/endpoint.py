@@ -10,7 +10,6 @@ B = rows of a request, L = text tokens, H = pixels per side.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 import traceback
@@ -28,6 +27,7 @@ from albef.data import image_guard
 from albef.data.images import ImageError, to_pixels
 from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
+from albef.io import file_hash
 from albef.serving import metrics, protocol
 from albef.serving.metrics import Log, Meter
 from albef.serving.onnxfile import metadata
@@ -127,7 +127,7 @@ class Endpoint(ABC):
         """
         settings = self.settings
         tokenizer = self.folder / protocol.TOKENIZER_FOLDER / "tokenizer.json"
-        if hashlib.sha256(tokenizer.read_bytes()).hexdigest() != settings.tokenizer_hash:
+        if file_hash(tokenizer) != settings.tokenizer_hash:
             raise ValueError(f"{tokenizer}: not the tokenizer of the model of {self.name}; write the repository again")
         assert self.task.graphs is not None
         for spec in self.task.graphs(protocol.GraphSizes(1, 1, 1, 1)).values():

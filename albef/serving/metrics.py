@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections import Counter
 from typing import Any
+
+from albef.io import utc_now
 
 REQUESTS, ROWS = "albef_requests_total", "albef_rows_total"
 REFUSALS, FAILURES = "albef_refusals_total", "albef_failures_total"
@@ -83,9 +84,7 @@ class Log:
             level: ``info``, ``warning`` or ``error``.
             event: Name of the event, one word.
         """
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-        record = {"time": stamp, "level": level, "event": event, **self._common, **fields}
+        record = {"time": utc_now(), "level": level, "event": event, **self._common, **fields}
         # A single write keeps lines of several processes apart.
         sys.stderr.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
         sys.stderr.flush()

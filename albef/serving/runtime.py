@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from albef.io import write_file
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 INFRA = CHECKOUT / "infra" / "triton"
 DEFAULT = CHECKOUT / ".runtime"
@@ -222,10 +224,7 @@ def _copy_backends(infra: Path, runtime: Runtime) -> None:
     for path in sorted((infra / "backends").rglob("*.py")):
         target = runtime.backends / path.relative_to(infra / "backends")
         if not target.is_file() or target.read_bytes() != path.read_bytes():
-            target.parent.mkdir(exist_ok=True)
-            aside = target.with_suffix(".new")
-            shutil.copyfile(path, aside)
-            os.replace(aside, target)
+            write_file(target, path.read_bytes())
 
 
 @contextmanager

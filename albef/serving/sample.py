@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from albef.data.text import clean
+from albef.io import utc_now
 from albef.serving import protocol
 
 FOLDER, FRACTION = "ALBEF_SAMPLE_REQUESTS", "ALBEF_SAMPLE_SHARE"
@@ -168,9 +169,7 @@ class Sampler:
         try:
             if draft.error is not None:
                 raise draft.error
-            now = time.time()
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-            head = {"time": stamp, "endpoint": self._endpoint, "version": self._version}
+            head = {"time": utc_now(), "endpoint": self._endpoint, "version": self._version}
             lines = [json.dumps({**head, **stats}) + "\n" for stats in draft.records(rows, outputs)]
             self._append("".join(lines).encode())
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +16,6 @@ _TYPES = {"FP32": "tensor(float)", "INT64": "tensor(int64)"}
 
 class GraphError(ValueError):
     """A graph cannot be loaded, or its signature differs from the protocol."""
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_session(path: Path, threads: int = 1) -> InferenceSession:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from albef.config import Config
-from albef.data.files import write_text
+from albef.io import write_file
 from albef.models.albef import ALBEF
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Job:
 
     def write_json(self, name: str, data: Any) -> None:
         """Write ``data`` as JSON to file ``name`` in the output folder."""
-        write_text(self.out / name, json.dumps(data, indent=1) + "\n")
+        write_file(self.out / name, json.dumps(data, indent=1) + "\n")
 
     def write_csv(self, name: str, header: str, rows: Sequence[Sequence[object]]) -> None:
         """Write a CSV table; floats get four decimals.
@@ -49,7 +49,7 @@ class Job:
         Cells must not contain commas.
         """
         cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-        write_text(self.out / "plots" / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
+        write_file(self.out / "plots" / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """Write ``metrics.json``; call this last, as the file marks a complete evaluation."""

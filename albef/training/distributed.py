@@ -26,12 +26,12 @@ import torch
 
 from albef.config import Config
 from albef.data.loader import EpochSampler
+from albef.io import write_file
 from albef.tasks.base import task_class
 from albef.tracking.runs import absolute_uri
 from albef.training.job import Job
 from albef.training.job import train as train_here
 from albef.training.loop import TrainingError
-from albef.training.state import write_text_atomic
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since workers exchange little data through Ray."""
@@ -102,7 +102,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     try:
         train_here(config, job, get_device())
     except ValueError as error:  # invalid input or parameters, which a restart would not change
-        write_text_atomic(state / "refused", str(error))
+        write_file(state / "refused", str(error))
         raise
 
 

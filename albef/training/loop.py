@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from albef import distributed
 from albef.data.loader import train_loader
+from albef.io import write_file
 from albef.losses.distill import ramped_alpha
 from albef.tasks.base import Task, TaskData
 from albef.training import state as run_state
@@ -272,8 +273,8 @@ class Loop:
             selected = max(rows, key=lambda row: row[selection]) if selection in rows[-1] else rows[-1]
             metrics |= {f"val_{name}": value for name, value in selected.items()}
         model_file.save(self.task.model, self.out / "model.pth")
-        run_state.write_text_atomic(self.out / "history.csv", _as_csv(self.progress.history))
-        run_state.write_text_atomic(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+        write_file(self.out / "history.csv", _as_csv(self.progress.history))
+        write_file(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
         shutil.rmtree(self.work_dir, ignore_errors=True)
         return metrics
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,8 +19,8 @@ import numpy as np
 import torch
 
 from albef.config import Config, section_of
+from albef.io import file_hash, write_file
 from albef.tasks import registry
-from albef.weights.checkpoint import save_atomic
 from albef.weights.official import CheckpointError, read_weights
 
 _SOURCES = (
@@ -52,8 +51,7 @@ def digest_of(files: Iterable[Path]) -> str:
     """Return a digest of the contents of files."""
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(path)))
     return digest.hexdigest()[:16]
 
 
@@ -109,7 +107,7 @@ def restore_random(state: dict[str, Any]) -> None:
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a training state atomically."""
-    save_atomic(state, path)
+    write_file(path, lambda file: torch.save(state, file))
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -124,14 +122,3 @@ def load(path: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path}: not a training state; delete it to start training from the beginning")
     return state
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a text file through a temporary file.
-
-    An interruption leaves the previous file intact.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".tmp")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from albef.config import Config
-from albef.data.files import image_root, write_text
+from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
+from albef.io import write_file
 from albef.tasks.base import TaskData, task_class
 from albef.tracking.tracker import BUFFERS, MlflowTracker, NoTracker
 from albef.training.loop import Loop
@@ -97,7 +98,7 @@ def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) 
     target.mkdir(parents=True, exist_ok=True)
     for path in lists.glob("*.json"):
         if path.stem in names and path.stem.endswith("_train"):
-            write_text(target / path.name, json.dumps(json.loads(path.read_text(encoding="utf-8"))[:rows]))
+            write_file(target / path.name, json.dumps(json.loads(path.read_text(encoding="utf-8"))[:rows]))
         elif not (target / path.name).exists():
             (target / path.name).symlink_to(path)
     return target

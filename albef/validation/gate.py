@@ -9,8 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 from albef.config import ValidateConfig
-from albef.data.files import image_root, new_folder, write_list, write_text
+from albef.data.files import image_root, new_folder, write_list
 from albef.data.schema import EXTRAS, SchemaError, images_of, known_lists, load_rows
+from albef.io import write_file
 from albef.validation import image_stats
 from albef.validation.features import ValidationContext, check_records, feature_table
 from albef.validation.gx_runner import Finding, GxRunner, format_failures
@@ -108,7 +109,7 @@ def _write(
         "lists": {name: {"rows": len(rows[name]), "bad": len(bad[name])} for name in rows},
         "expectations": [f.report() for f in findings],
     }
-    write_text(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_file(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     records = [
         {"file": f"{name}.json", "row": row, "reason": reason, "record": rows[name][row]}
         for name, reasons in bad.items()

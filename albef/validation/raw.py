@@ -17,10 +17,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from albef.config import ConfigError, ListsConfig, PrepareConfig, ValidateConfig
-from albef.data.files import new_folder, write_text
+from albef.data.files import new_folder
 from albef.data.schema import images_of, known_lists, problems
 from albef.datasets import official_lists
 from albef.datasets.emoji import lexicon
+from albef.io import write_file
 from albef.validation.gx_runner import Finding, GxRunner, format_failures
 
 SPRITES = "lexicon.json"
@@ -59,7 +60,7 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
         fatal = _fatal(gate, sizes, findings)
         files = {file: {"list": name, "rows": rows} for name, counts in sizes.items() for file, rows in counts.items()}
         report = {"success": not fatal, "files": files, "expectations": [finding.report() for finding in findings]}
-        write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        write_file(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if fatal:
         raise RawError(format_failures(fatal, out))
 

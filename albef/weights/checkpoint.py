@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from albef.config import ConfigError, ModelConfig, from_dict
+from albef.io import write_file
 from albef.models.albef import ALBEF
 from albef.tasks import registry
 from albef.weights import adapt_weights
@@ -30,28 +28,11 @@ class ModelMeta:
     vocab_size: int
 
 
-def save_atomic(data: Any, path: Path) -> None:
-    """Save with ``torch.save`` through a temporary file.
-
-    An interruption leaves the previous file intact.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def save(model: ALBEF, path: str | Path) -> None:
     """Write a model with its configuration and task."""
-    meta = {"format": FORMAT, "task": model.task, "config": asdict(model.config), "vocab_size": model.vocab_size}
-    save_atomic({**meta, "model": model.state_dict()}, Path(path))
+    data = {"format": FORMAT, "task": model.task, "config": asdict(model.config), "vocab_size": model.vocab_size}
+    data["model"] = model.state_dict()
+    write_file(Path(path), lambda file: torch.save(data, file))
 
 
 def read(path: str | Path) -> tuple[Mapping[str, Tensor], ModelMeta]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from albef.config import Config, train_config
+from albef.io import write_file
 from albef.models.albef import ALBEF
 from albef.tasks import registry
 from albef.weights import checkpoint
@@ -81,5 +82,5 @@ def export_official(model: Path, out: Path, student_only: bool = False) -> None:
     """
     state, meta = checkpoint.read(model / "model.pth")
     official = to_official(state, meta.config.text.layers, meta.task, student_only)
-    checkpoint.save_atomic({"model": official}, out)
+    write_file(out, lambda file: torch.save({"model": official}, file))
     print(f"{out}: official {meta.task} checkpoint with {len(official)} tensors")

@@ -18,7 +18,7 @@ from tests import ROOT
 # Packages and modules of albef, lowest layer first; those of one layer may not import each other. The longest prefix of
 # a module's name decides.
 LAYERS = [
-    {"config_parsing", "models.architecture", "serving.protocol"},
+    {"config_parsing", "io", "models.architecture", "serving.protocol"},
     {"tasks.spec"},
     {"tasks.registry"},
     {"config"},

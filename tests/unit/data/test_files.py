@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from albef.data.files import image_root, new_folder, write_list, write_text
+from albef.data.files import image_root, new_folder, write_list
+from albef.io import write_file
 
 
 def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with new_folder(out) as aside:
-        write_text(aside / "a.txt", "1")
+        write_file(aside / "a.txt", "1")
         assert not out.exists()
     with new_folder(out) as aside:
-        write_text(aside / "b.txt", "2")
+        write_file(aside / "b.txt", "2")
         assert [p.name for p in out.iterdir()] == ["a.txt"]
     assert [p.name for p in out.iterdir()] == ["b.txt"]
     assert [p.name for p in out.parent.iterdir()] == ["out"]
@@ -22,11 +23,11 @@ def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_text(out / "a.txt", "1")
+    write_file(out / "a.txt", "1")
 
     def fail() -> None:
         with new_folder(out) as aside:
-            write_text(aside / "a.txt", "2")
+            write_file(aside / "a.txt", "2")
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -47,8 +48,8 @@ def test_lists_read_back(tmp_path: Path) -> None:
 def test_image_root(tmp_path: Path) -> None:
     assert image_root(tmp_path) == tmp_path
     for value, expected in ((".", tmp_path), ("../coco", tmp_path / "../coco"), ("/data", Path("/data"))):
-        write_text(tmp_path / "manifest.json", json.dumps({"image_root": value}))
+        write_file(tmp_path / "manifest.json", json.dumps({"image_root": value}))
         assert image_root(tmp_path) == expected
-    write_text(tmp_path / "manifest.json", "[]")
+    write_file(tmp_path / "manifest.json", "[]")
     with pytest.raises(ValueError, match=r"manifest\.json, image_root: expected"):
         image_root(tmp_path)

@@ -17,11 +17,12 @@ WRAPPER = "sh infra/albef.sh "
 """Start of the command of every stage."""
 
 # Modules that every command imports and that do not decide its results: parameters and command line are compared by DVC
-# itself, the registry maps names to modules, tracking only observes.
+# itself, the registry maps names to modules, tracking only observes, and `io` writes what it gets.
 _NEUTRAL = (
     "albef.cli",
     "albef.config",
     "albef.config_parsing",
+    "albef.io",
     "albef.tasks.registry",
     "albef.tasks.spec",
     "albef.tracking",
