@@ -5,8 +5,9 @@ The repository contains no absolute paths, so it can be moved, or mounted in NVI
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,9 @@ from albef.config import Config, ConfigError, train_config
 from albef.data.files import image_root, new_folder
 from albef.export import vendoring
 from albef.io import file_hash
-from albef.serving import onnxfile, pbtxt, protocol
+from albef.serving import pbtxt, protocol
 from albef.serving.protocol import ANY, GraphSizes
-from albef.serving.session import check_signature, open_session
+from albef.serving.session import check_signature, metadata, open_session
 from albef.tasks import registry
 from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
 
@@ -55,25 +56,30 @@ def read_sizes(sessions: dict[str, InferenceSession]) -> GraphSizes:
         raise RepositoryError(f"graphs {names}: no tensor or dimension {error}; export them again") from error
 
 
-def read_origin(paths: Sequence[Path], tokenizer: Path) -> dict[str, str]:
+def read_origin(graphs: Mapping[Path, InferenceSession], tokenizer: Path) -> dict[str, str]:
     """Return the metadata common to the graphs of a task.
+
+    Args:
+        graphs: Session of each graph, by its path.
+        tokenizer: Folder with ``tokenizer.json``.
 
     Raises:
         RepositoryError: If the graphs belong to different models or to another tokenizer.
     """
-    origins = [onnxfile.metadata(path) for path in paths]
-    for path, origin in zip(paths, origins, strict=True):
+    origins = {path: metadata(session) for path, session in graphs.items()}
+    first, expected = next(iter(origins.items()))
+    for path, origin in origins.items():
         for key in (protocol.HASH_KEY, protocol.TOKENIZER_KEY):
             if not origin.get(key):
                 raise RepositoryError(f"{path}: no {key} in the metadata; expected a graph written by `albef export`")
         for key in (protocol.HASH_KEY, protocol.TOKENIZER_KEY, protocol.TEMPERATURE_KEY):
-            if origin.get(key) != origins[0].get(key):
-                raise RepositoryError(f"{path}: {key} is {origin.get(key)}, but {paths[0]} has {origins[0].get(key)}")
-    if origins[0][protocol.TOKENIZER_KEY] != file_hash(tokenizer / "tokenizer.json"):
+            if origin.get(key) != expected.get(key):
+                raise RepositoryError(f"{path}: {key} is {origin.get(key)}, but {first} has {expected.get(key)}")
+    if expected[protocol.TOKENIZER_KEY] != file_hash(tokenizer / "tokenizer.json"):
         raise RepositoryError(
-            f"{tokenizer / 'tokenizer.json'}: not the tokenizer that {paths[0]} was exported with; export again"
+            f"{tokenizer / 'tokenizer.json'}: not the tokenizer that {first} was exported with; export again"
         )
-    return origins[0]
+    return expected
 
 
 def _check(config: Config) -> None:
@@ -95,8 +101,8 @@ def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Pat
     """Write graphs and endpoint of a task, except for the settings."""
     serve, train = config.serve, train_config(config, task)
     files = {graph: exported / f"{graph}.onnx" for graph in registry.graphs(task)}
-    origin = read_origin(list(files.values()), tokenizer)
     sessions = {graph: open_session(path, serve.threads) for graph, path in files.items()}
+    origin = read_origin({files[graph]: session for graph, session in sessions.items()}, tokenizer)
     sizes = read_sizes(sessions)
     for graph, spec in registry.graphs(task, sizes).items():
         check_signature(sessions[graph], spec)
@@ -106,7 +112,11 @@ def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Pat
         run = pbtxt.Deployment(
             "onnxruntime", rows, serve.queue_delay_us, serve.instances, serve.threads, cache=graph == protocol.VISION
         )
-        shutil.copyfile(files[graph], _model(folder, spec, run, serve.version) / "model.onnx")
+        target = _model(folder, spec, run, serve.version)
+        shutil.copyfile(files[graph], target / "model.onnx")
+        (target / protocol.ORIGIN_FILE).write_text(
+            json.dumps(origin, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
     # Requests queue while the instance is busy; a queue delay would only slow down single requests.
     endpoint_run = pbtxt.Deployment("python", serve.max_queries, 0, serve.instances)
     endpoint = _model(folder, registry.endpoints()[task], endpoint_run, serve.version)

@@ -20,8 +20,8 @@ from albef.index.builder import Encoders
 from albef.index.index import ImageTextIndex, Manifest, SearchIndexError
 from albef.index.segments import Batch
 from albef.io import file_hash
-from albef.serving import onnxfile, protocol
-from albef.serving.session import open_session
+from albef.serving import protocol
+from albef.serving.session import metadata, open_session
 from albef.tasks import registry
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -71,8 +71,9 @@ def load_encoders(folder: Path, threads: int = 0) -> Encoders:
         graph: folder.parents[1] / protocol.model_name(settings.task, graph) / folder.name / "model.onnx"
         for graph in (protocol.VISION, TEXT_GRAPH)
     }
-    hashes = {str(path): onnxfile.metadata(path).get(protocol.HASH_KEY, "") for path in paths.values()}
-    for path, actual in hashes.items():
+    sessions = {graph: open_session(path, threads) for graph, path in paths.items()}
+    for graph, path in paths.items():
+        actual = metadata(sessions[graph]).get(protocol.HASH_KEY, "")
         if actual != settings.model_hash:
             raise SearchIndexError(
                 f"{path}: model hash {actual[:12]}, but {folder / protocol.SETTINGS_FILE} expects "
@@ -83,7 +84,6 @@ def load_encoders(folder: Path, threads: int = 0) -> Encoders:
             f"{tokenizer / 'tokenizer.json'}: hash differs from the one in {folder / protocol.SETTINGS_FILE}; "
             "write the model repository again"
         )
-    sessions = {graph: open_session(path, threads) for graph, path in paths.items()}
     encoder = Encoder(load(tokenizer))
 
     def images(files: Sequence[Path]) -> Batch:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from albef.io import file_hash
-from albef.serving import onnxfile, protocol
+from albef.serving import protocol
 from albef.serving.release import versions
+from albef.serving.session import metadata, open_session
 from albef.tasks import registry as tasks
 from albef.tracking.mlflow_sync import experiment_id
 from albef.tracking.origin import origin
@@ -128,8 +129,6 @@ def _save(path: Path, target: Path, run: str, artifact_path: str) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from albef.serving.session import open_session
-
     def schema(tensors: Any) -> Any:
         shapes = {t.name: tuple(size if isinstance(size, int) else -1 for size in t.shape) for t in tensors}
         return Schema([TensorSpec(np.dtype(TYPES[t.type]), shapes[t.name], t.name) for t in tensors])
@@ -177,7 +176,7 @@ def register(
         if current is None or current.tags.get("content") != content:
             tags = {
                 "content": content,
-                "model_hash": onnxfile.metadata(next(iter(files.values())))[protocol.HASH_KEY],
+                "model_hash": metadata(open_session(next(iter(files.values()))))[protocol.HASH_KEY],
                 **origin(),
             }
             current = _create_version(registry, endpoint, files, metrics, tags)

@@ -30,7 +30,6 @@ from albef.data.tokenizer import Encoder, load
 from albef.io import file_hash
 from albef.serving import metrics, protocol
 from albef.serving.metrics import Log, Meter
-from albef.serving.onnxfile import metadata
 from albef.serving.sample import Draft, Sampler
 from albef.tasks.spec import TaskSpec
 
@@ -135,7 +134,9 @@ class Endpoint(ABC):
             if not folder.is_dir():  # Triton fetches a repository in object storage model by model
                 self.log("warning", "unchecked", message=f"no folder of {spec.name} next to this model")
                 continue
-            model_hash = metadata(folder / str(self.version) / "model.onnx").get(protocol.HASH_KEY)
+            # Of the graph, which this process does not open.
+            origin = folder / str(self.version) / protocol.ORIGIN_FILE
+            model_hash = json.loads(origin.read_text(encoding="utf-8"))[protocol.HASH_KEY] if origin.is_file() else None
             if model_hash != settings.model_hash:
                 raise ValueError(
                     f"{spec.name} version {self.version} has model hash {str(model_hash)[:12]}, "

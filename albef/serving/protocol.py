@@ -110,7 +110,8 @@ MAX_TEXT_BYTES = 10_000
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this, so that requests of similar length share a batch."""
 
-SETTINGS_FILE, TOKENIZER_FOLDER, INDEX_FOLDER = "settings.json", "tokenizer", "index"
+SETTINGS_FILE, ORIGIN_FILE = "settings.json", "origin.json"
+TOKENIZER_FOLDER, INDEX_FOLDER = "tokenizer", "index"
 """Files next to an endpoint's ``model.py``."""
 
 HASH_KEY, TOKENIZER_KEY = "albef.model_hash", "albef.tokenizer_hash"

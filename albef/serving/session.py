@@ -35,6 +35,12 @@ def open_session(path: Path, threads: int = 1) -> InferenceSession:
         raise GraphError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
 
 
+def metadata(session: InferenceSession) -> dict[str, str]:
+    """Return the metadata of a graph."""
+    entries: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return entries
+
+
 def check_signature(session: InferenceSession, spec: ModelSpec) -> None:
     """Compare names, types and shapes of a graph with the protocol.
 

@@ -13,7 +13,7 @@ from albef.export import onnx as export
 from albef.export.graphs import graph_sizes, graphs_of, model_hash
 from albef.export.parity import ParityError
 from albef.io import file_hash
-from albef.serving import onnxfile, protocol
+from albef.serving import protocol
 from albef.serving import session as sessions
 from albef.tasks.retrieval import spec as retrieval
 from albef.weights import checkpoint
@@ -39,7 +39,7 @@ def test_graphs_have_the_signature_of_the_contract(model, net):
 
 def test_metadata_ties_graphs_to_model_and_tokenizer(model, net):
     for graph in (protocol.VISION, retrieval.TEXT_GRAPH, retrieval.FUSION_GRAPH):
-        found = onnxfile.metadata(model.exported / "retrieval" / f"{graph}.onnx")
+        found = sessions.metadata(sessions.open_session(model.exported / "retrieval" / f"{graph}.onnx"))
         assert found[protocol.HASH_KEY] == model_hash(net)
         assert found[protocol.TOKENIZER_KEY] == file_hash(model.folder / "tokenizer" / "tokenizer.json")
         assert float(found[protocol.TEMPERATURE_KEY]) == pytest.approx(model.config.model.temperature)

@@ -17,7 +17,7 @@ from albef.export.parity import ParityError
 from albef.inference.answer_search import AnswerTree, rank_answers
 from albef.inference.gradcam import itm_map
 from albef.models.albef import ALBEF
-from albef.serving import onnxfile, protocol
+from albef.serving import protocol
 from albef.serving import session as sessions
 from albef.tasks.grounding.export import heat_block
 from albef.weights import checkpoint
@@ -76,12 +76,13 @@ def test_graphs_pass_the_gate_at_many_shapes(model, exported, task):
         for output in outputs.values():
             assert {shape.split("x")[0] for shape in output["shapes"]} >= {"1", "3", "7"}
     for graph, (_, spec) in graphs_of(task, net, configured(model)).items():
-        sessions.check_signature(sessions.open_session(folder / f"{graph}.onnx"), spec)
+        session = sessions.open_session(folder / f"{graph}.onnx")
+        sessions.check_signature(session, spec)
         proto = onnx.load(folder / f"{graph}.onnx")
         onnx.checker.check_model(proto, full_check=True)
         # No operators but ONNX's own and this file's functions: Triton has no others.
         assert {o.domain for o in proto.opset_import} <= {"", *(f.domain for f in proto.functions)}
-        metadata = onnxfile.metadata(folder / f"{graph}.onnx")
+        metadata = sessions.metadata(session)
         assert metadata[protocol.TASK_KEY] == task
         assert (protocol.TEMPERATURE_KEY in metadata) == (task == "grounding")
 
