@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from albef.data.files import image_root, new_folder
 from albef.data.schema import read_list
-from albef.report import figures, html, record
-from albef.report.section import Section
+from albef.report import figures, record
+from albef.report.section import Block, Cell, Section, Table
 from albef.report.source import ReportError, read_history, read_json, read_metrics
 from albef.tasks import registry
 
@@ -26,8 +29,8 @@ def _runs(artifacts: Path) -> dict[str, Path]:
     }
 
 
-def _evaluations(artifacts: Path, images: Path, out: Path) -> list[str]:
-    """Return the sections of all evaluated tasks.
+def _evaluations(artifacts: Path, images: Path, out: Path) -> list[tuple[str, list[Block]]]:
+    """Return title and elements of the sections of all evaluated tasks.
 
     A task without its own section gets a table of its metrics.
 
@@ -37,41 +40,33 @@ def _evaluations(artifacts: Path, images: Path, out: Path) -> list[str]:
     found = {path.parent.name: path.parent for path in artifacts.glob("evaluate/*/metrics.json")}
     if not found:
         raise ReportError(f"{artifacts / 'evaluate'}: no task with a metrics.json; run an evaluate stage first")
-    parts: list[str] = []
+    sections: list[tuple[str, list[Block]]] = []
     known = registry.names()
     for task in [*(t for t in known if t in found), *sorted(set(found) - set(known))]:
         section = Section(task, found[task], images, out)
         title = registry.spec(task).title if task in known else f"Evaluation: {task}"
-        parts.append(html.heading(title))
         if task in known and registry.provides(task, "report"):
-            parts += registry.module(task, "report").section(section)
+            sections.append((title, registry.module(task, "report").section(section)))
         else:
-            parts.append(html.table(["metric", "value"], sorted(section.metrics().items())))
-    return parts
+            sections.append((title, [Table(["metric", "value"], sorted(section.metrics().items()))]))
+    return sections
 
 
-def _training(artifacts: Path, out: Path) -> list[str]:
+def _training(artifacts: Path, out: Path) -> list[list[Cell]] | None:
     runs = _runs(artifacts)
     if not runs:
-        return []
+        return None
     figures.curves({name: read_history(folder / "history.csv") for name, folder in runs.items()}, out / "losses.png")
-    rows: list[list[html.Cell]] = [
+    return [
         [name, metric, value]
         for name, folder in runs.items()
         for metric, value in sorted(read_metrics(folder / "metrics.json").items())
     ]
-    return [
-        html.heading("Training"),
-        html.image("losses.png", "Losses over steps"),
-        "<details><summary>Final values</summary>",
-        html.table(["run", "metric", "value"], rows),
-        "</details>",
-    ]
 
 
-def _searches(artifacts: Path, out: Path) -> list[str]:
-    parts: list[str] = []
-    rows: list[list[html.Cell]] = []
+def _searches(artifacts: Path, out: Path) -> dict[str, Any]:
+    plots: dict[str, str] = {}
+    rows: list[list[Cell]] = []
     for path in sorted(artifacts.glob("tune/*/metrics.json")):
         metrics, task = read_metrics(path), path.parent.name
         name = next((key for key in metrics if f"{key}_before" in metrics), None)
@@ -80,17 +75,13 @@ def _searches(artifacts: Path, out: Path) -> list[str]:
         rows.append([task, name, metrics[f"{name}_before"], metrics[name], metrics.get("trials", 0.0)])
         plot = path.parent / "plots" / "parallel.png"
         if plot.is_file():
-            shutil.copyfile(plot, out / f"{task}_search.png")
-            parts.append(html.image(f"{task}_search.png", f"Settings tried for {task}, the best in red"))
-    if not rows:
-        return []
-    header = ["task", "validation metric", "before", "best", "settings tried"]
-    note = "Settings are compared on a part of the training list; fine-tuning uses the best one."
-    return [html.heading("Search"), html.note(note), html.table(header, rows), *parts]
+            plots[task] = f"{task}_search.png"
+            shutil.copyfile(plot, out / plots[task])
+    return {"searches": rows, "plots": plots}
 
 
-def _exports(artifacts: Path) -> list[str]:
-    rows: list[list[html.Cell]] = []
+def _exports(artifacts: Path) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
     for path in sorted(artifacts.glob("export/*/parity.json")):
         parity = read_json(path)
         try:
@@ -101,54 +92,46 @@ def _exports(artifacts: Path) -> list[str]:
                 ]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ReportError(f"{path}: not a report of the parity check: {error!r}") from error
-    if not rows:
-        return []
-    return [
-        html.heading("Export"),
-        "<p>Largest absolute difference between ONNX Runtime and PyTorch.</p>",
-        html.table(["task", "graph", "output", "difference", "allowed"], rows),
-    ]
+    return rows
 
 
-def _data(artifacts: Path, root: Path, out: Path) -> list[str]:
+def _data(artifacts: Path, root: Path, out: Path) -> dict[str, Any]:
     lists = artifacts / "validated" / "lists"
     contents = {path.stem: read_json(path) for path in sorted(lists.glob("*.json"))}
-    if not contents:
-        return []
-    parts = [html.heading("Data")]
+    shown = []
     if "pretrain" in contents:
-        shown = []
         for row in read_list(lists / "pretrain.json")[:_SCENES]:
             caption = row["caption"]
             shown.append((row["image"], caption if isinstance(caption, str) else caption[0]))
         figures.scenes(shown, root, out / "scenes.png")
-        parts += [
-            html.image("scenes.png", "Training images with captions"),
-            "<p class=note>Training captions contain artificial noise if <code>caption_noise</code> is above 0.</p>",
-        ]
-    sizes: list[list[html.Cell]] = [
-        [name, float(len(rows))] for name, rows in contents.items() if isinstance(rows, list)
-    ]
-    return [
-        *parts,
-        html.table(["list", "rows"], sizes),
-        '<p><a href="../validated/docs/index.html">Data docs</a> of the validation stage.</p>',
-    ]
+    sizes = [[name, float(len(rows))] for name, rows in contents.items() if isinstance(rows, list)]
+    return {"lists": sizes if contents else None, "scenes": shown}
+
+
+def _decimal(value: float) -> str:
+    return f"{value:g}" if value != 0 and abs(value) < 1e-3 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def write(artifacts: Path, images: Path, out: Path) -> None:
     """Write the page and its figures; see `run`."""
     root = image_root(images)
+    environment = Environment(
+        loader=PackageLoader("albef.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["decimal"] = _decimal
     with new_folder(out) as folder:
-        parts = [
-            html.heading("ALBEF report", 1),
-            *_evaluations(artifacts, root, folder),
-            *_training(artifacts, folder),
-            *_searches(artifacts, folder),
-            *_exports(artifacts),
-            *_data(artifacts, root, folder),
-        ]
-        (folder / "index.html").write_text(html.document(parts), encoding="utf-8")
+        text = environment.get_template("page.html").render(
+            evaluations=_evaluations(artifacts, root, folder),
+            runs=_training(artifacts, folder),
+            exports=_exports(artifacts),
+            **_searches(artifacts, folder),
+            **_data(artifacts, root, folder),
+        )
+        (folder / "index.html").write_text(text, encoding="utf-8")
 
 
 def run(

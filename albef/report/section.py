@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from albef.report import html
 from albef.report.source import read_metrics
+
+Cell = str | float
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraph, remark in small gray text, or heading."""
+
+    text: str
+    kind: Literal["paragraph", "note", "heading"] = "paragraph"
+
+
+@dataclass(frozen=True)
+class Image:
+    """Image file next to the page, with alternative text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Table; numbers are shown with at most four decimals."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+Block = Text | Image | Table
+"""Element of a section."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +64,29 @@ class Section:
         """Return the metrics of the evaluation."""
         return read_metrics(self.source / "metrics.json")
 
-    def figure(self, kind: str, draw: Callable[[Path], None], text: str) -> str:
-        """Draw a figure next to the page and return its HTML."""
+    def figure(self, kind: str, draw: Callable[[Path], None], text: str) -> Image:
+        """Draw a figure next to the page."""
         name = f"{self.task}_{kind}.png"
         draw(self.out / name)
-        return html.image(name, text)
+        return Image(name, text)
 
 
-def percent(value: float | None) -> html.Cell:
+def percent(value: float | None) -> Cell:
     """Return a fraction as a table cell in percent; "-" for None."""
     return "-" if value is None else 100 * value
 
 
-def accuracies(metrics: dict[str, float], chance: str) -> str:
+def accuracies(metrics: dict[str, float], chance: str) -> Block:
     """Return a table of all accuracies and the accuracy of chance.
 
     Args:
         chance: Description of the chance prediction.
     """
-    rows: list[list[html.Cell]] = []
+    rows: list[list[Cell]] = []
     if "accuracy" in metrics:
         rows.append(["all", percent(metrics["accuracy"])])
     parts = sorted(name for name in metrics if name.startswith("accuracy_"))
     rows += [[name.removeprefix("accuracy_").replace("_", " "), percent(metrics[name])] for name in parts]
     if "chance" in metrics:
         rows.append([f"for comparison: {chance}", percent(metrics["chance"])])
-    return html.table(["of the test split", "accuracy %"], rows) if rows else html.note("No answers to compare with.")
+    return Table(["of the test split", "accuracy %"], rows) if rows else Text("No answers to compare with.", "note")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from albef.report import cards, html
+from albef.report import cards
 from albef.report.cards import Card
-from albef.report.section import Section, accuracies
+from albef.report.section import Block, Section, Table, Text, accuracies
 from albef.report.source import ReportError, malformed, read_json
 
 
@@ -30,8 +30,8 @@ def read_examples(path: Path) -> list[Card]:
         raise malformed(path, "a classification", error) from error
 
 
-def section(section: Section) -> list[str]:
-    """Return the HTML elements of the section."""
+def section(section: Section) -> list[Block]:
+    """Return the elements of the section."""
     examples = read_examples(section.shown / "examples.json")
     parts = [accuracies(section.metrics(), "always the most frequent class")]
     table = section.source / "plots" / "confusion.csv"
@@ -39,15 +39,15 @@ def section(section: Section) -> list[str]:
         parts.append(_confusion(table))
     return [
         *parts,
-        html.note("Classes with their probabilities; the correct one is green."),
+        Text("Classes with their probabilities; the correct one is green.", "note"),
         section.figure(
             "examples", lambda path: cards.draw(examples, section.images, path), "Sentences with the predicted classes"
         ),
     ]
 
 
-def _confusion(path: Path) -> str:
-    """Return the confusion matrix as an HTML table."""
+def _confusion(path: Path) -> Table:
+    """Return the confusion matrix."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             pairs = [(row["actual"], row["predicted"]) for row in csv.DictReader(file)]
@@ -55,4 +55,4 @@ def _confusion(path: Path) -> str:
         raise ReportError(f"{path}: expected columns 'actual' and 'predicted': {error!r}") from error
     classes = sorted({name for pair in pairs for name in pair})
     rows = [[actual, *(float(pairs.count((actual, other))) for other in classes)] for actual in classes]
-    return html.table(["actual / predicted", *classes], rows)
+    return Table(["actual / predicted", *classes], rows)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.report import html
 from albef.report.figures import RIGHT, hide, new_figure, save, show_image
-from albef.report.section import Section, percent
+from albef.report.section import Block, Cell, Image, Section, Table, Text, percent
 from albef.report.source import ReportError, malformed, read_json
 
 CHOSEN = "#d1242f"
@@ -82,11 +81,11 @@ def draw_references(references: Sequence[Reference], images: Path, path: Path, c
     save(figure, path)
 
 
-def section(section: Section) -> list[str]:
-    """Return the HTML elements of the section."""
+def section(section: Section) -> list[Block]:
+    """Return the elements of the section."""
     metrics = section.metrics()
     mode, references = read_references(section.shown / "examples.json")
-    rows: list[list[html.Cell]] = []
+    rows: list[list[Cell]] = []
     for name in ("itm", "itc"):
         prefix = "" if name == mode else f"{name}_"
         label = {"itm": "match (ITM), fusion encoder", "itc": "similarity (ITC), image encoder"}[name]
@@ -94,21 +93,23 @@ def section(section: Section) -> list[str]:
         parts = sorted(key for key in metrics if key.startswith(f"{prefix}accuracy_"))
         rows += [[f"{label}: {key.removeprefix(f'{prefix}accuracy_')}", percent(metrics[key]), "-"] for key in parts]
     rows.append(["for comparison: a random proposal", percent(metrics.get("chance")), "-"])
-    result = [
-        "<p>Training uses no boxes. Grad-CAM yields a heat map, and the proposal with the most heat for its size is"
-        " chosen. Accuracy: its IoU with the true box is at least 0.5. Pointing: the hottest pixel is within the true"
-        " box.</p>",
-        html.table(["heat map of", "accuracy %", "pointing %"], rows),
-        html.note("Heat maps of whole expressions; the true box is green, the chosen one red and dashed."),
+    result: list[Block] = [
+        Text(
+            "Training uses no boxes. Grad-CAM yields a heat map, and the proposal with the most heat for its size is "
+            "chosen. Accuracy: its IoU with the true box is at least 0.5. Pointing: the hottest pixel is within the "
+            "true box."
+        ),
+        Table(["heat map of", "accuracy %", "pointing %"], rows),
+        Text("Heat maps of whole expressions; the true box is green, the chosen one red and dashed.", "note"),
         section.figure(
             "examples", lambda path: draw_references(references, section.images, path), "Heat maps over images"
         ),
-        html.note("Heat maps of the single words, with the same boxes."),
+        Text("Heat maps of the single words, with the same boxes.", "note"),
     ]
     for number, reference in enumerate(references):
         source, name = section.shown / reference.words, f"grounding_words_{number}.png"
         if not source.is_file():
             raise ReportError(f"{source}: missing; run the stage that writes it")
         shutil.copyfile(source, section.out / name)
-        result.append(html.image(name, f"Heat maps of the words of: {reference.text}"))
+        result.append(Image(name, f"Heat maps of the words of: {reference.text}"))
     return result

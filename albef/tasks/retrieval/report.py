@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef.report import html
 from albef.report.figures import RIGHT, WRONG, hide, new_figure, save, show_image
-from albef.report.section import Section, percent
+from albef.report.section import Block, Cell, Image, Section, Table, Text, percent
 from albef.report.source import ReportError, read_json
 
 _RANKS = 5  # answers per query
@@ -125,11 +124,11 @@ def draw_image_to_text(queries: Sequence[ImageQuery], images: Path, path: Path) 
     save(figure, path)
 
 
-def section(section: Section) -> list[str]:
-    """Return the HTML elements of the section."""
+def section(section: Section) -> list[Block]:
+    """Return the elements of the section."""
     metrics = section.metrics()
     examples = read_examples(section.shown / "examples.json")
-    rows: list[list[html.Cell]] = []
+    rows: list[list[Cell]] = []
     for direction, short in {"text to image": "ir", "image to text": "tr"}.items():
         for stage, prefix in (("shortlist (ITC)", "itc_"), ("re-ranked (ITM)", "")):
             values = [metrics.get(f"{prefix}{short}_r{k}") for k in (1, 5, 10)]
@@ -138,14 +137,16 @@ def section(section: Section) -> list[str]:
     draw_text_to_image(examples.text_to_image, section.images, section.out / "text_to_image.png")
     draw_image_to_text(examples.image_to_text, section.images, section.out / "image_to_text.png")
     return [
-        "<p>Test split: every caption against every image. The shortlist is ranked by the contrastive"
-        " head (ITC), then re-ranked by the matching head (ITM).</p>",
-        html.table(["direction", "ranking", "R@1 %", "R@5 %", "R@10 %"], rows),
-        html.image("recall.png", "Recall of shortlist and re-ranking"),
-        html.heading("Text to image", 3),
-        html.note("The correct image has a green frame; scores are above the images."),
-        html.image("text_to_image.png", "Images retrieved for captions"),
-        html.heading("Image to text", 3),
-        html.note("Correct captions are green."),
-        html.image("image_to_text.png", "Captions retrieved for images"),
+        Text(
+            "Test split: every caption against every image. The shortlist is ranked by the contrastive"
+            " head (ITC), then re-ranked by the matching head (ITM)."
+        ),
+        Table(["direction", "ranking", "R@1 %", "R@5 %", "R@10 %"], rows),
+        Image("recall.png", "Recall of shortlist and re-ranking"),
+        Text("Text to image", "heading"),
+        Text("The correct image has a green frame; scores are above the images.", "note"),
+        Image("text_to_image.png", "Images retrieved for captions"),
+        Text("Image to text", "heading"),
+        Text("Correct captions are green.", "note"),
+        Image("image_to_text.png", "Captions retrieved for images"),
     ]

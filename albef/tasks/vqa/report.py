@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from albef.report import cards, html
+from albef.report import cards
 from albef.report.cards import Card
-from albef.report.section import Section, accuracies
+from albef.report.section import Block, Section, Text, accuracies
 from albef.report.source import malformed, read_json
 
 RIGHT = 0.9
@@ -34,13 +34,13 @@ def read_questions(path: Path) -> list[Card]:
         raise malformed(path, "VQA", error) from error
 
 
-def section(section: Section) -> list[str]:
-    """Return the HTML elements of the section."""
+def section(section: Section) -> list[Block]:
+    """Return the elements of the section."""
     examples = read_questions(section.shown / "examples.json")
     return [
-        "<p>VQA accuracy: agreement with ten annotators; an answer of at least three of them is correct.</p>",
+        Text("VQA accuracy: agreement with ten annotators; an answer of at least three of them is correct."),
         accuracies(section.metrics(), "the best single answer to all questions"),
-        html.note("The best answers with their probabilities; answers of at least three annotators are green."),
+        Text("The best answers with their probabilities; answers of at least three annotators are green.", "note"),
         section.figure(
             "examples", lambda path: cards.draw(examples, section.images, path), "Questions with the model's answers"
         ),
