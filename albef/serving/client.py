@@ -6,26 +6,20 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
 from albef.serving import requests
 from albef.serving.requests import Answer, Grounded, ImageInput, InvalidRequestError, Match, Request, ServingError
-from albef.serving.shared_memory import Pool, Region
 from albef.serving.transport import (
     Attempts,
-    LostRegionError,
     NoSuchEndpointError,
     ServerTimeoutError,
     ServerUnavailableError,
-    SharedMemoryError,
-    borrowed,
     channel_options,
     infer_arguments,
     read_answers,
     translated_errors,
-    translated_registration_errors,
 )
 
 __all__ = [
@@ -36,7 +30,6 @@ __all__ = [
     "ServerTimeoutError",
     "ServerUnavailableError",
     "ServingError",
-    "SharedMemoryError",
 ]
 
 T = TypeVar("T")
@@ -67,18 +60,13 @@ class _Connection(ABC):
         timeout: float = 30.0,
         retries: int | None = None,
         version: int | None = None,
-        shared_memory: bool = False,
     ) -> None:
         self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
-        self._pool = Pool() if shared_memory else None
         self.triton = self._connect()
 
     @abstractmethod
     def _connect(self) -> Any:
         """Return a client of tritonclient."""
-
-    def _regions(self) -> list[Region]:
-        return self._pool.regions() if self._pool else []
 
 
 class Client(_Connection):
@@ -90,7 +78,6 @@ class Client(_Connection):
         ServerUnavailableError: If there is no server, or the endpoint is not loaded, after ``retries`` further
             attempts.
         ServerTimeoutError: If the answer takes longer than ``timeout``.
-        SharedMemoryError: If ``shared_memory`` is on and the server cannot read it.
         ServingError: If the endpoint fails.
 
     Args:
@@ -100,7 +87,6 @@ class Client(_Connection):
             clients survive a restart. Other errors are not retried: an invalid request stays invalid, a failure would
             most likely repeat, and a timeout leaves no time.
         version: Version of the endpoints; by default the newest loaded one.
-        shared_memory: Pass images through shared memory; requires a server on this host.
     """
 
     def _connect(self) -> Any:
@@ -118,11 +104,6 @@ class Client(_Connection):
 
     def close(self) -> None:
         """Close the connection."""
-        for region in self._regions():
-            with suppress(Exception):  # the server may have stopped
-                self.triton.unregister_system_shared_memory(region.name, client_timeout=1)
-        if self._pool:
-            self._pool.close()
         self.triton.close()
 
     def ready(self) -> bool:
@@ -207,29 +188,14 @@ class Client(_Connection):
     def ask(self, request: Request[T]) -> list[T]:
         """Send a request and return one answer per row."""
         attempts = Attempts(self.timeout, self.retries)
-        with borrowed(request, self._pool) as region:
-            arguments = infer_arguments(request, self.version, region)
-            while True:
-                try:
-                    if region is not None and not region.registered:
-                        self._register(region, attempts.remaining())
-                    with translated_errors(self.url, request.spec.name):
-                        result = self.triton.infer(**arguments, client_timeout=attempts.remaining())
-                        return read_answers(request, result)
-                except LostRegionError as error:
-                    attempts.lose_region(error)
-                except ServerUnavailableError as error:
-                    time.sleep(attempts.pause(error))
-                if region is not None:
-                    region.lost()
-
-    def _register(self, region: Region, timeout: float) -> None:
-        if region.stale:
-            with suppress(ServingError), translated_errors(self.url, region.name):
-                self.triton.unregister_system_shared_memory(region.name, client_timeout=timeout)
-        with translated_registration_errors(self.url):
-            self.triton.register_system_shared_memory(region.name, region.key, region.size, client_timeout=timeout)
-        region.registered = True
+        arguments = infer_arguments(request, self.version)
+        while True:
+            try:
+                with translated_errors(self.url, request.spec.name):
+                    result = self.triton.infer(**arguments, client_timeout=attempts.remaining())
+                    return read_answers(request, result)
+            except ServerUnavailableError as error:
+                time.sleep(attempts.pause(error))
 
 
 class AsyncClient(_Connection):
@@ -249,11 +215,6 @@ class AsyncClient(_Connection):
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for region in self._regions():
-            with suppress(Exception):
-                await self.triton.unregister_system_shared_memory(region.name, client_timeout=1)
-        if self._pool:
-            self._pool.close()
         await self.triton.close()
 
     async def retrieve(
@@ -292,28 +253,11 @@ class AsyncClient(_Connection):
     async def ask(self, request: Request[T]) -> list[T]:
         """See `Client.ask`."""
         attempts = Attempts(self.timeout, self.retries)
-        with borrowed(request, self._pool) as region:
-            arguments = infer_arguments(request, self.version, region)
-            while True:
-                try:
-                    if region is not None and not region.registered:
-                        await self._register(region, attempts.remaining())
-                    with translated_errors(self.url, request.spec.name):
-                        result = await self.triton.infer(**arguments, client_timeout=attempts.remaining())
-                        return read_answers(request, result)
-                except LostRegionError as error:
-                    attempts.lose_region(error)
-                except ServerUnavailableError as error:
-                    await asyncio.sleep(attempts.pause(error))
-                if region is not None:
-                    region.lost()
-
-    async def _register(self, region: Region, timeout: float) -> None:
-        if region.stale:
-            with suppress(ServingError), translated_errors(self.url, region.name):
-                await self.triton.unregister_system_shared_memory(region.name, client_timeout=timeout)
-        with translated_registration_errors(self.url):
-            await self.triton.register_system_shared_memory(
-                region.name, region.key, region.size, client_timeout=timeout
-            )
-        region.registered = True
+        arguments = infer_arguments(request, self.version)
+        while True:
+            try:
+                with translated_errors(self.url, request.spec.name):
+                    result = await self.triton.infer(**arguments, client_timeout=attempts.remaining())
+                    return read_answers(request, result)
+            except ServerUnavailableError as error:
+                await asyncio.sleep(attempts.pause(error))

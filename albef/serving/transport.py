@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from albef.serving import protocol
 from albef.serving.requests import InvalidRequestError, Request, ServingError
-from albef.serving.shared_memory import Pool, Region
 
 T = TypeVar("T")
 MAX_MESSAGE = 2**31 - 1
@@ -33,14 +31,6 @@ class ServerTimeoutError(ServingError, TimeoutError):
     """The server did not answer in time."""
 
 
-class SharedMemoryError(ServingError):
-    """The server cannot read this machine's shared memory."""
-
-
-class LostRegionError(ServingError):
-    """The server lost a shared memory registration, as after a restart."""
-
-
 _ERRORS: dict[str, type[ServingError]] = {
     "StatusCode.INVALID_ARGUMENT": InvalidRequestError,
     "StatusCode.UNAVAILABLE": ServerUnavailableError,
@@ -59,8 +49,6 @@ def translated_errors(url: str, model: str) -> Iterator[None]:
     except InferenceServerException as error:
         kind = _ERRORS.get(error.status(), ServingError)
         text = str(error.message()).strip()
-        if "unable to find shared memory region" in text.lower():
-            kind = LostRegionError
         if kind is NoSuchEndpointError and text.endswith(_NOT_LOADED):
             kind = ServerUnavailableError
         if kind is InvalidRequestError:
@@ -81,22 +69,15 @@ def channel_options() -> list[tuple[str, int]]:
     ]
 
 
-def infer_arguments(request: Request[T], version: int | None = None, region: Region | None = None) -> dict[str, Any]:
-    """Return the arguments of tritonclient's ``infer``.
-
-    Args:
-        region: Shared memory that holds the images; by default the request itself does.
-    """
+def infer_arguments(request: Request[T], version: int | None = None) -> dict[str, Any]:
+    """Return the arguments of tritonclient's ``infer``."""
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
     inputs = []
     for tensor in request.spec.inputs:
         if tensor.name in request.arrays:
             value = InferInput(tensor.name, request.arrays[tensor.name].shape, tensor.dtype)
-            if region is not None and tensor.name == protocol.IMAGE:
-                value.set_shared_memory(region.name, region.used)
-            else:
-                value.set_data_from_numpy(request.arrays[tensor.name])
+            value.set_data_from_numpy(request.arrays[tensor.name])
             inputs.append(value)
     outputs = [InferRequestedOutput(name) for name in request.spec.output_names]
     return {
@@ -106,53 +87,6 @@ def infer_arguments(request: Request[T], version: int | None = None, region: Reg
         "outputs": outputs,
         "request_id": secrets.token_hex(8),  # appears in the server's logs and traces
     }
-
-
-@contextmanager
-def borrowed(request: Request[T], pool: Pool | None) -> Iterator[Region | None]:
-    """Borrow shared memory filled with the images of a request.
-
-    Yields None without a pool or images. The region returns to the pool afterwards, except after a timeout, when the
-    server may still read from it.
-
-    Raises:
-        SharedMemoryError: If there is not enough shared memory.
-    """
-    images = request.arrays.get(protocol.IMAGE)
-    if pool is None or images is None:
-        yield None
-        return
-    try:
-        region = pool.take(list(images.reshape(-1)))
-    except OSError as error:
-        raise SharedMemoryError(f"cannot allocate shared memory for the images ({error})") from error
-    try:
-        yield region
-    except ServingError as error:
-        if not isinstance(error, ServerTimeoutError):
-            pool.give(region)
-        raise
-    pool.give(region)
-
-
-@contextmanager
-def translated_registration_errors(url: str) -> Iterator[None]:
-    """Translate exceptions of tritonclient while shared memory is registered.
-
-    Raises:
-        SharedMemoryError: If the server cannot read the region.
-        ServerUnavailableError, ServerTimeoutError: If there is no server or no answer.
-    """
-    try:
-        with translated_errors(url, "shared memory"):
-            yield
-    except (ServerUnavailableError, ServerTimeoutError):
-        raise
-    except ServingError as error:
-        raise SharedMemoryError(
-            f"{error}; the server has no access to this machine's shared memory; use a server on this host, and "
-            "--ipc=host if it runs in a container"
-        ) from error
 
 
 def read_answers(request: Request[T], result: Any) -> list[T]:
@@ -166,21 +100,10 @@ class Attempts:
     def __init__(self, timeout: float, retries: int | None) -> None:
         self.deadline = time.monotonic() + timeout
         self.retries, self.longest = math.inf if retries is None else retries, _FIRST_WAIT
-        self.region_lost = False
 
     def remaining(self) -> float:
         """Return seconds until the deadline, at least a millisecond."""
         return max(self.deadline - time.monotonic(), 0.001)
-
-    def lose_region(self, error: LostRegionError) -> None:
-        """Allow one more attempt after a lost registration.
-
-        Raises:
-            LostRegionError: ``error`` itself, the second time.
-        """
-        if self.region_lost:
-            raise error
-        self.region_lost = True
 
     def pause(self, error: ServerUnavailableError) -> float:
         """Return seconds to wait before the next attempt: exponential backoff with jitter.
