@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -54,6 +55,13 @@ def _current_keys(data: Mapping[str, Any], cls: type, where: str) -> dict[str, A
     return result
 
 
+def _check_keys(keys: Iterable[Any], known: Sequence[str], where: str) -> None:
+    for key in map(str, keys):
+        if key not in known:
+            near = "".join(f"; did you mean {name!r}?" for name in difflib.get_close_matches(key, known, 1))
+            raise ConfigError(f"{where}.{key}: unknown key; known are {', '.join(known)}{near}")
+
+
 def _expected(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
@@ -86,9 +94,7 @@ def _section(data: Any, cls: type, where: str) -> Any:
         raise ConfigError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {data!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     data = _current_keys(data, cls, where)
-    unknown = [str(k) for k in data if k not in fields]
-    if unknown:
-        raise ConfigError(f"{where}.{unknown[0]}: unknown key; known are {', '.join(fields)}")
+    _check_keys(data, list(fields), where)
     hints = field_types(cls)
     values = {}
     for name, field in fields.items():
@@ -127,11 +133,10 @@ def replaced(section: T, values: Any, where: str = "params") -> T:
         raise ConfigError(f"{where}: expected a mapping, got {values!r}")
     fields, hints = [f.name for f in dataclasses.fields(section)], field_types(type(section))  # type: ignore[arg-type]
     values = _current_keys(values, type(section), where)
+    _check_keys(values, fields, where)
     changes = {}
     for key, value in values.items():
         path = f"{where}.{key}"
-        if key not in fields:
-            raise ConfigError(f"{path}: unknown key; known are {', '.join(fields)}")
         current = getattr(section, key)
         nested = dataclasses.is_dataclass(current)
         changes[key] = replaced(current, value, path) if nested else _convert(value, hints[key], path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from albef import config_parsing
-from albef.config import Config, ConfigError, PrepareConfig, PretrainConfig, from_dict, load, to_dict
+from albef.config import Config, ConfigError, PrepareConfig, PretrainConfig, from_dict, load, overlay, to_dict
 from tests import ROOT
 
 SHIPPED = [ROOT / "params.yaml", *sorted(ROOT.glob("presets/*.yaml")), *sorted(ROOT.glob("tests/presets/*.yaml"))]
@@ -93,6 +93,15 @@ def test_an_unknown_key_is_named_with_the_known_ones(path: tuple[str, ...], name
     section[name] = 1
     with pytest.raises(ConfigError, match=rf"{name}: unknown key; known are .*{path[-1]}"):
         from_dict(data, Config)
+
+
+def test_the_nearest_key_is_suggested() -> None:
+    data = plain()
+    data["model"]["projektion"] = data["model"].pop("projection")
+    with pytest.raises(ConfigError, match=r"params\.model\.projektion: .*'projection'\?"):
+        from_dict(data, Config)
+    with pytest.raises(ConfigError, match=r"params\.model\.projektion: .*'projection'\?"):
+        overlay(from_dict(plain(), Config), {"model": {"projektion": 1}})
 
 
 WRONG = st.one_of(
