@@ -30,6 +30,9 @@ OFFICIAL = OptimConfig(
     schedule="epoch",
 )
 
+QUINTIC = [(4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046)]
+"""Coefficients of Muon's iterations, https://leloykun.github.io/ponder/muon-opt-coeffs."""
+
 
 def test_official_epoch_rates() -> None:
     """The pretraining configuration's epoch rates: 1e-4, 9.98e-5 ... 5.5e-5 at 15 ... 1.02e-5 at 29."""
@@ -140,3 +143,20 @@ def test_muon_is_precise_on_a_cpu() -> None:
         moved.append(module.weight.detach())
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-5)
     assert inspect.isfunction(muon.zeropower_via_newtonschulz)  # timm's own again
+
+
+@pytest.mark.parametrize("shape", [(24, 96), (96, 24), (24, 24), (24, 60)])
+def test_muon_orthogonalizes_long_matrices_as_timm_does(shape: tuple[int, int]) -> None:
+    """Also if the singular values spread over five orders of magnitude."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(OFFICIAL, kind="muon", lr=1.0, weight_decay=0.0)
+    module = nn.Linear(shape[1], shape[0], bias=False)
+    nn.init.zeros_(module.weight)
+    left, _, right = torch.linalg.svd(torch.randn(*shape), full_matrices=False)
+    gradient = left * 10 ** -torch.linspace(0, 5, min(shape)) @ right
+    module.weight.grad = gradient
+    optimizer = build_optimizer(module, config, official_quirks=False)
+    optimizer.step()
+    (group,) = optimizer.param_groups
+    expected = muon.zeropower_via_newtonschulz(gradient.double(), group["ns_steps"], QUINTIC, dtype=torch.float64)
+    torch.testing.assert_close(module.weight.double(), -0.2 * max(shape) ** 0.5 * expected, rtol=1e-4, atol=1e-4)
