@@ -43,7 +43,7 @@ def _orthogonalize(
 ) -> Tensor:
     """Orthogonalize a matrix in float32, like timm's ``newton_schulz``.
 
-    An iteration multiplies X by a polynomial P of A = X X^T. For a long matrix it is cheaper to iterate over A, which is
+    An iteration multiplies X by a polynomial of A = X X^T. For a long matrix it is cheaper to iterate over A, which is
     square, and to multiply X by the product of all P once: 40 % less time for 128 x 512.
     """
     if max(matrix.shape) < 3 * min(matrix.shape):
