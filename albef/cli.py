@@ -153,7 +153,8 @@ def _drift(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from albef.report import page
 
-    page.run(args.artifacts, args.images, args.out, args.tracking_uri, args.work_dir)
+    page.run(args.artifacts, args.images, args.out, args.metrics, args.tracking_uri, args.work_dir)
+    print((args.out / "summary.txt").read_text(encoding="utf-8"), end="")
 
 
 def _sync(args: argparse.Namespace) -> None:
@@ -290,6 +291,7 @@ def parser() -> argparse.ArgumentParser:
         reference.add_argument(f"--{name}", type=Path, help=text)
     add("drift", _drift, "compare served requests with a reference; exit code 3: drift", "sample", "reference", "out")
     report = add("report", _report, "write an HTML page of metrics, curves, images", "artifacts", "images", "out")
+    report.add_argument("--metrics", type=Path, help="file for the headline metric of each task, as JSON")
     tracking = commands.add_parser("tracking", help="MLflow tracking")
     text = "send MLflow the metrics and files that earlier runs could not deliver"
     sync = tracking.add_subparsers(dest="action", required=True).add_parser("sync", help=text, description=text)

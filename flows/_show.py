@@ -30,15 +30,11 @@ def reproduce(targets: Sequence[str], overrides: Sequence[str] | None, pull: boo
 
 def publish(names: list[str]) -> None:
     """Publish metrics, plots and pages of stages."""
-    metrics = json.loads(_dvc.dvc("metrics", "show", "--json"))
-    files = metrics.get("", {}).get("data", {})
-    folders = {name.replace("@", "/") for name in names}
     rows = [
-        {"stage": folder, "metric": metric, "value": round(value, 4)}
-        for path, content in files.items()
-        for folder in folders
-        if f"/{folder}/" in path
-        for metric, value in content.get("data", {}).items()
+        {"stage": name.replace("@", "/"), "metric": metric, "value": round(value, 4)}
+        for name in names
+        if (path := _dvc.ROOT / _metrics_file(name)).is_file()
+        for metric, value in json.loads(path.read_text(encoding="utf-8")).items()
         if isinstance(value, int | float)
     ]
     if rows:
@@ -47,6 +43,10 @@ def publish(names: list[str]) -> None:
     for key, (stage, page) in PAGES.items():
         if stage in names:
             _link(key, _dvc.ROOT / page, f"Written by stage {stage}")
+
+
+def _metrics_file(stage: str) -> str:
+    return f"artifacts/{stage.replace('@', '/')}/metrics.json"
 
 
 def _plots() -> Path | None:
@@ -64,14 +64,15 @@ def _link(key: str, page: Path | None, description: str) -> None:
 
 
 def publish_experiment(name: str) -> None:
-    """Publish parameters and metrics that an experiment changed."""
+    """Publish the parameters and metrics in which an experiment differs from the workspace."""
     rows: list[dict[str, Any]] = []
+    files = [_metrics_file(stage) for stage in _dvc.stages()]
     for kind in ("params", "metrics"):
-        options = ["--all"] if kind == "metrics" else []
-        diff = json.loads(_dvc.dvc(kind, "diff", "--json", *options, "HEAD", name) or "{}")
+        options = ["--all", "--targets", *files] if kind == "metrics" else []
+        diff = json.loads(_dvc.dvc(kind, "diff", "--json", name, *options) or "{}")  # the workspace is "new"
         for path, changes in diff.items():
             rows += [
-                {"of": kind, "file": path, "name": key, "before": change.get("old"), "after": change.get("new")}
+                {"of": kind, "file": path, "name": key, "before": change.get("new"), "after": change.get("old")}
                 for key, change in changes.items()
             ]
     create_table_artifact(

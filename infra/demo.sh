@@ -6,10 +6,15 @@ export PATH="$PWD/.venv/bin:$PATH"
 question="${QUESTION:-a dog left of a red apple}"
 times="$(mktemp)" served="$(mktemp)" server=""
 
+# Where git does not track dvc.lock, the demo leaves the checkout clean: it keeps its own record of results.
+kept=.dvc/tmp/demo.lock tracked="$(git ls-files dvc.lock)"
+if [ -z "$tracked" ] && [ ! -f dvc.lock ] && [ -f "$kept" ]; then cp "$kept" dvc.lock; fi
+
 finish() {
   for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done # training saves a checkpoint
   if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
   rm -f "$times" "$served"
+  if [ -z "$tracked" ] && [ -f dvc.lock ]; then mv dvc.lock "$kept"; fi
 }
 trap finish EXIT
 
@@ -73,6 +78,8 @@ albef ask entailment --image "$image" "a green book is left of a banana" --url "
 echo "\"the green book on the right\""
 albef ask grounding --image "$image" "the green book on the right" --url "$address"
 
+echo
+cat artifacts/report/summary.txt
 echo
 if grep -qv ' end$' "$times"; then
   echo "Time per stage (two tasks at a time):"

@@ -18,8 +18,6 @@ for _name, _value in QUIET.items():
 os.environ.setdefault("TQDM_DISABLE", "1")
 hypothesis.settings.register_profile("albef", deadline=None)  # machines differ in speed
 hypothesis.settings.load_profile("albef")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared
 
 _TIERS = ("integration", "e2e")
 """Folders of slow tests, in the order in which they run; all others come first."""

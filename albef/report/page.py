@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from albef.data.files import image_root, new_folder
 from albef.data.schema import read_list
-from albef.report import figures, record
+from albef.io import write_file
+from albef.report import figures, record, summary
 from albef.report.section import Block, Cell, Section, Table
 from albef.report.source import ReportError, read_history, read_json, read_metrics
 from albef.tasks import registry
@@ -112,6 +114,14 @@ def _decimal(value: float) -> str:
     return f"{value:g}" if value != 0 and abs(value) < 1e-3 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
+def _summary(artifacts: Path, out: Path) -> list[list[Cell]]:
+    results = summary.results(artifacts)
+    if results:
+        summary.draw(results, out / "summary.png")
+    (out / "summary.txt").write_text(summary.as_text(results), encoding="utf-8")
+    return [[r.task, r.metric, r.value, "-" if r.chance is None else r.chance] for r in results]
+
+
 def write(artifacts: Path, images: Path, out: Path) -> None:
     """Write the page and its figures; see `run`."""
     root = image_root(images)
@@ -125,6 +135,7 @@ def write(artifacts: Path, images: Path, out: Path) -> None:
     environment.filters["decimal"] = _decimal
     with new_folder(out) as folder:
         text = environment.get_template("page.html").render(
+            summary=_summary(artifacts, folder),
             evaluations=_evaluations(artifacts, root, folder),
             runs=_training(artifacts, folder),
             exports=_exports(artifacts),
@@ -135,15 +146,21 @@ def write(artifacts: Path, images: Path, out: Path) -> None:
 
 
 def run(
-    artifacts: Path, images: Path, out: Path, tracking_uri: str | None = "none", work_dir: Path = Path("scratch")
+    artifacts: Path,
+    images: Path,
+    out: Path,
+    metrics: Path | None = None,
+    tracking_uri: str | None = "none",
+    work_dir: Path = Path("scratch"),
 ) -> None:
-    """Write ``index.html`` and its figures, then log them to MLflow.
+    """Write ``index.html``, its figures and ``summary.txt``, then log them to MLflow.
 
     Args:
         artifacts: Folder of the pipeline's outputs: ``evaluate`` and, if present, ``pretrain``, ``text_assignment``,
             ``finetune``, ``tune``, ``export`` and ``validated``.
         images: Folder that image paths are relative to.
         out: Folder to write; an existing one is replaced once the new one is complete.
+        metrics: File for the headline metric of each task, as JSON.
         tracking_uri: MLflow store; "none" disables tracking; None means ``MLFLOW_TRACKING_URI`` or a local SQLite file.
         work_dir: Folder for tracking data that MLflow has not accepted yet.
 
@@ -151,4 +168,7 @@ def run(
         ReportError: If a file is missing or malformed.
     """
     write(artifacts, images, out)
+    if metrics is not None:
+        headlines = {result.task: round(result.value, 4) for result in summary.results(artifacts)}
+        write_file(metrics, json.dumps(headlines, indent=1) + "\n")
     record.run(artifacts, images, out, tracking_uri, work_dir)

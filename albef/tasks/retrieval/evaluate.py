@@ -176,7 +176,10 @@ _DIRECTIONS = {"tr": "image to text", "ir": "text to image"}
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``plots/recall.csv`` and ``shown/examples.json``."""
+    """Write ``metrics.json``, ``plots/recall.csv`` and ``shown/examples.json``.
+
+    The metric ``chance`` is the text-to-image recall at 1 of a random ranking.
+    """
     split = RetrievalSet.read(job.lists / "retrieval_test.json", job.images)
     result = evaluate(job.model, split, job.encoder, job.config.tasks.retrieval)
     rows: list[tuple[object, ...]] = []
@@ -187,7 +190,7 @@ def run(job: Job) -> None:
             rows.append((_DIRECTIONS[direction], stage, k, value))
     job.write_csv("recall.csv", "direction,stage,k,recall", rows)
     job.write_json("shown/examples.json", examples(split, result))
-    job.write_metrics(result.metrics)
+    job.write_metrics({**result.metrics, "chance": 1 / len(split.images)})
 
 
 def _top(scores: NDArray[np.float32]) -> list[tuple[int, float]]:

@@ -106,7 +106,7 @@ SPEC = TaskSpec(
     title="Image-text retrieval",
     architecture=Architecture(projections="both", align=True),
     config=RetrievalConfig,
-    headline="r_mean",
+    headline="ir_r1",
     release_metrics=("r_mean", "ir_r1", "ir_r5", "ir_r10", "tr_r1", "tr_r5", "tr_r10"),
     test_list="retrieval_test",
     request_lists=("retrieval_train", "pretrain"),

@@ -37,10 +37,11 @@ stages:
     outs:
     - out/${item.task}
   score:
-    cmd: mkdir -p out/score && echo "{\\"accuracy\\":$(cut -d ' ' -f 2 params.yaml)}" > out/score/metrics.json
+    cmd: >-
+      mkdir -p artifacts/score && echo "{\\"accuracy\\":$(cut -d ' ' -f 2 params.yaml)}" > artifacts/score/metrics.json
     deps: [out/a, out/b]
     params: [share]
-    metrics: [out/score/metrics.json]
+    outs: [artifacts/score/metrics.json]
 """
 
 
@@ -177,7 +178,7 @@ def test_other_parameters_make_an_experiment_and_leave_the_workspace(toy: Path) 
     assert found[("metrics", "accuracy")][1] == 0.75
     (name,) = _dvc.dvc("exp", "list", "--name-only").split()
     _dvc.dvc("exp", "apply", name)
-    assert json.loads((toy / "out/score/metrics.json").read_text()) == {"accuracy": 0.75}
+    assert json.loads((toy / "artifacts/score/metrics.json").read_text()) == {"accuracy": 0.75}
 
 
 def test_an_unknown_parameter_is_named_and_not_tried_again(toy: Path) -> None:
@@ -201,7 +202,7 @@ def test_bad_input_is_not_tried_again_and_leaves_the_other_branch_to_finish(toy:
         toy_flow("score")
     assert len((toy / "tries").read_text().split()) == 1
     assert (toy / "out/b").is_file()
-    assert not (toy / "out/score").exists()
+    assert not (toy / "artifacts/score").exists()
 
 
 SCRIPT = """
