@@ -208,18 +208,9 @@ def _quantize(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     from albef.serving import server
 
-    server.serve(
-        args.repository,
-        http_port=args.http_port,
-        grpc_port=args.grpc_port,
-        metrics_port=args.metrics_port,
-        log=args.log,
-        explicit=args.explicit,
-        log_requests=args.log_requests,
-        trace=args.trace,
-        sample=args.sample_requests,
-        sample_fraction=args.sample_fraction,
-    )
+    names = ("http_port", "grpc_port", "metrics_port", "log", "explicit", "log_requests", "trace", "sample_fraction")
+    options = {name: getattr(args, name) for name in names}
+    server.serve(server.TritonServer(args.repository, sample=args.sample_requests, **options))
 
 
 def _release(args: argparse.Namespace) -> None:

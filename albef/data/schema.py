@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from albef.tasks import registry
 
@@ -28,75 +28,6 @@ Check = Callable[[Any], bool]
 
 class SchemaError(ValueError):
     """A list or record that is not in the official format."""
-
-
-class PretrainRecord(TypedDict):
-    """An image with one caption, or several to draw from."""
-
-    image: str
-    caption: str | list[str]
-
-
-class RetrievalTrainRecord(TypedDict):
-    """An image with one of its captions.
-
-    Rows of one ``image_id`` are positives of each other.
-    """
-
-    image: str
-    caption: str
-    image_id: int | str
-
-
-class RetrievalRecord(TypedDict):
-    """Validation and test record with all captions of an image."""
-
-    image: str
-    caption: list[str]
-
-
-class VqaRecord(TypedDict):
-    """A question about an image.
-
-    ``answer`` holds ten annotators' answers (``vqa``) or one string (``vg``); official test lists lack it.
-    """
-
-    question: str
-    image: str
-    dataset: str
-    question_id: NotRequired[int | str]
-    answer: NotRequired[str | list[str]]
-
-
-class EntailmentRecord(TypedDict):
-    """An image as premise, a sentence as hypothesis, one of `VE_LABELS`."""
-
-    image: str
-    sentence: str
-    label: str
-
-
-class NlvrRecord(TypedDict):
-    """A statement about two images, one of `NLVR_LABELS`."""
-
-    sentence: str
-    label: str
-    images: list[str]
-
-
-class GroundingTrainRecord(TypedDict):
-    """A referring expression; training uses no boxes."""
-
-    image: str
-    text: str
-
-
-class GroundingRecord(TypedDict):
-    """Validation and test expression; ``ref_id`` refers to the true box in ``grounding_boxes.json``."""
-
-    image: str
-    text: str
-    ref_id: int | str
 
 
 def _text(value: Any) -> bool:
@@ -132,9 +63,11 @@ _CAPTIONS = Field(lambda v: _text(v) or _texts(v), "a string or a list of string
 _ANSWER = Field(lambda v: _text(v) or _texts(v), "a string or a list of strings, none empty")
 
 SCHEMAS: dict[str, dict[str, Field]] = {
-    "pretrain": {"image": _IMAGE, "caption": _CAPTIONS},
+    "pretrain": {"image": _IMAGE, "caption": _CAPTIONS},  # one of several captions is drawn
+    # One row per caption; rows of one image_id are positives of each other.
     "retrieval_train": {"image": _IMAGE, "caption": _TEXT, "image_id": _ID},
     "retrieval": {"image": _IMAGE, "caption": Field(_texts, "a list of strings, none empty")},
+    # Answers are those of ten annotators (dataset vqa), or a single string (vg).
     "vqa_train": {
         "question": _TEXT,
         "image": _IMAGE,
@@ -159,6 +92,7 @@ SCHEMAS: dict[str, dict[str, Field]] = {
         "label": Field(lambda v: v in NLVR_LABELS, "the string 'True' or 'False' (not a JSON boolean)"),
         "images": Field(lambda v: _texts(v) and len(v) == 2, "a list of two paths"),
     },
+    # ref_id refers to the true box in grounding_boxes.json; training uses no boxes.
     "grounding_train": {"image": _IMAGE, "text": _TEXT, "ref_id": _OPTIONAL_ID},
     "grounding": {"image": _IMAGE, "text": _TEXT, "ref_id": _ID},
 }

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from albef.config import Config
-from albef.data import tokenizer as tokenizers
 from albef.data.files import new_folder
 from albef.export import parity, parity_inputs
 from albef.export.graphs import graphs_of, model_hash
@@ -24,8 +23,7 @@ from albef.models.albef import ALBEF
 from albef.serving import protocol
 from albef.serving.protocol import ANY, ModelSpec, TensorSpec
 from albef.serving.session import check_signature, open_session
-from albef.tasks import registry
-from albef.weights import checkpoint
+from albef.tasks import evaluation, registry
 
 if TYPE_CHECKING:
     import onnx
@@ -163,10 +161,8 @@ def gate(config: Config, model: ALBEF, task: str, folder: Path, tokenizer: Any) 
         results = parity.compare(session, module, spec, inputs)
         parity.check(spec.name, results, config.export.tolerance)
         report[name] = {output: asdict(result) for output, result in results.items()}
-        for case in inputs:  # add the outputs as inputs of later graphs
-            feeds = {tensor: case[tensor] for tensor in spec.input_names}
-            case.update(zip(spec.output_names, session.run(spec.output_names, feeds), strict=True))
-            if protocol.IMAGE_EMBEDS in spec.output_names:
+        if protocol.IMAGE_EMBEDS in spec.output_names:
+            for case in inputs:
                 case[protocol.SECOND_IMAGE_EMBEDS] = parity_inputs.second_images(case[protocol.IMAGE_EMBEDS])
     return report
 
@@ -185,25 +181,14 @@ def run(config: Config, task: str, model: Path, tokenizer: Path, out: Path) -> N
     import onnx
 
     registry.graphs(task)  # raises if the task has no export
-    net, meta = checkpoint.load(model / "model.pth")
-    if meta.task not in registry.models_for(task):
-        raise ValueError(
-            f"{model / 'model.pth'}: a model for {meta.task!r}, "
-            f"expected one for {' or '.join(registry.models_for(task))} to export {task!r}"
-        )
-    loaded = tokenizers.load(tokenizer)
-    if loaded.get_vocab_size() != net.vocab_size:
-        raise ValueError(
-            f"{tokenizer / 'tokenizer.json'}: {loaded.get_vocab_size()} tokens, "
-            f"but {model / 'model.pth'} was trained with {net.vocab_size}; use the model's tokenizer"
-        )
+    net, encoder = evaluation.load(task, model, tokenizer)
     entries = metadata(net, task, tokenizer)
     with new_folder(out) as folder:
         for name, (module, spec) in graphs_of(task, net, config).items():
             proto = to_onnx(module, spec, config.export.opset, entries)
             onnx.checker.check_model(proto)
             onnx.save(proto, folder / f"{name}.onnx")
-        report = gate(config, net, task, folder, loaded)
+        report = gate(config, net, task, folder, encoder.tokenizer)
         summary = {
             "tolerance": config.export.tolerance,
             "max_abs": max(r["max_abs"] for outputs in report.values() for r in outputs.values()),

@@ -60,12 +60,12 @@ class Parity:
 
 
 def compare(
-    session: InferenceSession, module: nn.Module, spec: ModelSpec, cases: Sequence[Arrays]
+    session: InferenceSession, module: nn.Module, spec: ModelSpec, cases: Sequence[dict[str, Any]]
 ) -> dict[str, Parity]:
     """Run ONNX Runtime and PyTorch on all cases and compare each output.
 
     Args:
-        cases: Inputs by name.
+        cases: Inputs by name; the outputs of ONNX Runtime are added, as inputs of later graphs.
 
     Raises:
         ParityError: If ONNX Runtime fails on a case.
@@ -82,6 +82,7 @@ def compare(
             raise ParityError(f"{spec.name}: ONNX Runtime fails on inputs of shapes {shapes}: {error}") from error
         for name, actual_output, expected_output in zip(spec.output_names, actual, expected, strict=True):
             results[name].add(actual_output, expected_output.numpy())
+            case[name] = actual_output
     return results
 
 

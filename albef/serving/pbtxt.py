@@ -35,18 +35,14 @@ class Deployment:
     versions: int = 2
 
 
-def _message() -> Any:
-    from tritonclient.grpc import model_config_pb2
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    dtype = "STRING" if spec.dtype == "BYTES" else spec.dtype
+    return {"name": spec.name, "data_type": f"TYPE_{dtype}", "dims": list(spec.dims)}
 
-    return model_config_pb2.ModelConfig()
 
-
-def _fill_tensor(tensor: Any, spec: TensorSpec) -> None:
-    from tritonclient.grpc import model_config_pb2
-
-    tensor.name = spec.name
-    tensor.data_type = model_config_pb2.DataType.Value("TYPE_STRING" if spec.dtype == "BYTES" else f"TYPE_{spec.dtype}")
-    tensor.dims.extend(spec.dims)
+def _zeros(spec: TensorSpec) -> dict[str, Any]:
+    dims = [WARMUP_LENGTH if size == ANY else size for size in spec.dims]
+    return {"data_type": f"TYPE_{spec.dtype}", "dims": dims, "zero_data": True}
 
 
 def render(spec: ModelSpec, run: Deployment) -> str:
@@ -54,43 +50,34 @@ def render(spec: ModelSpec, run: Deployment) -> str:
 
     A graph has no instance kind, so that the same file uses a GPU where there is one. An endpoint is Python code and
     stays on the CPU.
+
+    Raises:
+        ValueError: If Triton does not know the type of a tensor.
     """
-    from google.protobuf import text_format
+    from google.protobuf import json_format, text_format
     from tritonclient.grpc import model_config_pb2
 
     graph = run.backend == "onnxruntime"
-    config = _message()
-    config.name = spec.name
+    config: dict[str, Any] = {
+        "name": spec.name,
+        "backend": run.backend,
+        "max_batch_size": run.max_batch_size,
+        "input": [{**_tensor(tensor), "optional": tensor.optional} for tensor in spec.inputs],
+        "output": [_tensor(tensor) for tensor in spec.outputs],
+        "dynamic_batching": {"max_queue_delay_microseconds": run.queue_delay_us},
+        "response_cache": {"enable": run.cache},
+        "instance_group": [{"count": run.instances} if graph else {"count": run.instances, "kind": "KIND_CPU"}],
+        "version_policy": {"latest": {"num_versions": run.versions}},
+    }
     if graph:
-        config.platform = "onnxruntime_onnx"
-    config.backend = run.backend
-    config.max_batch_size = run.max_batch_size
-    for tensor in spec.inputs:
-        described = config.input.add()
-        _fill_tensor(described, tensor)
-        described.optional = tensor.optional
-    for tensor in spec.outputs:
-        _fill_tensor(config.output.add(), tensor)
-    config.dynamic_batching.max_queue_delay_microseconds = run.queue_delay_us
-    config.response_cache.enable = run.cache
-    group = config.instance_group.add(count=run.instances)
-    config.version_policy.latest.num_versions = run.versions
-    if graph:
-        config.parameters["intra_op_thread_count"].string_value = str(run.threads)
-        _fill_warmup(config.model_warmup.add(name="first", batch_size=1), spec)
-    else:
-        group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
-    return str(text_format.MessageToString(config))
-
-
-def _fill_warmup(warmup: Any, spec: ModelSpec) -> None:
-    from tritonclient.grpc import model_config_pb2
-
-    for tensor in spec.inputs:
-        entry = warmup.inputs[tensor.name]
-        entry.data_type = model_config_pb2.DataType.Value(f"TYPE_{tensor.dtype}")
-        entry.dims.extend(WARMUP_LENGTH if size == ANY else size for size in tensor.dims)
-        entry.zero_data = True
+        config["platform"] = "onnxruntime_onnx"
+        config["parameters"] = {"intra_op_thread_count": {"string_value": str(run.threads)}}
+        warmup = {"name": "first", "batch_size": 1, "inputs": {tensor.name: _zeros(tensor) for tensor in spec.inputs}}
+        config["model_warmup"] = [warmup]
+    try:
+        return str(text_format.MessageToString(json_format.ParseDict(config, model_config_pb2.ModelConfig())))
+    except json_format.ParseError as error:
+        raise ValueError(f"{spec.name}: {error}") from error
 
 
 def parse(path: Path) -> Any:
@@ -100,8 +87,9 @@ def parse(path: Path) -> Any:
         ValueError: If the file is not a model configuration; the message names the file.
     """
     from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
 
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), _message())
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise ValueError(f"{path}: not a Triton model configuration: {error}") from error

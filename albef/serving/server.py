@@ -337,41 +337,13 @@ def _signals(event: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def serve(
-    repository: Path | str,
-    *,
-    http_port: int = 8000,
-    grpc_port: int = 8001,
-    metrics_port: int = 8002,
-    log: Path | None = None,
-    explicit: bool = False,
-    log_requests: bool = False,
-    trace: Path | None = None,
-    sample: Path | None = None,
-    sample_fraction: float = DEFAULT_FRACTION,
-) -> None:
-    """Serve a repository until SIGINT or SIGTERM; main thread only.
-
-    Arguments are those of `TritonServer`.
+def serve(server: TritonServer) -> None:
+    """Run a server until SIGINT or SIGTERM; main thread only.
 
     Raises:
-        RuntimeSetupError: If there is no runtime and it cannot be built.
         ServerError: If the server does not start or stops unexpectedly.
-        ValueError: If ``sample_fraction`` is out of range.
     """
     stopping = threading.Event()
-    server = TritonServer(
-        repository,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        log=log,
-        explicit=explicit,
-        log_requests=log_requests,
-        trace=trace,
-        sample=sample,
-        sample_fraction=sample_fraction,
-    )
     with _signals(stopping):
         try:
             try:
@@ -381,7 +353,7 @@ def serve(
                     return
                 raise
             print(
-                f"serving {repository}: gRPC {server.grpc_url}, HTTP {server.http_url}, "
+                f"serving {server.repository}: gRPC {server.grpc_url}, HTTP {server.http_url}, "
                 f"metrics http://{server.metrics_url}/metrics; Ctrl-C stops",
                 flush=True,
             )

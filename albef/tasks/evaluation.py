@@ -9,13 +9,38 @@ import torch
 from albef.config import Config
 from albef.data.files import image_root
 from albef.data.tokenizer import Encoder
+from albef.models.albef import ALBEF
 from albef.tasks import registry
 from albef.tasks.job import Job
 from albef.weights import checkpoint
 
 
 class EvaluationError(ValueError):
-    """The model or the tokenizer does not fit the task to evaluate."""
+    """The model or the tokenizer does not fit the task."""
+
+
+def load(task: str, model: Path, tokenizer: Path) -> tuple[ALBEF, Encoder]:
+    """Load a model and its tokenizer.
+
+    Args:
+        model: Folder with ``model.pth``.
+        tokenizer: Folder with ``tokenizer.json``.
+
+    Raises:
+        EvaluationError: If the model cannot perform ``task`` or was trained with another vocabulary.
+    """
+    path = model / "model.pth"
+    net, meta = checkpoint.load(path)
+    if meta.task not in registry.models_for(task):
+        expected = " or ".join(registry.models_for(task))
+        raise EvaluationError(f"{path}: a model for {meta.task!r}, expected one for {expected} to run {task!r}")
+    encoder = Encoder.from_file(tokenizer)
+    if encoder.vocab_size != meta.vocab_size:
+        raise EvaluationError(
+            f"{tokenizer / 'tokenizer.json'}: {encoder.vocab_size} tokens, but {path} was trained with "
+            f"{meta.vocab_size}; use the model's tokenizer"
+        )
+    return net, encoder
 
 
 def run(config: Config, task: str, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
@@ -32,19 +57,9 @@ def run(config: Config, task: str, model: Path, lists: Path, images: Path, token
 
     Raises:
         UnknownTaskError: If the task has no evaluation.
-        EvaluationError: If the model belongs to another task or was trained with another vocabulary.
+        EvaluationError: If the model or the tokenizer does not fit the task; see `load`.
     """
     evaluate = registry.module(task, "evaluate")
-    path = model / "model.pth"
-    net, meta = checkpoint.load(path)
-    if meta.task not in registry.models_for(task):
-        expected = " or ".join(registry.models_for(task))
-        raise EvaluationError(f"{path}: a model for {meta.task!r}, expected one for {expected} to evaluate {task!r}")
-    encoder = Encoder.from_file(tokenizer / "tokenizer.json")
-    if encoder.vocab_size != meta.vocab_size:
-        raise EvaluationError(
-            f"{tokenizer / 'tokenizer.json'}: {encoder.vocab_size} tokens, but {path} was trained with "
-            f"{meta.vocab_size}; use the model's tokenizer"
-        )
+    net, encoder = load(task, model, tokenizer)
     net.to("cuda" if torch.cuda.is_available() else "cpu")
     evaluate.run(Job(task, config, net, encoder, lists, image_root(images), out))

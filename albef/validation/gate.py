@@ -14,7 +14,7 @@ from albef.data.schema import EXTRAS, SchemaError, images_of, known_lists, load_
 from albef.io import write_file
 from albef.validation import image_stats
 from albef.validation.features import ValidationContext, check_records, feature_table
-from albef.validation.gx_runner import Finding, GxRunner, format_failures
+from albef.validation.gx_runner import Finding, GxRunner, fatal, format_failures
 from albef.validation.suites import expectations
 
 
@@ -55,10 +55,10 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
             findings += runner.validate(name, suite, table)
         runner.write_docs()
         quarantine = _bad_rows(findings, rows)
-        fatal = _fatal(config, findings, rows, quarantine)
-        _write(folder, rows, quarantine, extras, findings, fatal)
-    if fatal:
-        raise ValidationError(format_failures(fatal, out))
+        failures = [f for name in names for f in fatal(config, {name: len(rows[name])}, findings)]
+        _write(folder, rows, quarantine, extras, findings, failures)
+    if failures:
+        raise ValidationError(format_failures(failures, out))
 
 
 def _extra(path: Path) -> Any:
@@ -86,26 +86,16 @@ def _bad_rows(findings: list[Finding], rows: dict[str, list[Any]]) -> dict[str, 
     return {name: dict(sorted(reasons.items())) for name, reasons in bad.items()}
 
 
-def _fatal(
-    config: ValidateConfig, findings: list[Finding], rows: dict[str, list[Any]], bad: dict[str, dict[int, str]]
-) -> list[Finding]:
-    """Return the failed expectations that stop the pipeline."""
-    failed = [f for f in findings if not f.success]
-    if config.on_bad_record == "refuse":
-        return failed
-    return [f for f in failed if not f.bad or len(bad[f.list]) > config.max_bad_share * len(rows[f.list])]
-
-
 def _write(
     out: Path,
     rows: dict[str, list[Any]],
     bad: dict[str, dict[int, str]],
     extras: dict[str, Any],
     findings: list[Finding],
-    fatal: list[Finding],
+    failures: list[Finding],
 ) -> None:
     report = {
-        "success": not fatal,
+        "success": not failures,
         "lists": {name: {"rows": len(rows[name]), "bad": len(bad[name])} for name in rows},
         "expectations": [f.report() for f in findings],
     }
@@ -116,7 +106,7 @@ def _write(
         for row, reason in reasons.items()
     ]
     write_list(out / "quarantine.json", records)
-    if fatal:
+    if failures:
         return
     for name, value in extras.items():
         write_list(out / "lists" / f"{name}.json", value)

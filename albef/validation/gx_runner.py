@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from albef.config import ValidateConfig
 
 _REPORT_EXAMPLES = 5
 _MESSAGE_EXAMPLES = 3
@@ -56,6 +58,22 @@ def format_failures(failures: Sequence[Finding], out: Path) -> str:
     more = f"; also failed: {others}{', ...' if len(failures) > 6 else ''}" if others else ""
     name = first.list if first.list.endswith(".json") else f"{first.list}.json"
     return f"{name}: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"
+
+
+def fatal(
+    policy: ValidateConfig, rows: Mapping[str, int], findings: Sequence[Finding], ignored: Collection[str] = ()
+) -> list[Finding]:
+    """Return the failed expectations on a list that stop the pipeline.
+
+    Args:
+        rows: Number of rows of the files of the list.
+        findings: Findings on all files; those on other files are skipped.
+        ignored: Names of expectations that may fail.
+    """
+    failed = [f for f in findings if f.list in rows and not f.success and f.name not in ignored]
+    bad = {(finding.list, row) for finding in failed for row in finding.bad}
+    exceeded = policy.on_bad_record == "refuse" or len(bad) > policy.max_bad_share * sum(rows.values())
+    return [finding for finding in failed if exceeded or not finding.bad]
 
 
 class GxRunner:

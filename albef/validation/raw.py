@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from albef.config import ConfigError, ListsConfig, PrepareConfig, ValidateConfig
 from albef.data.files import new_folder
-from albef.data.schema import images_of, known_lists, problems
+from albef.data.schema import images_of, known_lists
 from albef.datasets import official_lists
 from albef.datasets.emoji import lexicon
 from albef.io import write_file
-from albef.validation.gx_runner import Finding, GxRunner, format_failures
+from albef.validation.features import check_records
+from albef.validation.gx_runner import Finding, GxRunner, fatal, format_failures
 
 SPRITES = "lexicon.json"
 # A replacement character, a control character, or UTF-8 decoded as Latin-1.
@@ -57,12 +58,12 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
         else:
             sizes, findings = _sprites(runner, raw)
         runner.write_docs()
-        fatal = _fatal(gate, sizes, findings)
+        failures = [f for rows in sizes.values() for f in fatal(gate, rows, findings, _WARNINGS)]
         files = {file: {"list": name, "rows": rows} for name, counts in sizes.items() for file, rows in counts.items()}
-        report = {"success": not fatal, "files": files, "expectations": [finding.report() for finding in findings]}
+        report = {"success": not failures, "files": files, "expectations": [finding.report() for finding in findings]}
         write_file(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    if fatal:
-        raise RawError(format_failures(fatal, out))
+    if failures:
+        raise RawError(format_failures(failures, out))
 
 
 Sizes = dict[str, dict[str, int]]
@@ -87,11 +88,10 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
 
 
 def _table(rows: Sequence[Any], kind: str, root: Path, exists: dict[str, bool]) -> pd.DataFrame:
-    found = [problems(row, kind) for row in rows]
-    valid = [None if errors else row for row, errors in zip(rows, found, strict=True)]
+    valid, malformed = check_records(rows, kind)
     first: dict[str, int] = {}
     columns = {
-        "schema_problem": [errors[0] if errors else None for errors in found],
+        "schema_problem": malformed,
         "image_problem": [None if row is None else _missing_image(images_of(row), root, exists) for row in valid],
         "text_problem": [None if row is None else _damaged_text(row) for row in valid],
         "duplicate_problem": [
@@ -160,18 +160,3 @@ def _suite(e: Any, table: pd.DataFrame) -> list[Any]:
 
 
 _WARNINGS = {name for name, severity, _ in _EXPECTATIONS.values() if severity == _WARNING}
-
-
-def _fatal(gate: ValidateConfig, sizes: Sizes, findings: list[Finding]) -> list[Finding]:
-    """Return the failed expectations that stop the pipeline.
-
-    Bad rows are counted over all files of a list.
-    """
-    fatal = []
-    for files in sizes.values():
-        failed = [f for f in findings if f.list in files and not f.success and f.name not in _WARNINGS]
-        bad = {(finding.list, row) for finding in failed for row in finding.bad}
-        allowed = gate.max_bad_share * sum(files.values())
-        exceeded = gate.on_bad_record == "refuse" or len(bad) > allowed
-        fatal += [finding for finding in failed if exceeded or not finding.bad]
-    return fatal

@@ -22,7 +22,7 @@ from albef.inference.boxes import Box, box_scores, iou, upsample
 from albef.inference.encode import evaluating, words_of
 from albef.inference.gradcam import heat_map
 from albef.models.albef import ALBEF
-from albef.tasks.grounding.spec import GroundingConfig
+from albef.tasks.grounding.spec import GroundingConfig, default_block
 from albef.tasks.grounding.word_maps import word_maps
 from albef.tasks.job import Job, spaced
 
@@ -127,16 +127,6 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
     return GroundingResult(metrics, torch.stack(maps).numpy(), chosen)
 
 
-def default_block(model: ALBEF, mode: Mode) -> int:
-    """Return the official layer, scaled to the depth of the encoder.
-
-    Officially, it is fusion layer 2 of 6 and image block 8 of 12.
-    """
-    if mode == "itm":
-        return model.config.text.fusion_layers // 3
-    return 2 * model.config.vision.depth // 3
-
-
 def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingConfig:
     """Return ``config`` with a mode at its default block.
 
@@ -144,7 +134,7 @@ def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingCon
     """
     if config.evaluate.mode == mode:
         return config
-    return replace(config, evaluate=replace(config.evaluate, mode=mode, block=default_block(model, mode)))
+    return replace(config, evaluate=replace(config.evaluate, mode=mode, block=default_block(model.config, mode)))
 
 
 def run(job: Job) -> None:

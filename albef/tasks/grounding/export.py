@@ -38,11 +38,10 @@ class HeatGraph(Graph):
 def heat_block(config: Config, model: ALBEF) -> int:
     """Return the fusion layer of the heat map.
 
-    If the parameters select a layer of the image encoder, the result is the official fusion layer (2 of 6) scaled to
-    the depth.
+    If the parameters select a layer of the image encoder, it is the default one.
     """
     evaluate = config.tasks.grounding.evaluate
-    return int(evaluate.block) if evaluate.mode == "itm" else model.config.text.fusion_layers // 3
+    return int(evaluate.block) if evaluate.mode == "itm" else spec.default_block(model.config, "itm")
 
 
 def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from albef.config import AlignTrainConfig, TaskConfig
+from albef.config import AlignTrainConfig, ModelConfig, TaskConfig
 from albef.models.architecture import Architecture
 from albef.serving import protocol
 from albef.serving.protocol import ANY, GraphSizes, ModelSpec, TensorSpec
@@ -32,6 +32,14 @@ class GroundingConfig(TaskConfig):
 
     train: AlignTrainConfig
     evaluate: HeatMapConfig
+
+
+def default_block(model: ModelConfig, mode: str) -> int:
+    """Return the official layer, scaled to the depth of the encoder.
+
+    Officially, it is fusion layer 2 of 6 and image block 8 of 12.
+    """
+    return model.text.fusion_layers // 3 if mode == "itm" else 2 * model.vision.depth // 3
 
 
 def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:

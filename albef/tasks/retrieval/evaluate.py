@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from albef.data.schema import read_list
-from albef.inference.encode import pixels_of, words_of
+from albef.inference.encode import evaluating, pixels_of, words_of
 from albef.inference.itm_rerank import TextBank, match_image, text_bank
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
@@ -111,16 +111,12 @@ def recalls(
 @torch.no_grad()
 def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: RetrievalConfig) -> RetrievalResult:
     """Rank a split in both directions; ``itc_*`` are the metrics before re-ranking."""
-    training = model.training
-    model.eval()
-    device = model.temperature.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.train.precision == "bf16"):
+    with evaluating(model, config.train) as device:
         images = encode_images(model, split.images, config.evaluate.batch_size, device)
         ids, mask = words_of(split.texts, encoder, config.train, torch.device("cpu"))
         texts = text_bank(model, ids, mask, config.evaluate.batch_size)
         similarity = (images.feats.float() @ texts.feats.float().T).cpu()
         scores = rerank(model, images, texts, similarity, config.evaluate)
-    model.train(training)
     itc = similarity.numpy()
     metrics = recalls(scores[0], split.image_of_text, scores[1])
     metrics |= {f"itc_{name}": value for name, value in recalls(itc, split.image_of_text).items()}
