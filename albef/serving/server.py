@@ -77,7 +77,6 @@ class TritonServer:
         trace: File for timestamps of every request and its graph requests; see `albef.serving.trace`.
         sample: Folder for request statistics; see `albef.serving.sample`.
         sample_fraction: Fraction of requests to sample.
-        auto_complete: Let Triton complete model configurations. Ours are complete and load faster without it.
         start_timeout: Seconds until the server must answer its first request.
         stop_timeout: Seconds for pending requests when stopping.
 
@@ -102,14 +101,13 @@ class TritonServer:
         trace: Path | None = None,
         sample: Path | None = None,
         sample_fraction: float = DEFAULT_FRACTION,
-        auto_complete: bool = False,
         start_timeout: float = 120.0,
         stop_timeout: float = 20.0,
     ) -> None:
         self.repository = repository if is_remote(repository) else Path(repository).resolve()
         self.runtime = runtime or ensure()
         self.ports = (http_port, grpc_port, metrics_port)
-        self.explicit, self.cache_bytes, self.auto_complete = explicit, cache_bytes, auto_complete
+        self.explicit, self.cache_bytes = explicit, cache_bytes
         self.log_requests, self.trace = log_requests, trace.resolve() if trace else None
         self.sample = sample.resolve() if sample else None
         self.sample_fraction = check_fraction(sample_fraction)
@@ -168,9 +166,8 @@ class TritonServer:
         cache = cache if self.cache_bytes else []
         settings = [f"triton,file={self.trace}", "rate=1", "level=TIMESTAMPS"] if self.trace else []
         trace = [f"--trace-config={setting}" for setting in settings]
-        arguments = [f"--{name}={value}" for name, value in options.items()]
-        complete = [] if self.auto_complete else ["--disable-auto-complete-config"]
-        return [str(self.runtime.server), *arguments, *shared_memory, *control, *cache, *trace, *complete]
+        arguments = [*(f"--{name}={value}" for name, value in options.items()), "--disable-auto-complete-config"]
+        return [str(self.runtime.server), *arguments, *shared_memory, *control, *cache, *trace]
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start the server and wait until it answers.
