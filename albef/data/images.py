@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ MAX_PIXELS = 89_478_485
 
 # Formats with a memory-safe decoder in Pillow. EPS would start Ghostscript, PDF is not an image format.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
+"""Path or content of an image file, an image, or an array (height, width) or (height, width, channels) of bytes."""
 
 _MEAN = np.array(MEAN, dtype=np.float32)
 _STD = np.array(STD, dtype=np.float32)
@@ -51,7 +55,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
             if width * height > max_pixels:
                 raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in total")
             image.load()
-            return _rgb(_upright(image), name)
+            return to_rgb(image, name)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -73,6 +77,46 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a null byte
         raise ImageError(f"{path!s}: cannot read the image ({error})") from error
     return decode(data, max_pixels=max_pixels, name=str(path))
+
+
+def load_image(source: ImageSource, name: str = "image") -> Image.Image:
+    """Return an image as RGB, prepared as by `decode` whatever its source.
+
+    Args:
+        name: Name in error messages of an image without a path.
+
+    Raises:
+        ImageError: If it cannot be read, or an array is not one of bytes with 1, 3 or 4 channels.
+    """
+    if isinstance(source, str | Path):
+        return open_image(source)
+    if isinstance(source, bytes):
+        return decode(source, name=name)
+    if isinstance(source, Image.Image):
+        try:
+            return to_rgb(source, name)
+        except OSError as error:  # pixels of an opened file are read here
+            raise ImageError(f"{name}: not a readable image ({error})") from error
+    if not isinstance(source, np.ndarray):
+        raise ImageError(f"{name}: is of type {type(source).__name__}, expected a path, bytes, PIL image or array")
+    if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (1, 3, 4))):
+        raise ImageError(
+            f"{name}: array of type {source.dtype} and shape {source.shape}, expected uint8 of (height, width) or "
+            "(height, width, 1, 3 or 4)"
+        )
+    return to_rgb(Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source), name)
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Apply the EXIF orientation and convert to RGB.
+
+    Args:
+        name: Name of the image in error messages.
+
+    Raises:
+        ImageError: If the pixel values are neither of 8 nor of 16 bits.
+    """
+    return _rgb(_upright(image), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:

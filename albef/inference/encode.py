@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from albef.config import TrainConfig
-from albef.data.images import open_image, to_pixels
+from albef.data.images import ImageSource, load_image, to_pixels
 from albef.models.albef import ALBEF
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ def evaluating(model: ALBEF, train: TrainConfig) -> Iterator[torch.device]:
         model.train(training)
 
 
-def pixels_of(paths: Sequence[Path], size: int, device: torch.device) -> Tensor:
-    """Load image files as pixels ``(B, 3, size, size)``.
+def pixels_of(images: Sequence[ImageSource], size: int, device: torch.device) -> Tensor:
+    """Load images as pixels ``(B, 3, size, size)``.
 
     Raises:
-        ImageError: If a file cannot be read; the message names it.
+        ImageError: If an image cannot be read; the message names its file.
     """
-    return torch.from_numpy(np.stack([to_pixels(open_image(path), size) for path in paths])).to(device)
+    return torch.from_numpy(np.stack([to_pixels(load_image(image), size) for image in images])).to(device)
 
 
 def words_of(texts: Sequence[str], encoder: Encoder, train: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -50,17 +50,24 @@ def words_of(texts: Sequence[str], encoder: Encoder, train: TrainConfig, device:
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def by_image(images: Sequence[tuple[Path, ...]], batch: int) -> Iterator[tuple[list[int], list[Path]]]:
+def distinct(images: Sequence[tuple[Path, ...]]) -> tuple[list[Path], list[tuple[int, ...]]]:
+    """Return the distinct image files of rows, sorted, and the indices of each row's files."""
+    paths = sorted({path for row in images for path in row})
+    index = {path: number for number, path in enumerate(paths)}
+    return paths, [tuple(index[path] for path in row) for row in images]
+
+
+def by_image(images: Sequence[tuple[int, ...]], batch: int) -> Iterator[tuple[list[int], list[int]]]:
     """Batch rows by image.
 
     An image of several rows is then encoded only once (spec: VQA and VE evaluation).
 
     Args:
-        images: Images of each row.
+        images: Indices of the images of each row.
         batch: Minimum batch size. The rows of an image stay in one batch until it has ``4 * batch`` rows.
 
     Yields:
-        Row indices and distinct image paths of a batch.
+        Row indices and distinct image indices of a batch.
     """
     order = sorted(range(len(images)), key=lambda row: (images[row], row))
     rows: list[int] = []
@@ -69,5 +76,5 @@ def by_image(images: Sequence[tuple[Path, ...]], batch: int) -> Iterator[tuple[l
         last = position + 1 == len(order)
         same = not last and images[order[position + 1]] == images[row]
         if last or (len(rows) >= batch and (not same or len(rows) >= 4 * batch)):
-            yield rows, list(dict.fromkeys(path for r in rows for path in images[r]))
+            yield rows, list(dict.fromkeys(image for r in rows for image in images[r]))
             rows = []

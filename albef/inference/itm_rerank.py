@@ -80,25 +80,25 @@ def text_bank(model: ALBEF, input_ids: Tensor, attention_mask: Tensor, batch_siz
 
 @torch.no_grad()
 def match_image(model: ALBEF, bank: TextBank, keys_values: list[KeysValues], texts: Tensor, batch_size: int) -> Tensor:
-    """Return match logits ``(n,)`` of one image with several texts.
+    """Return ITM logits ``(n, 2)`` of one image with several texts; column 1 is "match".
 
     Args:
         keys_values: From `FusionEncoder.keys_values`, for one image.
         texts: Text indices ``(n,)`` of the bank, on the CPU.
         batch_size: Texts per forward pass.
     """
-    scores = torch.empty(len(texts), device=bank.feats.device)
+    logits = torch.empty(len(texts), 2, device=bank.feats.device)
     group = bank.group[texts]
     for index in group.unique().tolist():
         for part in (group == index).nonzero()[:, 0].split(batch_size):
-            rows = bank.place[texts[part]].to(scores.device)
+            rows = bank.place[texts[part]].to(logits.device)
             states, queries = bank.states[index][rows], bank.queries[index][rows]
-            scores[part.to(scores.device)] = _match(model, states, queries, keys_values).float()
-    return scores
+            logits[part.to(logits.device)] = _match(model, states, queries, keys_values).float()
+    return logits
 
 
 def _match(model: ALBEF, states: Tensor, queries: Tensor, keys_values: list[KeysValues]) -> Tensor:
-    """Return match logits ``(n,)`` of texts of one length.
+    """Return ITM logits ``(n, 2)`` of texts of one length.
 
     Cross-attention runs on the concatenated tokens of all texts: queries are independent of each other, and the keys
     and values of the image need not be repeated.
@@ -114,4 +114,4 @@ def _match(model: ALBEF, states: Tensor, queries: Tensor, keys_values: list[Keys
             mixed = F.scaled_dot_product_attention(queries.flatten(0, 1).transpose(0, 1)[None], key, value)
             states = layer.cross_attention.finish(mixed, states.view(1, -1, width))
         states = layer.feed_forward(states)
-    return cast(Tensor, model.itm_head(states.view(count, -1, width)[:, 0])[:, 1])
+    return cast(Tensor, model.itm_head(states.view(count, -1, width)[:, 0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from albef.config import ClassificationConfig, section_of
+from albef.data.images import ImageSource
 from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of, read_list
-from albef.inference.encode import by_image, evaluating, pixels_of, words_of
+from albef.inference.encode import by_image, distinct, evaluating, pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks import registry
 from albef.tasks.job import Job, spaced
@@ -60,27 +62,46 @@ class ClassificationResult:
     probabilities: NDArray[np.float32]
 
 
-@torch.no_grad()
 def evaluate(
     model: ALBEF, split: ClassificationSet, encoder: Encoder, config: ClassificationConfig
 ) -> ClassificationResult:
     """Classify a split and compute its accuracy.
 
-    Metrics are ``accuracy`` over all rows and ``accuracy_CLASS`` of each class. Each image is encoded once per
-    batch; all its sentences share the keys and values.
+    Metrics are ``accuracy`` over all rows and ``accuracy_CLASS`` of each class.
     """
-    probabilities = np.zeros((len(split.sentences), len(split.classes)), dtype=np.float32)
+    probabilities = classify(model, *distinct(split.images), split.sentences, encoder, config)
+    return ClassificationResult(_metrics(probabilities, split), probabilities)
+
+
+@torch.no_grad()
+def classify(
+    model: ALBEF,
+    images: Sequence[ImageSource],
+    image_rows: Sequence[tuple[int, ...]],
+    sentences: Sequence[str],
+    encoder: Encoder,
+    config: ClassificationConfig,
+) -> NDArray[np.float32]:
+    """Return the class probabilities ``(rows, classes)`` of sentences.
+
+    Each image is encoded once per batch; all its sentences share the keys and values.
+
+    Args:
+        image_rows: Indices of the one or two images of each sentence.
+    """
+    probabilities = np.zeros((len(sentences), model.architecture.classes), dtype=np.float32)
     with evaluating(model, config.train) as device:
         fusion, student = model.student.fusion, model.student
-        for rows, images in by_image(split.images, config.evaluate.batch_size):
-            position = {path: index for index, path in enumerate(images)}
-            keys_values = fusion.keys_values(student.vision(pixels_of(images, model.config.image_size, device)))
-            ids, mask = words_of([split.sentences[row] for row in rows], encoder, config.train, device)
-            image_rows = torch.tensor([[position[path] for path in split.images[row]] for row in rows], device=device)
-            fused = fusion(student.text(ids, mask), mask, keys_values, image_rows=image_rows, cls_only=True)
+        for rows, batch in by_image(image_rows, config.evaluate.batch_size):
+            position = {image: index for index, image in enumerate(batch)}
+            pixels = pixels_of([images[image] for image in batch], model.config.image_size, device)
+            keys_values = fusion.keys_values(student.vision(pixels))
+            ids, mask = words_of([sentences[row] for row in rows], encoder, config.train, device)
+            places = torch.tensor([[position[image] for image in image_rows[row]] for row in rows], device=device)
+            fused = fusion(student.text(ids, mask), mask, keys_values, image_rows=places, cls_only=True)
             logits = student.cls_head(fused[:, 0])
             probabilities[rows] = logits.float().softmax(dim=-1).cpu().numpy()
-    return ClassificationResult(_metrics(probabilities, split), probabilities)
+    return probabilities
 
 
 def _metrics(probabilities: NDArray[np.float32], split: ClassificationSet) -> dict[str, float]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from albef.data.files import new_folder
-from albef.data.images import open_image, to_pixels
+from albef.data.images import ImageSource, load_image, to_pixels
 from albef.data.schema import SchemaError, read_list
 from albef.inference.boxes import Box, box_scores, iou, upsample
 from albef.inference.encode import evaluating, words_of
@@ -102,20 +102,10 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
     Metrics are ``accuracy`` (IoU of at least 0.5 with the true box), ``accuracy_PART`` of each part of the test set,
     and ``pointing`` (hottest pixel within the true box).
     """
-    maps: list[torch.Tensor] = []
-    sizes: list[tuple[int, int]] = []
-    step, settings = config.evaluate.batch_size, config.evaluate
-    with evaluating(model, config.train) as device:
-        for start in range(0, len(split.texts), step):
-            images = [open_image(path) for path in split.images[start : start + step]]
-            sizes += [image.size for image in images]
-            size = model.config.image_size
-            pixels = torch.from_numpy(np.stack([to_pixels(image, size) for image in images])).to(device)
-            ids, mask = words_of(split.texts[start : start + step], encoder, config.train, device)
-            maps += heat_map(model, pixels, ids, mask, settings.mode, settings.block).float().cpu().unbind()
+    maps, sizes = heat_maps(model, split.images, split.texts, encoder, config)
     chosen, hits, points = [], [], []
     for heat, (width, height), box, proposals in zip(maps, sizes, split.boxes, split.proposals, strict=True):
-        large = upsample(heat.numpy(), width, height)
+        large = upsample(heat, width, height)
         best = int(box_scores(large, proposals).argmax())
         chosen.append(best)
         hits.append(iou(proposals[best], box) >= 0.5)
@@ -124,7 +114,31 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
     metrics = {"accuracy": float(np.mean(hits)), "pointing": float(np.mean(points))}
     for part in sorted(set(split.parts) - {""}):
         metrics[f"accuracy_{part}"] = float(np.mean([h for h, p in zip(hits, split.parts, strict=True) if p == part]))
-    return GroundingResult(metrics, torch.stack(maps).numpy(), chosen)
+    return GroundingResult(metrics, maps, chosen)
+
+
+def heat_maps(
+    model: ALBEF, images: Sequence[ImageSource], texts: Sequence[str], encoder: Encoder, config: GroundingConfig
+) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
+    """Return heat maps ``(B, G, G)`` of texts, and width and height of their images.
+
+    Args:
+        images: Image of each text.
+    """
+    maps: list[torch.Tensor] = []
+    sizes: list[tuple[int, int]] = []
+    step, settings, size = config.evaluate.batch_size, config.evaluate, model.config.image_size
+    with evaluating(model, config.train) as device:
+        for start in range(0, len(texts), step):
+            decoded = [load_image(image) for image in images[start : start + step]]
+            sizes += [image.size for image in decoded]
+            pixels = torch.from_numpy(np.stack([to_pixels(image, size) for image in decoded])).to(device)
+            ids, mask = words_of(texts[start : start + step], encoder, config.train, device)
+            heat = heat_map(model, pixels, ids, mask, settings.mode, settings.block).float()
+            if settings.mode == "itm":  # a mean over all tokens, which would depend on the padding of the batch
+                heat *= mask.shape[1] / mask.sum(dim=1)[:, None, None]
+            maps.append(heat.cpu())
+    return torch.cat(maps).numpy(), sizes
 
 
 def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingConfig:

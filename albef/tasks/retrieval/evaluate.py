@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from albef.data.images import ImageSource
 from albef.data.schema import read_list
 from albef.inference.encode import evaluating, pixels_of, words_of
 from albef.inference.itm_rerank import TextBank, match_image, text_bank
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
-from albef.tasks.retrieval.spec import RerankConfig, RetrievalConfig
+from albef.tasks.retrieval.spec import MATCH, RerankConfig, RetrievalConfig
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -131,11 +132,11 @@ class Images:
     feats: Tensor
 
 
-def encode_images(model: ALBEF, paths: Sequence[Path], batch: int, device: torch.device) -> Images:
-    """Encode image files in batches of ``batch``."""
+def encode_images(model: ALBEF, images: Sequence[ImageSource], batch: int, device: torch.device) -> Images:
+    """Encode images in batches of ``batch``."""
     embeds, feats = [], []
-    for start in range(0, len(paths), batch):
-        embed, feat = model.encode_image(pixels_of(paths[start : start + batch], model.config.image_size, device))
+    for start in range(0, len(images), batch):
+        embed, feat = model.encode_image(pixels_of(images[start : start + batch], model.config.image_size, device))
         embeds.append(embed)
         feats.append(feat)
     return Images(torch.cat(embeds), torch.cat(feats))
@@ -156,15 +157,29 @@ def rerank(
     shortlist_t.scatter_(1, similarity.topk(min(config.shortlist, count_t), dim=1).indices, True)
     shortlist_i = torch.zeros(count_i, count_t, dtype=torch.bool)
     shortlist_i.scatter_(0, similarity.topk(min(config.shortlist, count_i), dim=0).indices, True)
-    scores = torch.full((count_i, count_t), NOT_SHORTLISTED)
-    for image in range(count_i):
-        columns = (shortlist_t[image] | shortlist_i[image]).nonzero()[:, 0]
-        keys_values = model.student.fusion.keys_values(images.embeds[image : image + 1])
-        scores[image, columns] = match_image(model, texts, keys_values, columns, 4 * config.batch_size).cpu()
-    if config.score == "itm+itc":
-        scores = torch.where(shortlist_t | shortlist_i, scores + similarity / model.temperature.item(), scores)
+    scores = match_pairs(model, images, texts, similarity, shortlist_t | shortlist_i, config)
     empty = torch.tensor(NOT_SHORTLISTED)
     return torch.where(shortlist_t, scores, empty).numpy(), torch.where(shortlist_i, scores, empty).numpy()
+
+
+def match_pairs(
+    model: ALBEF, images: Images, texts: TextBank, similarity: Tensor, pairs: Tensor, config: RerankConfig
+) -> Tensor:
+    """Return match scores ``(I, T)`` of some pairs, `NOT_SHORTLISTED` for all others.
+
+    Args:
+        similarity: ITC similarities ``(I, T)``.
+        pairs: Whether to score a pair ``(I, T)``.
+    """
+    scores = torch.full(pairs.shape, NOT_SHORTLISTED)
+    for image in pairs.any(dim=1).nonzero()[:, 0].tolist():
+        columns = pairs[image].nonzero()[:, 0]
+        keys_values = model.student.fusion.keys_values(images.embeds[image : image + 1])
+        logits = match_image(model, texts, keys_values, columns, 4 * config.batch_size).cpu()
+        scores[image, columns] = logits[:, MATCH]
+    if config.score == "itm+itc":
+        scores = torch.where(pairs, scores + similarity / model.temperature.item(), scores)
+    return scores
 
 
 _RANKS = 5  # answers per example

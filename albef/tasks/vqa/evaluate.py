@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from albef.data.images import ImageSource
 from albef.data.schema import SchemaError, load_rows, read_list
 from albef.inference.answer_search import AnswerTree, generate, rank_answers
-from albef.inference.encode import by_image, evaluating, pixels_of, words_of
+from albef.inference.encode import by_image, distinct, evaluating, pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
 from albef.tasks.vqa.spec import VqaConfig
@@ -150,24 +151,43 @@ class VqaResult:
         return [{"question_id": question, "answer": answer} for question, answer in rows.items()]
 
 
-@torch.no_grad()
 def evaluate(model: ALBEF, split: QuestionSet, candidates: list[str], encoder: Encoder, config: VqaConfig) -> VqaResult:
     """Answer all questions; ``accuracy`` is absent if no question has annotated answers."""
-    answers: list[list[tuple[str, float]]] = [[] for _ in split.questions]
+    images, image_rows = distinct([(path,) for path in split.images])
+    choices = candidates if config.evaluate.mode == "rank" else None
+    answers = answer(model, images, image_rows, split.questions, choices, encoder, config)
+    return VqaResult(_metrics(answers, split), answers)
+
+
+@torch.no_grad()
+def answer(
+    model: ALBEF,
+    images: Sequence[ImageSource],
+    image_rows: Sequence[tuple[int, ...]],
+    questions: Sequence[str],
+    candidates: Sequence[str] | None,
+    encoder: Encoder,
+    config: VqaConfig,
+) -> list[list[tuple[str, float]]]:
+    """Return the best answers of each question with probabilities; see `VqaResult`.
+
+    Args:
+        image_rows: Index of the image of each question.
+        candidates: Answers to rank; None generates answers.
+    """
+    answers: list[list[tuple[str, float]]] = [[] for _ in questions]
     settings = config.evaluate
     student = model.student
     with evaluating(model, config.train) as device:
-        answer_ids, mask = encoder.encode_batch(candidates, end=True)
-        lengths = mask.sum(axis=1).tolist()
-        tree = AnswerTree.build([row[:n] for row, n in zip(answer_ids.tolist(), lengths, strict=True)]).to(device)
-        for rows, images in by_image([(path,) for path in split.images], settings.batch_size):
-            position = {path: index for index, path in enumerate(images)}
-            pixels = pixels_of(images, model.config.image_size, device)
+        tree = None if candidates is None else _tree(candidates, encoder).to(device)
+        for rows, distinct_images in by_image(image_rows, settings.batch_size):
+            position = {image: index for index, image in enumerate(distinct_images)}
+            pixels = pixels_of([images[image] for image in distinct_images], model.config.image_size, device)
             keys_values = student.fusion.keys_values(student.vision(pixels))
-            ids, mask_q = words_of([split.questions[row] for row in rows], encoder, config.train, device)
-            image_rows = torch.tensor([position[split.images[row]] for row in rows], device=device)
-            question = student.fusion(student.text(ids, mask_q), mask_q, keys_values, image_rows=image_rows)
-            if settings.mode == "rank":
+            ids, mask_q = words_of([questions[row] for row in rows], encoder, config.train, device)
+            places = torch.tensor([position[image_rows[row][0]] for row in rows], device=device)
+            question = student.fusion(student.text(ids, mask_q), mask_q, keys_values, image_rows=places)
+            if candidates is not None and tree is not None:
                 official_quirks = model.config.official_quirks
                 scores = rank_answers(student.decoder, question, mask_q, tree, settings.shortlist, official_quirks)
                 batch = _ranked(scores, candidates, settings.top)
@@ -180,10 +200,16 @@ def evaluate(model: ALBEF, split: QuestionSet, candidates: list[str], encoder: E
                 ]
             for row, best in zip(rows, batch, strict=True):
                 answers[row] = best
-    return VqaResult(_metrics(answers, split), answers)
+    return answers
 
 
-def _ranked(scores: Tensor, candidates: list[str], top: int) -> list[list[tuple[str, float]]]:
+def _tree(candidates: Sequence[str], encoder: Encoder) -> AnswerTree:
+    ids, mask = encoder.encode_batch(candidates, end=True)
+    lengths = mask.sum(axis=1).tolist()
+    return AnswerTree.build([row[:length] for row, length in zip(ids.tolist(), lengths, strict=True)])
+
+
+def _ranked(scores: Tensor, candidates: Sequence[str], top: int) -> list[list[tuple[str, float]]]:
     best = scores.softmax(dim=1).topk(min(top, len(candidates)), dim=1)
     return [
         [(candidates[c], p) for c, p in zip(row, values, strict=True) if p > 0]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from albef.inference.encode import by_image, evaluating
+from albef.inference.encode import by_image, distinct, evaluating
 from albef.models.albef import ALBEF
 from tests.worlds import tiny_config
 
@@ -21,7 +21,8 @@ ROWS = st.lists(st.tuples(st.integers(0, 6)), max_size=60) | st.lists(
 
 @given(ROWS, st.integers(1, 9))
 def test_every_row_once_and_rows_of_an_image_together(numbers: list[tuple[int, ...]], batch: int) -> None:
-    images = [tuple(Path(f"{n}.png") for n in row) for row in numbers]
+    images, distinct_images = numbers, distinct([tuple(Path(f"{n}.png") for n in row) for row in numbers])
+    assert [tuple(int(distinct_images[0][n].stem) for n in row) for row in distinct_images[1]] == numbers
     parts = list(by_image(images, batch))
     assert sorted(row for rows, _ in parts for row in rows) == list(range(len(images)))
     for rows, paths in parts:
