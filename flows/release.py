@@ -61,7 +61,7 @@ def release(
     if refresh:
         _show.publish(_dvc.run("repository", *_dvc.stages_of("evaluate")))
     lists = ["--lists", "artifacts/validated/lists"]
-    models = ["--repository", new, "--evaluate", "artifacts/evaluate"]
+    models = ["--repository", new, "--evaluate", "artifacts/evaluate", "--models", "artifacts/finetune"]
     registered = step("register", ["registry", "register", *models, *lists])
     _table("challengers", registered, "Registered in MLflow with the alias challenger")
 

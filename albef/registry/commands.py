@@ -22,8 +22,12 @@ def add(command: argparse.ArgumentParser) -> None:
         if name == "register":
             for folder in ("repository", "evaluate", "lists"):
                 action.add_argument(f"--{folder}", type=Path, required=True)
-        if name == "compare":
+            action.add_argument(
+                "--models", type=Path, help="folder of the training stages, to register their checkpoints, too"
+            )
+        if name in ("register", "compare"):
             action.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+        if name == "compare":
             action.add_argument("--url", help="gRPC address of the server with the champions, to evaluate them again")
             action.add_argument("--lists", type=Path, help="current test lists, needed with --url")
             action.add_argument("--images", type=Path, help="folder that image paths of the lists are relative to")
@@ -43,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
 
     rows: list[dict[str, object]]
     if args.action == "register":
-        rows = [asdict(v) for v in models.register(args.repository, args.evaluate, args.lists, args.tracking_uri)]
+        inputs = (args.repository, args.evaluate, args.lists, args.tracking_uri)
+        rows = [asdict(v) for v in models.register(*inputs, models=args.models, params=args.params)]
     elif args.action == "compare":
         parameters = config.load(args.params).release
         rows = [asdict(v) for v in gate.compare(parameters, args.tracking_uri, args.url, args.lists, args.images)]

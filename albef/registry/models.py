@@ -1,7 +1,8 @@
 """Versions and aliases of the models ``albef-ENDPOINT`` in MLflow's model registry.
 
 A version holds each ONNX graph of the endpoint as an MLflow model with tensor signature and input example:
-``mlflow.onnx.load_model("models:/albef-vqa@champion/vqa_decoder")``.
+``mlflow.onnx.load_model("models:/albef-vqa@champion/vqa_decoder")``. It may also hold the checkpoint that the graphs
+were exported from, with tokenizer and parameters: ``albef.load("models:/albef-vqa@champion")``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 EXPERIMENT = "albef-release"
 METRIC = "metric."
 """Prefix of the tags with test metrics."""
+CHECKPOINT = "checkpoint"
+"""Folder of the checkpoint in a version, and tag with the hash of its files."""
 DYNAMIC = 4
 """Length of dynamic dimensions in input examples."""
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
@@ -148,18 +152,74 @@ def _save(path: Path, target: Path, run: str, artifact_path: str) -> None:
     )
 
 
+def checkpoint_files(repository: Path, endpoint: str, models: Path, params: Path) -> dict[str, Path]:
+    """Return the files of an endpoint's checkpoint, by their name in a version.
+
+    The checkpoint is the one that the graphs were exported from.
+
+    Args:
+        models: Folder of the training stages, ``TASK/model.pth``.
+
+    Raises:
+        RegistryError: If a file is missing, or the graphs were exported from another checkpoint.
+    """
+    from albef.export.graphs import model_hash
+    from albef.weights import checkpoint
+
+    tokenizer = repository / endpoint / str(versions(repository / endpoint)[-1]) / protocol.TOKENIZER_FOLDER
+    model = models / endpoint / "model.pth"
+    files = {"model.pth": model, "tokenizer.json": tokenizer / "tokenizer.json", "params.yaml": params}
+    for path in files.values():
+        if not path.is_file():
+            raise RegistryError(f"{path}: no such file, needed to register the checkpoint of {endpoint}")
+    exported = onnxfile.metadata(next(iter(graphs(repository, endpoint).values())))[protocol.HASH_KEY]
+    if model_hash(checkpoint.load(model)[0]) != exported:
+        raise RegistryError(f"{model}: not the model that {repository / endpoint} was exported from; export it again")
+    return files
+
+
+def download_checkpoint(name: str, folder: Path, uri: str | None = None) -> Path:
+    """Download the checkpoint of a version and return its folder.
+
+    Args:
+        name: ``models:/NAME@ALIAS`` or ``models:/NAME/NUMBER``.
+
+    Raises:
+        RegistryError: If the registry cannot be reached, or has no such version with a checkpoint.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = client(uri).tracking_uri
+    try:
+        return Path(download_artifacts(f"{name}/{CHECKPOINT}", dst_path=folder, tracking_uri=uri, registry_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise RegistryError(
+            f"{name}: no version with a checkpoint in {uri} ({str(error).splitlines()[0]}); register it with "
+            "`albef registry register --models`"
+        ) from error
+
+
 def register(
-    repository: Path, evaluate: Path, lists: Path, uri: str | None = None, endpoints: Sequence[str] | None = None
+    repository: Path,
+    evaluate: Path,
+    lists: Path,
+    uri: str | None = None,
+    endpoints: Sequence[str] | None = None,
+    models: Path | None = None,
+    params: Path = Path("params.yaml"),
 ) -> list[Version]:
     """Register the models of a repository as challengers.
 
-    A model whose files equal the newest version creates no new version; only the metrics are updated.
+    A model whose files equal the newest version creates no new version; only metrics and checkpoint are updated.
 
     Args:
         repository: Model repository written by `albef repository` or `albef quantize`.
         evaluate: Folder of the evaluations, ``TASK/metrics.json``.
         lists: Validated lists of these evaluations.
         endpoints: Endpoints to register; all of the repository by default.
+        models: Folder of the training stages, to register checkpoints, too; see `checkpoint_files`.
+        params: Parameters of the checkpoints.
 
     Raises:
         RegistryError: If metrics or lists are missing, or the registry cannot be reached.
@@ -171,6 +231,7 @@ def register(
     registry = client(uri)
     for endpoint in endpoints:
         files, data = graphs(repository, endpoint), hash_test_list(lists, endpoint)
+        checkpoint = checkpoint_files(repository, endpoint, models, params) if models else {}
         content, metrics = content_hash(files), _read_metrics(evaluate / endpoint / "metrics.json")
         current = newest(registry, endpoint)
         if current is None or current.tags.get("content") != content:
@@ -180,12 +241,24 @@ def register(
                 **origin(),
             }
             current = _create_version(registry, endpoint, files, metrics, tags)
+        if checkpoint and current.tags.get(CHECKPOINT) != content_hash(checkpoint):
+            _log_checkpoint(registry, current, checkpoint)
         number = str(current.number)
         for key, value in {"test_data": data, **{f"{METRIC}{k}": repr(v) for k, v in metrics.items()}}.items():
             registry.set_model_version_tag(registered_name(endpoint), number, key, value)
         registry.set_registered_model_alias(registered_name(endpoint), CHALLENGER, number)
         challengers.append(version(registry, endpoint, current.number))
     return challengers
+
+
+def _log_checkpoint(registry: Any, current: Version, files: dict[str, Path]) -> None:
+    name, number = registered_name(current.endpoint), str(current.number)
+    run = registry.get_model_version(name, number).run_id
+    with tempfile.TemporaryDirectory(prefix="albef-registry-") as folder:
+        for file, path in files.items():
+            shutil.copyfile(path, Path(folder) / file)
+        registry.log_artifacts(run, folder, f"{current.endpoint}/{CHECKPOINT}")
+    registry.set_model_version_tag(name, number, CHECKPOINT, content_hash(files))
 
 
 def _read_metrics(path: Path) -> dict[str, float]:
