@@ -109,6 +109,17 @@ def load(path: str | Path) -> Tokenizer:
     return tokenizer
 
 
+def resolve(source: str | Path) -> Tokenizer:
+    """Load a tokenizer file, a folder with one, or the vocabulary of a BERT-like model (`from_bert`).
+
+    Raises:
+        TokenizerError: If it cannot be loaded or lacks a special token.
+    """
+    path = Path(source)
+    file = path / FILE if path.is_dir() else path
+    return _finish(load(file)) if file.is_file() else from_bert(str(source))
+
+
 def _bare(model: models.WordPiece) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -22,9 +22,17 @@ from {module} import TritonPythonModel as TritonPythonModel
 
 
 def _imports(path: Path, roots: set[str]) -> set[str]:
-    """Return the dotted names in the packages ``roots`` that a file imports."""
+    """Return the dotted names in the packages ``roots`` that a file imports.
+
+    Imports for the type checker alone do not count.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    queue: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"), str(path))]
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        queue.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

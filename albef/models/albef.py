@@ -8,6 +8,7 @@ The task's architecture decides which modules exist; accessing an absent one rai
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -130,6 +131,7 @@ class ALBEF(nn.Module):
         config: Model dimensions.
         vocab_size: Vocabulary size of the tokenizer.
         task: Task whose architecture to build; see `albef.tasks.registry`.
+        inference: Omit the teacher and the queue, which only training needs.
     """
 
     teacher: Encoders
@@ -137,19 +139,21 @@ class ALBEF(nn.Module):
     temperature: nn.Parameter
     queue: FeatureQueue
 
-    def __init__(self, config: ModelConfig, vocab_size: int, task: str = "pretrain") -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, task: str = "pretrain", inference: bool = False) -> None:
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
         self.task = task
-        self.architecture = registry.spec(task).architecture
+        architecture = registry.spec(task).architecture
+        self.architecture = replace(architecture, teacher=False) if inference else architecture
         self.student = Encoders(config, vocab_size, self.architecture)
         if self.architecture.teacher:
             self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         if self.architecture.align:
             self.itm_head = nn.Linear(config.text.width, 2)
             self.temperature = nn.Parameter(torch.tensor(config.temperature))
-            self.queue = FeatureQueue(config.queue_size, config.projection)
+            if not inference:
+                self.queue = FeatureQueue(config.queue_size, config.projection)
         self.train()
 
     @property

@@ -41,8 +41,21 @@ def read(path: str | Path) -> tuple[Mapping[str, Tensor], ModelMeta]:
     Raises:
         CheckpointError: If the file cannot be read or is not a model file of this library.
     """
-    data = read_weights(path)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    return parse(read_weights(path), path)
+
+
+def is_model_file(data: Any) -> bool:
+    """Return whether the content of a file is that of a model file of this library."""
+    return isinstance(data, dict) and data.get("format") == FORMAT
+
+
+def parse(data: Any, path: str | Path) -> tuple[Mapping[str, Tensor], ModelMeta]:
+    """Return the weights and metadata in the content of a model file; see `read`.
+
+    Args:
+        path: Name of the file in error messages.
+    """
+    if not is_model_file(data):
         raise CheckpointError(
             f"{path}: not a model file of this library (expected format {FORMAT!r}); convert official checkpoints with "
             "`albef import-checkpoint`"
@@ -56,18 +69,29 @@ def read(path: str | Path) -> tuple[Mapping[str, Tensor], ModelMeta]:
 
 
 def load(path: str | Path) -> tuple[ALBEF, ModelMeta]:
-    """Load a model in evaluation mode.
+    """Load a model in evaluation mode; see `build`."""
+    state, meta = read(path)
+    return build(state, meta, path), meta
+
+
+def build(state: Mapping[str, Tensor], meta: ModelMeta, path: str | Path, inference: bool = False) -> ALBEF:
+    """Build a model in evaluation mode from the content of its file.
+
+    Args:
+        path: Name of the file in error messages.
+        inference: Omit the teacher and the queue.
 
     Raises:
-        CheckpointError: If the file is not a model file or its tensors do not match its configuration.
+        CheckpointError: If the tensors do not match the configuration.
     """
-    state, meta = read(path)
-    model = ALBEF(meta.config, meta.vocab_size, meta.task)
+    model = ALBEF(meta.config, meta.vocab_size, meta.task, inference)
+    if inference:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(("teacher.", "queue."))}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return model.eval(), meta
+    return model.eval()
 
 
 def initialize(model: ALBEF, path: str | Path) -> list[str]:

@@ -13,7 +13,7 @@ from albef.io import write_file
 from albef.models.albef import ALBEF
 from albef.tasks import registry
 from albef.weights import checkpoint
-from albef.weights.infer_config import size_mismatches
+from albef.weights.infer_config import size_mismatches, vocab_size
 from albef.weights.official import CheckpointError, infer_task, load_official, read_official, to_official
 
 
@@ -47,7 +47,7 @@ def import_official(config: Config, source: Path, out: Path, task: str | None = 
     train = train_config(config, task)
     model_config = replace(config.model, image_size=train.image_size or config.model.image_size)
     torch.manual_seed(train.seed)  # random initialization of tensors missing from the checkpoint
-    vocabulary = next((len(v) for k, v in state.items() if k.endswith("word_embeddings.weight") and v.ndim), 0)
+    vocabulary = vocab_size(state)
     model = ALBEF(model_config, vocabulary, source_task)
     report = load_official(model, state, str(source))
     untouched: list[str] = []

@@ -62,6 +62,11 @@ def infer_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return sizes
 
 
+def vocab_size(state: Mapping[str, Tensor]) -> int:
+    """Return the number of word embeddings, 0 if there are none."""
+    return next((len(v) for k, v in state.items() if k.endswith("word_embeddings.weight") and v.ndim), 0)
+
+
 def size_mismatches(config: ModelConfig, state: Mapping[str, Tensor]) -> list[str]:
     """Describe the model dimensions in which ``config`` and a state dict differ.
 

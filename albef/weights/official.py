@@ -272,7 +272,15 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If the file cannot be read without executing code or has no state dict.
     """
-    data = read_weights(path)
+    return parse(read_weights(path), path)
+
+
+def parse(data: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in the content of an official checkpoint; see `read_official`.
+
+    Args:
+        path: Name of the file in error messages.
+    """
     state = data["model"] if isinstance(data, dict) and isinstance(data.get("model"), dict) else data
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path}: expected a state dict or a mapping with one under 'model'")

@@ -29,7 +29,8 @@ LAYERS = [
     {"tasks"},
     {"training", "export", "drift", "report.record"},
     {"tuning", "registry", "ablation", "report.page"},
-    {"cli"},
+    {"sources"},
+    {"api", "cli"},
 ]
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 
@@ -193,7 +194,7 @@ def test_a_library_left_out_is_really_absent() -> None:
     assert "No module named 'numpy'" in python("import numpy", ("numpy",)).stderr
 
 
-@pytest.mark.parametrize("module", ["albef.cli", "albef.config", "albef.report"])
+@pytest.mark.parametrize("module", ["albef", "albef.cli", "albef.config", "albef.report"])
 def test_the_command_line_is_light(module: str, tmp_path: Path) -> None:
     """``albef --help`` answers at once: nothing heavy, nothing printed, no file written."""
     heavy = {*HEAVY, "torch", "numpy"}
