@@ -240,7 +240,7 @@ class Albef:
         if num < 1:
             raise ValueError(f"num: expected at least 1, got {num}")
         section = replace(section, evaluate=replace(section.evaluate, top=num))
-        candidates = None if answers is None else list(dict.fromkeys(_texts(list(answers))))
+        candidates = None if answers is None else list(dict.fromkeys(answers))
         images, rows = _pairs(len(questions), image)
         found = vqa.answer(self.model, images, rows, questions, candidates, self.encoder, section)
         results = [[Answer(text, probability) for text, probability in row] for row in found]
@@ -303,7 +303,7 @@ class Albef:
         return replace(section, train=replace(section.train, precision=self.precision))
 
     def _aligned(self, method: str) -> TrainConfig:
-        """Return the training parameters of the model's own task, which needs ITC and ITM as retrieval does."""
+        """Return the training parameters of the model's own task, which must have ITC and ITM."""
         self._require(method, "retrieval")
         return replace(train_config(self.config, self.task), precision=self.precision)
 

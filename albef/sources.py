@@ -88,7 +88,7 @@ def _read(path: Path, name: str, tokenizer: str | Path | None, params: str | Pat
 
 
 def _nearest(file: Path, *names: str) -> Path | None:
-    """Return the first of ``names`` that exists in the folder of a file or in one above it."""
+    """Return the nearest of some file names in or above the folder of a file."""
     paths = (folder / name for folder in file.resolve().parents for name in names)
     return next((path for path in paths if path.is_file()), None)
 

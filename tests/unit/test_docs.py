@@ -13,15 +13,14 @@ from ruamel.yaml import YAML
 from albef import cli
 from albef.config import ListsConfig, PrepareConfig, from_dict
 from albef.data.schema import LISTS
+from albef.weights import convert
 from tests import ROOT
-
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+from tests.docs import PAGES, blocks, execute, python_blocks
 
 
 def commands(page: Path) -> list[list[str]]:
     """Words of each command line in a page's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -46,6 +45,20 @@ def test_a_command_exists(words: list[str], capsys: pytest.CaptureFixture[str]) 
                 assert (ROOT / word).exists(), word
 
 
+@pytest.mark.parametrize("code", python_blocks("api"))
+def test_an_example_runs(code: str, stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").symlink_to(stages / "params.yaml")
+    (tmp_path / "artifacts/data/images/test").mkdir(parents=True)
+    for name in ("finetune", "pretrain", "tokenizer"):
+        (tmp_path / "artifacts" / name).symlink_to(stages / "artifacts" / name)
+    for number in range(100):
+        image = stages / "artifacts" / "images" / f"{number % 16}.png"
+        (tmp_path / f"artifacts/data/images/test/{number:06}.png").symlink_to(image)
+    convert.export_official(stages / "artifacts/finetune/retrieval", tmp_path / "retrieval.pth")
+    monkeypatch.chdir(tmp_path)
+    execute(code)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
@@ -64,7 +77,7 @@ def test_quoted_parameters_exist() -> None:
     sections = YAML(typ="safe").load(ROOT / "params.yaml")
     for page in PAGES:
         for key in re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_.]+)", page.read_text()):
-            if key.endswith((".pth", ".py", ".yaml")):
+            if key.endswith((".json", ".pth", ".py", ".yaml")):
                 continue
             section = sections
             for part in key.rstrip(".").split("."):

@@ -10,6 +10,8 @@ import onnx
 import pytest
 import torch
 
+import albef
+from albef.data.images import open_image, to_pixels
 from albef.data.tokenizer import Encoder
 from albef.export import onnx as export
 from albef.export.graphs import graph_sizes, graphs_of
@@ -22,6 +24,7 @@ from albef.serving import session as sessions
 from albef.tasks.grounding.export import heat_block
 from albef.weights import checkpoint
 from tests.integration.export.test_onnx import tamper
+from tests.worlds import write_params
 
 TASKS = {
     "vqa": {"vision", "question", "decoder"},
@@ -159,6 +162,21 @@ def test_nlvr2_tells_first_from_second_image(exported):
         expected = net.student.classify(*(torch.from_numpy(a) for a in (pixels, ids, mask)))
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
     assert np.abs(logits - swapped).max() > 1e-3
+
+
+def test_nlvr2_from_python_is_that_of_the_graphs(model, exported, tmp_path):
+    _, folder = exported("nlvr2")
+    params = write_params(model.config, tmp_path / "params.yaml")
+    api = albef.load(folder.parent / "model", params=params, tokenizer=model.folder / "tokenizer", device="cpu")
+    images, texts = [model.folder / "images" / f"{n}.png" for n in (3, 20, 41)], ["red above blue", "it is white"]
+    pixels = np.stack([to_pixels(open_image(path), 32) for path in images])
+    (embeds,) = run(folder, "vision", pixel_values=pixels)
+    ids, mask = api.encoder.encode_batch(texts, max_tokens=30, max_words=30)
+    feeds = {"image_embeds": embeds[:2], "second_image_embeds": embeds[[2, 2]]}
+    (logits,) = run(folder, "classify", **feeds, input_ids=ids, attention_mask=mask)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = api.compare(images[:2], images[2], texts)
+    np.testing.assert_allclose([[*each.probabilities.values()] for each in found], expected, atol=1e-4)
 
 
 def test_a_model_of_another_task_is_refused(model, tmp_path):

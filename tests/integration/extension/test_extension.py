@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from albef.config import to_dict
+from albef.data.tokenizer import Encoder
+from albef.inference.encode import pixels_of, words_of
 from albef.serving.runtime import Runtime
 from albef.serving.server import TritonServer
 from albef.weights import checkpoint
@@ -23,9 +27,16 @@ TASK = "prompt_classification"
 
 SCRIPT = """
 import json, sys
+import albef
 from albef import cli
+
 for arguments in json.loads(sys.argv[1]):
     assert cli.main(arguments) == 0, arguments
+
+# The task needs no code of its own for what its architecture can do.
+model = albef.load(sys.argv[2], tokenizer="tokenizer", device="cpu")
+scores = model.similarity([f"images/{number}.png" for number in range(3)], ["red above", "a photo of blue"])
+json.dump({"task": model.task, "scores": scores.tolist()}, open("api.json", "w"))
 """
 
 
@@ -61,7 +72,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
         stage += ["--params", f"{world}/params.yaml"]
     for stage in (stages[0], stages[-1]):
         stage += ["--work-dir", f"{world}/work", "--tracking-uri", "none"]
-    command = [sys.executable, "-c", SCRIPT, json.dumps(stages)]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(stages), f"{out}/finetune/{TASK}"]
     done = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return world
@@ -74,6 +85,18 @@ def test_it_is_evaluated_and_reported(world: Path) -> None:
     page = (world / "artifacts/report/index.html").read_text()
     assert "Classification with prompts" in page
     assert "images/0.png" in page
+
+
+def test_it_is_loaded_from_python(world: Path) -> None:
+    found = json.loads((world / "api.json").read_text())
+    assert found["task"] == TASK
+    network = checkpoint.load(world / "artifacts/finetune" / TASK / "model.pth")[0]
+    encoder = Encoder.from_file(world / "tokenizer/tokenizer.json")
+    cpu, train = torch.device("cpu"), tiny_config().tasks.retrieval.train
+    with torch.no_grad():
+        _, images = network.encode_image(pixels_of([world / f"images/{n}.png" for n in range(3)], 32, cpu))
+        _, texts = network.encode_text(*words_of(["red above", "a photo of blue"], encoder, train, cpu))
+    np.testing.assert_allclose(found["scores"], images @ texts.T, atol=1e-5)
 
 
 def test_it_is_served_and_asked(world: Path, environment: dict[str, str], runtime: Runtime) -> None:

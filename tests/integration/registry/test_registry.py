@@ -7,16 +7,20 @@ import json
 import shutil
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
 
+import albef
 from albef.config import ConfigError, ReleaseConfig
 from albef.registry import gate, models
 from albef.registry.models import RegistryError
 from albef.serving.server import TritonServer
 from albef.tasks import registry
+from tests.docs import execute, python_blocks
 from tests.served import Served, served
+from tests.worlds import write_params
 
 METRICS = {"retrieval": "r_mean", "vqa": "accuracy", "entailment": "accuracy", "grounding": "accuracy"}
 CONFIG = ReleaseConfig(max_regression=0.02, metrics=METRICS)
@@ -53,8 +57,6 @@ def store(tmp_path, monkeypatch):
 
 
 def test_graphs_come_back_with_signature_and_example(model, store, tmp_path):
-    import mlflow
-
     lists = model.folder / "lists"
     found = models.register(model.repository, evaluations(tmp_path / "e"), lists, store, ["retrieval", "vqa"])
     assert [(v.endpoint, v.number, v.metrics[METRICS[v.endpoint]]) for v in found] == [
@@ -81,6 +83,43 @@ def test_graphs_come_back_with_signature_and_example(model, store, tmp_path):
     assert other[0].number == 2
     assert other[0].tags["model_hash"] == found[1].tags["model_hash"]
     assert other[0].tags["content"] != found[1].tags["content"]
+
+
+@pytest.fixture
+def stages(model, tmp_path) -> Path:
+    """Checkpoints of the exported models and their parameters, as in a project folder."""
+    folder = tmp_path / "stages"
+    folder.mkdir()
+    (folder / "vqa").symlink_to(model.folder / "models" / "vqa")
+    (folder / "entailment").symlink_to(model.folder / "models" / "vqa")
+    write_params(model.config, folder / "params.yaml")
+    return folder
+
+
+@pytest.mark.parametrize("code", python_blocks("mlflow"))
+def test_a_champion_is_loaded_from_the_registry(model, store, tmp_path, stages, code, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    inputs = (model.repository, evaluations(tmp_path / "e"), model.folder / "lists", store)
+    files = {"models": stages, "params": stages / "params.yaml"}
+    models.register(*inputs, ["vqa"])
+    gate.promote(1, store)
+    with pytest.raises(RegistryError):  # graphs alone
+        albef.load("models:/albef-vqa@champion")
+    (found,) = models.register(*inputs, ["vqa"], **files)
+    assert (found.number, len(found.tags[models.CHECKPOINT])) == (1, 64)  # added to the version
+    local = albef.load(stages / "vqa", tokenizer=model.folder / "tokenizer", params=stages / "params.yaml")
+    image, question = model.folder / "images" / "3.png", "what color is above"
+    expected = local.answer(image, question)
+    for name in ("models:/albef-vqa@champion", "models:/albef-vqa/1"):
+        assert albef.load(name).answer(image, question) == expected
+    mlflow.set_tracking_uri(store)
+    execute(code)
+    with pytest.raises(RegistryError):
+        albef.load("models:/albef-vqa@previous")
+    with pytest.raises(RegistryError):  # of another model
+        models.register(*inputs, ["entailment"], **files)
+    with pytest.raises(RegistryError):
+        models.register(*inputs, ["grounding"], **files)
 
 
 def test_places_change_and_change_back(model, store, tmp_path):

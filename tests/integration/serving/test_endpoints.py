@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import albef
 from albef.data.schema import VE_LABELS
 from albef.data.tokenizer import Encoder
 from albef.inference.boxes import best_box, iou
@@ -20,6 +23,8 @@ from albef.serving.client import AsyncClient, InvalidRequestError
 from albef.tasks import classification_eval, registry
 from albef.tasks.vqa import evaluate
 from albef.weights import checkpoint
+from tests.docs import execute, python_blocks
+from tests.worlds import write_params
 
 QUESTIONS = ["what color is at the top", "is it red", "which of the colors is below, at the very bottom of it all"]
 
@@ -104,6 +109,60 @@ def test_heat_and_box_are_those_of_the_evaluation(client, model, encoder):
         y, x = np.unravel_index(int(found.heat.argmax()), found.heat.shape)
         side = 32 / len(found.heat)
         assert iou(free.box, (x * side, y * side, side, side)) > 0.1  # it holds the hottest patch
+
+
+@pytest.fixture(scope="module")
+def load(model, tmp_path_factory):
+    """Function that loads the model of an endpoint into this process."""
+    params = write_params(model.config, tmp_path_factory.mktemp("api") / "params.yaml")
+
+    def loaded(task: str) -> albef.Albef:
+        folder = model.folder / "model" if task == "retrieval" else model.folder / "models" / task
+        return albef.load(folder, params=params, device="cpu")
+
+    return loaded
+
+
+def test_the_python_api_retrieves_like_the_endpoint(client, model, load):
+    api, rows = load("retrieval"), json.loads((model.folder / "lists" / "retrieval_test.json").read_text())
+    names, captions = [row["image"] for row in rows], [row["caption"][0] for row in rows]
+    texts = ["red above blue", "An image: of GREEN, above-white!", "zebra"]
+    images = [model.folder / name for name in names]
+    for found, served in zip(api.retrieve(texts, images, k=5), client.retrieve_many(texts, k=5), strict=True):
+        assert [names[match.index] for match in found] == [match.id for match in served]
+        np.testing.assert_allclose([m.score for m in found], [m.score for m in served], atol=1e-4)
+    similar = dict(zip(captions, api.similarity(images[3], captions)[0], strict=True))
+    for match in client.retrieve(image=images[3], k=5, rerank=False):
+        assert similar[match.id] == pytest.approx(match.score, abs=1e-4)
+
+
+def test_the_python_api_gives_the_endpoints_answers(client, model, load, candidates):
+    image = Image.open(image_path(model, 7))
+    vqa, entailment, grounding = load("vqa"), load("entailment"), load("grounding")
+    for own in (candidates, ["blue", "white"]):
+        served = client.answer_many(image_path(model, 7), QUESTIONS, candidates=own)
+        for found, expected in zip(vqa.answer(image, QUESTIONS, own), served, strict=True):
+            same(found, [(answer.text, answer.probability) for answer in expected])
+    served = client.answer_many(image_path(model, 7), QUESTIONS, generate=True)
+    for found, expected in zip(vqa.answer(image, QUESTIONS), served, strict=True):
+        same(found, [(answer.text, answer.probability) for answer in expected])
+    for text, found in zip(QUESTIONS, entailment.entail(image, QUESTIONS), strict=True):
+        assert found.probabilities == pytest.approx(client.entail(image_path(model, 7), text), abs=1e-4)
+    for text, found in zip(QUESTIONS, grounding.ground(image, QUESTIONS), strict=True):
+        expected = client.ground(image_path(model, 7), text)
+        np.testing.assert_allclose(found.heat, expected.heat, atol=1e-4 * float(expected.heat.max()))
+        assert found.box == pytest.approx(expected.box)
+
+
+@pytest.mark.parametrize("code", python_blocks("server"))
+def test_an_example_of_the_documentation_runs(code, server, model, tmp_path, monkeypatch):
+    images = tmp_path / "artifacts" / "data" / "images" / "test"
+    images.mkdir(parents=True)
+    for path in (images / "000000.png", images / "000001.png", tmp_path / "photo.jpg"):
+        path.symlink_to(image_path(model))
+    monkeypatch.chdir(tmp_path)
+    assert "127.0.0.1:8001" in code
+    execute(code.replace("127.0.0.1:8001", server.grpc_url))
 
 
 def counters(server, name: str) -> dict[str, float]:

@@ -1,0 +1,35 @@
+"""Code blocks of the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Code blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def kind(code: str) -> str:
+    """Return what a Python block needs: ``mlflow``, a ``server``, or only the ``api``."""
+    if "mlflow" in code:
+        return "mlflow"
+    return "server" if "albef.serving" in code else "api"
+
+
+def python_blocks(needs: str) -> list[object]:
+    """Test parameters: the Python blocks of all pages of a `kind`."""
+    every = [(page.name, code) for page in PAGES for code in blocks(page, "python") if kind(code) == needs]
+    return [pytest.param(code, id=f"{name} {number}") for number, (name, code) in enumerate(every)]
+
+
+def execute(code: str) -> None:
+    """Run a block as a program."""
+    exec(compile(code, "documentation", "exec"), {"__name__": "__main__"})
