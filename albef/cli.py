@@ -236,6 +236,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     from albef.registry import commands as registry_commands
     from albef.serving import commands as ask_commands
+    from albef.weights import commands as weights_commands
 
     root = argparse.ArgumentParser(prog="albef", description=__doc__)
     root.add_argument("-v", "--verbose", action="store_true", help="log more, and show tracebacks")
@@ -300,6 +301,7 @@ def parser() -> argparse.ArgumentParser:
     official = add("import-checkpoint", _import_checkpoint, "convert a checkpoint of the official code", "out")
     official.add_argument("source", type=Path)
     official.add_argument("--task", help="task whose model is initialized from the checkpoint")
+    weights_commands.add(commands.add_parser("init-info", help="show what weights would initialize"))
     student = add("export-checkpoint", _export_checkpoint, "write a checkpoint for the official code", "model", "out")
     student.add_argument("--student-only", action="store_true", help="leave out the momentum teacher and the queue")
     preset = commands.add_parser("preset", help="write a ready-made parameter file, or list the available ones")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from albef.config_parsing import ConfigError as ConfigError
 from albef.config_parsing import from_dict as from_dict
-from albef.config_parsing import renamed, replaced, resolved
+from albef.config_parsing import named_by, renamed, replaced, resolved
 from albef.config_parsing import to_dict as to_dict
 from albef.tasks import registry
 
@@ -72,23 +72,35 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    width: int
-    depth: int
-    heads: int
-    stem: Literal["patch", "conv"]  # patch embedding: one projection, or three convolutions
+    """Image encoder: a vision transformer of the given sizes, or a model of timm by its name."""
+
+    name: str | None = None  # model of timm; the sizes below then override its own
+    width: int = named_by("name")
+    depth: int = named_by("name")
+    heads: int = named_by("name")
+    stem: Literal["patch", "conv"] = named_by("name")  # patch embedding: one projection, or three convolutions
     drop_path: float  # stochastic depth rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    width: int
-    layers: int  # of the text encoder
-    fusion_layers: int
-    heads: int
-    ffn: int  # width of the feed-forward layers
-    max_positions: int
+    """Text and fusion encoder: a BERT of the given sizes, or those of a model of transformers."""
+
+    name: str | None = None  # folder with config.json, name on the hub or model type; the sizes below override its own
+    width: int = named_by("name")
+    layers: int = named_by("name")  # of the text encoder; null: half of the layers of `name`
+    fusion_layers: int = named_by("name")  # null: the other layers of `name`
+    heads: int = named_by("name")
+    ffn: int = named_by("name")  # width of the feed-forward layers
+    max_positions: int = named_by("name")
+    norm_eps: float | None = None  # of layer normalization; null: that of `name`, or BERT's
     dropout: float
     decoder_layers: int | None = None  # of the VQA answer decoder; null: same as fusion_layers
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """Epsilon of layer normalization; BERT's by default."""
+        return 1e-12 if self.norm_eps is None else self.norm_eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +108,7 @@ class ModelConfig:
     """Dimensions of ALBEF (paper section 3.1), except the vocabulary size."""
 
     image_size: int  # pixels per side
-    patch_size: int  # pixels per side
+    patch_size: int = named_by("vision.name")  # pixels per side
     vision: VisionConfig
     text: TextConfig
     projection: int  # width of ITC features
@@ -110,8 +122,8 @@ class ModelConfig:
 class InitConfig:
     """Pretrained encoders (paper section 3.1, `albef.weights.init_weights`); null: random."""
 
-    vision: str | None  # ViT: timm:NAME, or a local folder or file
-    text: str | None  # BERT: local folder or file, or model name on the Hugging Face Hub
+    vision: str | None  # image encoder: timm:NAME, or a local folder or file
+    text: str | None  # BERT-like encoder: local folder or file, or model name on the Hugging Face Hub
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,17 @@ def renamed(old: str) -> Any:
     return dataclasses.field(metadata={"renamed_from": old})
 
 
+def named_by(key: str) -> Any:
+    """Dataclass field that may be missing or null if the section names a model under ``key``.
+
+    `albef.models.encoders.resolve` then sets it to the value of that model.
+
+    Args:
+        key: Dotted key, relative to the section.
+    """
+    return dataclasses.field(default=None, metadata={"named_by": key})
+
+
 def resolved(resolve: Callable[[], Any]) -> Any:
     """Dataclass field whose type is known only at run time, from ``resolve``."""
     return dataclasses.field(metadata={"resolve": resolve})
@@ -89,6 +100,13 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     raise ConfigError(f"{where}: expected {_expected(hint)}, got {value!r}")
 
 
+def _names_model(data: Any, field: dataclasses.Field[Any]) -> bool:
+    """Return whether a section names the model that a field of `named_by` comes from."""
+    for key in field.metadata["named_by"].split("."):
+        data = data.get(key) if isinstance(data, Mapping) else getattr(data, key, None)
+    return data is not None
+
+
 def _section(data: Any, cls: type, where: str) -> Any:
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {data!r}")
@@ -98,7 +116,13 @@ def _section(data: Any, cls: type, where: str) -> Any:
     hints = field_types(cls)
     values = {}
     for name, field in fields.items():
-        if name in data:
+        if "named_by" in field.metadata and data.get(name) is None:
+            if not _names_model(data, field):
+                raise ConfigError(
+                    f"{where}.{name}: missing key; expected {_expected(hints[name])}, or a model under "
+                    f"{where}.{field.metadata['named_by']}"
+                )
+        elif name in data:
             values[name] = _convert(data[name], hints[name], f"{where}.{name}")
         elif field.default is dataclasses.MISSING:
             raise ConfigError(f"{where}.{name}: missing key; expected {_expected(hints[name])}")
@@ -131,7 +155,8 @@ def replaced(section: T, values: Any, where: str = "params") -> T:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a mapping, got {values!r}")
-    fields, hints = [f.name for f in dataclasses.fields(section)], field_types(type(section))  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
+    hints = field_types(type(section))
     values = _current_keys(values, type(section), where)
     _check_keys(values, fields, where)
     changes = {}
@@ -139,7 +164,10 @@ def replaced(section: T, values: Any, where: str = "params") -> T:
         path = f"{where}.{key}"
         current = getattr(section, key)
         nested = dataclasses.is_dataclass(current)
-        changes[key] = replaced(current, value, path) if nested else _convert(value, hints[key], path)
+        if value is None and "named_by" in fields[key].metadata:
+            changes[key] = None
+        else:
+            changes[key] = replaced(current, value, path) if nested else _convert(value, hints[key], path)
     return dataclasses.replace(section, **changes)  # type: ignore[type-var]
 
 

@@ -1,4 +1,4 @@
-"""WordPiece tokenizer: trained on the training lists, or with a BERT vocabulary.
+"""Tokenizer: WordPiece trained on the training lists, or the vocabulary of a BERT-like model.
 
 Ids of special tokens are read from the vocabulary, never assumed.
 """
@@ -22,7 +22,10 @@ from albef.data.files import new_folder
 from albef.data.schema import read_list
 from albef.data.text import clean, pre_caption
 
-PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Tokens for padding, unknown characters, start, end and masked tokens, as named by BERT."""
+_ROBERTA = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+_UNK = SPECIAL[1]
 FILE = "tokenizer.json"
 
 _TEXT_KEYS = ("caption", "question", "answer", "sentence", "text")
@@ -43,7 +46,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         TokenizerError: If there is no text, or ``vocab_size`` is too small for the alphabet.
     """
-    tokenizer = _bare(models.WordPiece(unk_token=UNK))
+    tokenizer = _bare(models.WordPiece(unk_token=_UNK))
     counts = Counter(text for text in map(clean, texts) if text)
     if not counts:
         raise TokenizerError("tokenizer: no text in the training lists, expected at least one caption")
@@ -70,7 +73,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.train_from_iterator((t for t, n in sorted(counts.items()) for _ in range(n)), trainer)
     pieces = sorted(set(tokenizer.get_vocab()) - set(SPECIAL))
     vocab = {token: i for i, token in enumerate((*SPECIAL, *pieces))}
-    return _finish(_bare(models.WordPiece(vocab=vocab, unk_token=UNK)))
+    return _finish(_bare(models.WordPiece(vocab=vocab, unk_token=_UNK)))
 
 
 def from_bert(source: str) -> Tokenizer:
@@ -105,7 +108,7 @@ def load(path: str | Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(f"{path}: not a tokenizer file ({error})") from error
-    _require_special(tokenizer, str(path))
+    special_tokens(tokenizer, str(path))
     return tokenizer
 
 
@@ -133,27 +136,33 @@ def _finish(tokenizer: Tokenizer) -> Tokenizer:
 
     Texts start with [CLS] and have no [SEP]; they are neither truncated nor padded.
     """
-    _require_special(tokenizer, "tokenizer")
-    tokenizer.add_special_tokens(list(SPECIAL))
+    special = special_tokens(tokenizer)
+    cls = special[2]
+    tokenizer.add_special_tokens(list(special))
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{CLS} $A", pair=f"{CLS} $A $B", special_tokens=[(CLS, tokenizer.token_to_id(CLS))]
+        single=f"{cls} $A", pair=f"{cls} $A $B", special_tokens=[(cls, tokenizer.token_to_id(cls))]
     )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
-def _require_special(tokenizer: Tokenizer, where: str) -> None:
-    missing = [t for t in SPECIAL if tokenizer.token_to_id(t) is None]
-    if missing:
-        raise TokenizerError(f"{where}: the vocabulary lacks {', '.join(missing)}, expected {' '.join(SPECIAL)}")
+def special_tokens(tokenizer: Tokenizer, where: str = "tokenizer") -> tuple[str, ...]:
+    """Return the names of the tokens of `SPECIAL`, which are those of BERT or RoBERTa.
 
+    Args:
+        where: Name of the tokenizer in error messages.
 
-def _id(tokenizer: Tokenizer, token: str) -> int:
-    number = tokenizer.token_to_id(token)
-    if number is None:
-        raise TokenizerError(f"tokenizer: the vocabulary lacks {token}")
-    return int(number)
+    Raises:
+        TokenizerError: If one of them is not in the vocabulary.
+    """
+    for names in (SPECIAL, _ROBERTA):
+        if all(tokenizer.token_to_id(name) is not None for name in names):
+            return names
+    missing = [name for name in SPECIAL if tokenizer.token_to_id(name) is None]
+    raise TokenizerError(
+        f"{where}: the vocabulary lacks {', '.join(missing)}, expected {' '.join(SPECIAL)} or {' '.join(_ROBERTA)}"
+    )
 
 
 class Encoder:
@@ -165,7 +174,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.pad, self.unk, self.cls, self.sep, self.mask = (_id(tokenizer, t) for t in SPECIAL)
+        ids = (int(tokenizer.token_to_id(name)) for name in special_tokens(tokenizer))
+        self.pad, self.unk, self.cls, self.sep, self.mask = ids
         self.vocab_size = int(tokenizer.get_vocab_size())
 
     @classmethod
@@ -243,5 +253,9 @@ def run(config: TokenizerConfig, lists: Path, out: Path) -> None:
         tokenizer = train(texts, config.vocab_size)
     with new_folder(out) as folder:
         tokenizer.save(str(folder / FILE))
-        summary = {"kind": config.kind, "vocab_size": tokenizer.get_vocab_size(), "special": list(SPECIAL)}
+        summary = {
+            "kind": config.kind,
+            "vocab_size": tokenizer.get_vocab_size(),
+            "special": list(special_tokens(tokenizer)),
+        }
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + os.linesep, encoding="utf-8")

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from tokenizers import Tokenizer
 
 from albef.data.images import to_pixels
+from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
 from albef.serving import protocol
 
@@ -69,8 +70,9 @@ def answer_inputs(
     mask = (np.arange(length) < rng.integers(2, length + 1, size=(batch, count, 1))).astype(np.int64)
     if count > 1:
         mask[0, -1] = 0
-    ids[..., 0] = tokenizer.token_to_id("[CLS]") or 0
-    ids[mask == 0] = tokenizer.token_to_id("[PAD]") or 0
+    encoder = Encoder(tokenizer)
+    ids[..., 0] = encoder.cls
+    ids[mask == 0] = encoder.pad
     return {protocol.ANSWER_IDS: ids.astype(np.int64), protocol.ANSWER_MASK: mask}
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
 from albef.models.albef import ALBEF
@@ -77,18 +79,24 @@ def itc_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Ten
     A map is the attention of the image's [CLS] in ViT block ``block``, weighted by the gradient of the ITC similarity.
 
     Raises:
-        ValueError: If there is no such block.
+        ValueError: If there is no such block, or the image encoder does not embed images by [CLS].
     """
     student = model.student
     vit: Any = student.vision.vit
     _check(block, len(vit.blocks), "image")
+    layer = vit.blocks[block]
+    embeds_by_cls = type(vit) is VisionTransformer and vit.has_class_token and vit.global_pool in ("", "token")
+    if not embeds_by_cls or type(layer) is not Block or type(layer.attn) is not Attention:
+        raise ValueError(
+            f"mode: itc needs the attention of [CLS], which the image encoder {model.config.vision.name} does not "
+            "provide; use itm"
+        )
     with torch.no_grad():
         _, text_feat = student.encode_text(input_ids, attention_mask)
-        states = vit.patch_embed(pixels)
+        states = vit.patch_embed(student.vision.normalized(pixels))
         states = vit.norm_pre(vit.patch_drop(vit._pos_embed(states)))
         for index in range(block):
             states = vit.blocks[index](states)
-        layer = vit.blocks[block]
         attn = layer.attn
         normed = layer.norm1(states)
         query, key, value = attn.qkv(normed).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -96,16 +104,16 @@ def itc_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Ten
         attention = ((query * attn.scale) @ key.transpose(-1, -2)).softmax(dim=-1)
     with torch.enable_grad():
         attention.requires_grad_()
-        mixed = attn.proj((attention @ value).transpose(1, 2).flatten(2))
+        mixed = attn.proj(attn.norm((attention @ value).transpose(1, 2).flatten(2)))
         states = states + layer.drop_path1(layer.ls1(mixed))
         states = states + layer.drop_path2(layer.ls2(layer.mlp(layer.norm2(states))))
         for index in range(block + 1, len(vit.blocks)):
             states = vit.blocks[index](states)
-        embeds = vit.norm(states)
+        embeds = student.vision.tokens(vit.norm(states))
         feat = torch.nn.functional.normalize(student.vision_proj(embeds[:, 0]), dim=-1)
         similarity = (feat * text_feat).sum() / model.temperature.detach()
         (gradient,) = torch.autograd.grad(similarity, attention)
-    cam = (attention.detach() * gradient.clamp(min=0))[:, :, 0, 1:]
+    cam = (attention.detach() * gradient.clamp(min=0))[:, :, 0, vit.num_prefix_tokens :]
     return _grid(cam.mean(dim=1))
 
 

@@ -19,6 +19,7 @@ from albef.config import ModelConfig
 from albef.models.architecture import Architecture
 from albef.models.bert import MLMHead, init_transformer
 from albef.models.decoder import AnswerDecoder
+from albef.models.encoders import resolve
 from albef.models.queue import FeatureQueue
 from albef.models.text import FusionEncoder, TextEncoder
 from albef.models.vision import VisionEncoder
@@ -40,9 +41,9 @@ class Encoders(nn.Module):
         width = config.text.width
         self.vision = VisionEncoder(config)
         self.text = TextEncoder(config.text, vocab_size)
-        self.fusion = FusionEncoder(config.text, config.vision.width, architecture.images)
+        self.fusion = FusionEncoder(config.text, self.vision.width, architecture.images)
         if architecture.projections != "none":
-            self.vision_proj = nn.Linear(config.vision.width, config.projection)
+            self.vision_proj = nn.Linear(self.vision.width, config.projection)
         if architecture.projections == "both":
             self.text_proj = nn.Linear(width, config.projection)
         if architecture.mlm:
@@ -128,7 +129,7 @@ class ALBEF(nn.Module):
     """ALBEF (paper section 3) with the heads of a task (section 5).
 
     Args:
-        config: Model dimensions.
+        config: Model dimensions; those of named encoders are looked up.
         vocab_size: Vocabulary size of the tokenizer.
         task: Task whose architecture to build; see `albef.tasks.registry`.
         inference: Omit the teacher and the queue, which only training needs.
@@ -141,7 +142,7 @@ class ALBEF(nn.Module):
 
     def __init__(self, config: ModelConfig, vocab_size: int, task: str = "pretrain", inference: bool = False) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = resolve(config)
         self.vocab_size = vocab_size
         self.task = task
         architecture = registry.spec(task).architecture

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from albef.config import TextConfig
 
-LAYER_NORM_EPS = 1e-12
-
 KeysValues = tuple[Tensor, Tensor]
 """Projected keys and values, each ``(B, H, N, D)``."""
 
@@ -31,7 +29,7 @@ class Embeddings(nn.Module):
         self.word = nn.Embedding(vocab_size, config.width)
         self.position = nn.Embedding(config.max_positions, config.width)
         self.token_type = nn.Embedding(2, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ class SelfAttention(nn.Module):
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = config.dropout
 
     def forward(self, states: Tensor, mask: Tensor | None, cls_only: bool = False) -> Tensor:
@@ -96,7 +94,7 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(config.width, config.width)
         self.key_value = nn.Linear(key_width, 2 * config.width)
         self.out = nn.Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = config.dropout
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
@@ -136,7 +134,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(config.width, config.ffn)
         self.out = nn.Linear(config.ffn, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.dropout = config.dropout
 
     def forward(self, states: Tensor) -> Tensor:
@@ -151,7 +149,7 @@ class MLMHead(nn.Module):
     def __init__(self, config: TextConfig, vocab_size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, states: Tensor, word_weight: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Image encoder: a timm vision transformer, optionally behind a convolutional stem.
+"""Image encoder: a vision transformer of given sizes or a model of timm by its name.
 
-B = images, N = tokens of an image (patches + [CLS]), W = width.
+B = images, N = tokens of an image (its embedding + patches), W = width.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ from typing import Any, cast
 
 import timm.layers
 import torch
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from albef.config import ModelConfig
 from albef.models.bert import init_transformer
+from albef.models.encoders import check_image_size, image_model
+
+_CLIP = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 
 
 class ConvStem(nn.Module):
@@ -62,48 +66,97 @@ class ConvStem(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Vision transformer that outputs all tokens, [CLS] first (paper section 3.1)."""
+    """Vision transformer that outputs the embedding of the image, then its patches (paper section 3.1).
+
+    The embedding is what the network itself classifies: [CLS], the mean of the patches, or a pooling by attention.
+    Register tokens are not part of the output.
+
+    Pixels arrive normalized by CLIP's statistics, as in the official code. A named model gets them by the statistics of
+    its own training; this belongs to the network, so that training, export and serving cannot differ in it.
+
+    Attributes:
+        position_prefix: Position embeddings before those of the patches.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        vision = config.vision
-        embed: Any = ConvStem if vision.stem == "conv" else timm.layers.PatchEmbed
-        self.vit = VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=vision.width,
-            depth=vision.depth,
-            num_heads=vision.heads,
-            drop_path_rate=vision.drop_path,
-            num_classes=0,
-            global_pool="",
-            embed_layer=embed,
+        self.vit: Any = _sized(config) if config.vision.name is None else image_model(config)
+        self.width = int(self.vit.embed_dim)
+        self.position_prefix = 0 if getattr(self.vit, "no_embed_class", False) else int(self.vit.num_prefix_tokens)
+        self.pooled = config.vision.name is not None and not (
+            type(self.vit) is VisionTransformer and self.vit.global_pool == "token" and self.vit.num_prefix_tokens == 1
         )
-        self.vit.blocks.apply(init_transformer)
-        self.width = vision.width
+        scale = shift = None
+        if config.vision.name is not None:
+            mean, std = (tuple(self.vit.pretrained_cfg[key]) for key in ("mean", "std"))
+            if (mean, std) != _CLIP:
+                own, clip = torch.tensor([mean, std])[..., None, None], torch.tensor(_CLIP)[..., None, None]
+                scale, shift = clip[1] / own[1], (clip[0] - own[0]) / own[1]
+        # Constants of the architecture, not weights.
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalized pixels ``(B, 3, H, H)`` as tokens ``(B, N, W)``."""
-        return cast(Tensor, self.vit.forward_features(pixels))
+        return self.tokens(self.vit.forward_features(self.normalized(pixels)))
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return pixels normalized by the statistics of the network."""
+        return pixels if self.scale is None or self.shift is None else pixels * self.scale + self.shift
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """Return tokens ``(B, N, W)`` of the network's last states, which have all its prefix tokens."""
+        if not self.pooled:
+            return features
+        embedding = self.vit.forward_head(features, pre_logits=True)
+        # Networks that normalize only the mean of the patches leave the patches themselves unscaled.
+        patches = self.vit.fc_norm(features[:, self.vit.num_prefix_tokens :])
+        return torch.cat([embedding[:, None], patches], dim=1)
 
 
-def resize_positions(positions: Tensor, tokens: int) -> Tensor:
+def _sized(config: ModelConfig) -> nn.Module:
+    """Build a vision transformer of the given sizes."""
+    vision = config.vision
+    check_image_size(config.image_size, config.patch_size)
+    embed: Any = ConvStem if vision.stem == "conv" else timm.layers.PatchEmbed
+    vit: nn.Module = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=vision.width,
+        depth=vision.depth,
+        num_heads=vision.heads,
+        drop_path_rate=vision.drop_path,
+        num_classes=0,
+        global_pool="",
+        embed_layer=embed,
+    )
+    vit.blocks.apply(init_transformer)  # type: ignore[union-attr, operator]
+    return vit
+
+
+def resize_positions(positions: Tensor, tokens: int, prefix: int = 1) -> Tensor:
     """Resize position embeddings ``(1, n, W)`` to ``(1, tokens, W)``.
 
-    The patch grid is interpolated bicubically; the [CLS] embedding is kept.
+    The patch grid is interpolated bicubically without antialiasing, as in the official code; timm antialiases by
+    default.
+
+    Args:
+        prefix: Embeddings before those of the patches, which are kept.
 
     Raises:
         ValueError: If either patch grid is not square.
     """
-    if positions.shape[1] == tokens:
-        return positions
-    old, new = round((positions.shape[1] - 1) ** 0.5), round((tokens - 1) ** 0.5)
-    if old * old != positions.shape[1] - 1 or new * new != tokens - 1:
+    old, new = (max(count - prefix, 0) for count in (positions.shape[1], tokens))
+    sides = [round(patches**0.5) for patches in (old, new)]
+    if [side * side for side in sides] != [old, new]:
         raise ValueError(
             f"position embeddings: cannot resize from {positions.shape[1]} to {tokens} tokens, because a patch grid "
             "is not square"
         )
-    grid = positions[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2).float()
-    grid = torch.nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    grid = grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :1], grid], dim=1)
+    resized: Tensor = timm.layers.resample_abs_pos_embed(
+        positions, [sides[1]] * 2, [sides[0]] * 2, prefix, antialias=False, align_corners=False
+    )
+    return resized

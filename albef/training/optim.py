@@ -13,6 +13,17 @@ from torch import Tensor, nn
 
 from albef.config import OptimConfig
 
+_TOKENS = (
+    ".cls_token",
+    ".dist_token",
+    ".freqs",
+    ".latent",
+    ".pos_embed",
+    ".reg_token",
+    ".relative_position_bias_table",
+)
+"""Parameters of image encoders that are tokens or positions, not linear maps."""
+
 _WARMUP_STRIDE = 100  # iterations between warm-up updates in the official code
 _NEWTON_SCHULZ_STEPS = 4  # usually 5; on a CPU each takes 4 % of a training step of a small model
 
@@ -84,7 +95,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig, official_quirks: boo
         if name.endswith("temperature"):
             temperature.append(parameter)
             continue
-        token = name.endswith((".cls_token", ".pos_embed"))
+        token = name.endswith(_TOKENS)
         no_decay = parameter.ndim == 1 or name.endswith(".bias") or (token and not official_quirks)
         if config.kind == "muon" and not (no_decay or token or id(parameter) in embeddings):
             matrices.append(parameter)

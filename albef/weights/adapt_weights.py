@@ -38,7 +38,7 @@ def adapt(state: Mapping[str, Tensor], task: str, model: ALBEF) -> dict[str, Ten
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith("vit.pos_embed") and name in expected:
-            tensor = resize_positions(tensor, expected[name].shape[1])
+            tensor = resize_positions(tensor, expected[name].shape[1], model.student.vision.position_prefix)
         result[name] = tensor
     if target.decoder and not source.decoder:
         result |= _decoder_weights(result, expected)

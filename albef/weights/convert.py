@@ -11,6 +11,7 @@ import torch
 from albef.config import Config, train_config
 from albef.io import write_file
 from albef.models.albef import ALBEF
+from albef.models.encoders import resolve
 from albef.tasks import registry
 from albef.weights import checkpoint
 from albef.weights.infer_config import size_mismatches, vocab_size
@@ -33,6 +34,7 @@ def import_official(config: Config, source: Path, out: Path, task: str | None = 
         ValueError: If there is no such task.
     """
     requested = registry.spec(task).architecture if task is not None else None
+    config = replace(config, model=resolve(config.model))
     state = read_official(source)
     try:
         source_task = infer_task(state)

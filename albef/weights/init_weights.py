@@ -1,12 +1,13 @@
-"""Initialization from pretrained encoders: a ViT and a BERT (paper section 3.1).
+"""Initialization from pretrained encoders of images and texts (paper section 3.1).
 
-The first layers of the BERT become the text encoder and the others the fusion encoder, whose cross-attention keeps its
+The first layers of a BERT become the text encoder and the others the fusion encoder, whose cross-attention keeps its
 random initialization. Embeddings and, if present, the MLM head are also loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,7 +17,42 @@ from albef.config import Config, ConfigError, InitConfig
 from albef.models.albef import ALBEF
 from albef.models.vision import resize_positions
 from albef.weights.official import CheckpointError, official_names
-from albef.weights.pretrained_weights import PretrainedWeights, local_files, read_bert, read_vit
+from albef.weights.pretrained_weights import PretrainedWeights, local_files, read_bert, read_named_vit, read_vit
+
+
+@dataclass
+class Fit:
+    """Comparison of pretrained weights with the part of a model that they initialize.
+
+    Attributes:
+        pretrained: The weights.
+        sizes: Descriptions of the sizes that differ.
+        loaded: Tensors that fit, by their names in the model.
+        missing: Names of the tensors that the weights lack.
+        mismatched: Descriptions of the tensors of another shape.
+        unused: Names of the tensors that the model lacks.
+    """
+
+    pretrained: PretrainedWeights
+    sizes: list[str] = field(default_factory=list)
+    loaded: dict[str, Tensor] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    @property
+    def problem(self) -> str | None:
+        """First reason why these weights do not initialize the model."""
+        source = self.pretrained.source
+        if self.sizes:
+            return "; ".join(self.sizes)
+        if self.missing:
+            return f"{source} has no tensor {self.missing[0]}, which the model needs"
+        if self.mismatched:
+            return self.mismatched[0]
+        if self.unused:
+            return f"{source} has tensors {', '.join(self.unused[:3])}, which the model does not have"
+        return None
 
 
 def initialize(model: ALBEF, config: Config) -> list[str]:
@@ -32,14 +68,14 @@ def initialize(model: ALBEF, config: Config) -> list[str]:
     init = config.init
     loaded: dict[str, Tensor] = {}
     if init is not None and init.vision is not None:
-        loaded |= _vision_weights(model, init.vision)
+        loaded |= _required("init.vision", fit_vision(model, init.vision))
     if init is not None and init.text is not None:
         if config.tokenizer.kind != "bert":
             raise ConfigError(
                 f"tokenizer.kind: {config.tokenizer.kind}, expected bert, because the embeddings of init.text "
                 f"({init.text}) are indexed by its own vocabulary"
             )
-        loaded |= _text_weights(model, init.text)
+        loaded |= _required("init.text", fit_text(model, init.text))
     model.load_state_dict(loaded, strict=False)
     if model.architecture.teacher:
         model.sync_teacher()
@@ -51,92 +87,101 @@ def files(init: InitConfig) -> list[Path]:
     return [file for source in (init.vision, init.text) if source is not None for file in local_files(source)]
 
 
-def _vision_weights(model: ALBEF, source: str) -> dict[str, Tensor]:
-    """Return the weights of the image encoder from a ViT.
+def _required(where: str, fit: Fit) -> dict[str, Tensor]:
+    """Return the tensors of weights that must fit completely."""
+    if fit.problem is not None:
+        raise CheckpointError(f"{where}: {fit.problem}")
+    return fit.loaded
+
+
+def fit_vision(model: ALBEF, source: str) -> Fit:
+    """Compare the weights of an image encoder with the model's, which may be without data.
 
     Position embeddings of another image size are interpolated.
+
+    Raises:
+        CheckpointError: If the weights cannot be read.
+        ConfigError: If the model has a conv stem.
     """
-    config = model.config
-    if config.vision.stem != "patch":
+    config, vision = model.config, model.config.vision
+    if vision.stem != "patch":
         raise ConfigError(
-            f"init.vision: {source} needs a patch embedding, but model.vision.stem is {config.vision.stem}, expected "
-            "patch"
+            f"init.vision: {source} needs a patch embedding, but model.vision.stem is {vision.stem}, expected patch"
         )
-    pretrained = read_vit(source)
-    vision = config.vision
-    sizes = {
+    pretrained = read_vit(source) if vision.name is None else read_named_vit(source, model.student.vision.vit)
+    sizes: dict[str, tuple[str, float]] = {
         "patch_size": ("model.patch_size", config.patch_size),
         "width": ("model.vision.width", vision.width),
         "depth": ("model.vision.depth", vision.depth),
         "heads": ("model.vision.heads", vision.heads),
     }
-    _check_sizes("init.vision", pretrained, sizes)
     expected = {name: value for name, value in model.state_dict().items() if name.startswith("student.vision.")}
-    loaded = _convert(model, pretrained, expected, "init.vision")
+    fit = _fit(model, pretrained, expected, sizes)
     used = {n for name in expected for n in _pretrained_names(model, name)}
-    if unexpected := sorted(name for name in pretrained.tensors if name not in used):
-        raise CheckpointError(
-            f"init.vision: {source} has tensors {', '.join(unexpected[:3])}, which the image encoder does not have"
-        )
-    return loaded
+    fit.unused = sorted(name for name in pretrained.tensors if name not in used)
+    return fit
 
 
-def _text_weights(model: ALBEF, source: str) -> dict[str, Tensor]:
-    """Return the weights of text encoder, fusion encoder and MLM head.
+def fit_text(model: ALBEF, source: str) -> Fit:
+    """Compare the weights of a text encoder with the model's text encoder, fusion encoder and MLM head.
 
-    The cross-attention of the fusion encoder is not included.
+    The cross-attention of the fusion encoder is not compared. The model may be without data.
+
+    Raises:
+        CheckpointError: If the weights cannot be read.
     """
     text, pretrained = model.config.text, read_bert(source)
-    sizes = {
+    sizes: dict[str, tuple[str, float]] = {
         "vocabulary": ("the tokenizer's vocabulary", model.vocab_size),
         "width": ("model.text.width", text.width),
         "layers": ("model.text.layers + model.text.fusion_layers", text.layers + text.fusion_layers),
         "heads": ("model.text.heads", text.heads),
         "ffn": ("model.text.ffn", text.ffn),
         "max_positions": ("model.text.max_positions", text.max_positions),
+        "norm_eps": ("model.text.norm_eps", text.layer_norm_eps),
     }
-    _check_sizes("init.text", pretrained, sizes)
     prefixes = ["student.text.", "student.fusion."]
     if any(name.startswith("cls.predictions.transform.") for name in pretrained.tensors):
         prefixes.append("student.mlm_head.")
     expected = {name: value for name, value in model.state_dict().items() if name.startswith(tuple(prefixes))}
-    return _convert(model, pretrained, {n: v for n, v in expected.items() if ".cross_attention." not in n}, "init.text")
+    return _fit(model, pretrained, {n: v for n, v in expected.items() if ".cross_attention." not in n}, sizes)
 
 
-def _check_sizes(where: str, pretrained: PretrainedWeights, sizes: Mapping[str, tuple[str, int]]) -> None:
-    """Raise a CheckpointError that lists every size that differs."""
-    mismatches = [
-        f"{name} is {size} and {pretrained.sizes[key]} in {pretrained.source}"
+def _fit(
+    model: ALBEF,
+    pretrained: PretrainedWeights,
+    expected: Mapping[str, Tensor],
+    sizes: Mapping[str, tuple[str, float]],
+) -> Fit:
+    """Compare pretrained tensors with those of ``expected``, and known sizes with those of the model."""
+    source = pretrained.source
+    fit = Fit(pretrained)
+    fit.sizes = [
+        f"{name} is {size} and {pretrained.sizes[key]} in {source}"
         for key, (name, size) in sizes.items()
         if pretrained.sizes.get(key, size) != size
     ]
-    if mismatches:
-        raise CheckpointError(f"{where}: {'; '.join(mismatches)}")
-
-
-def _convert(
-    model: ALBEF, pretrained: PretrainedWeights, expected: Mapping[str, Tensor], where: str
-) -> dict[str, Tensor]:
-    """Return the pretrained tensors under the names of ``expected``."""
-    loaded: dict[str, Tensor] = {}
     for name, value in expected.items():
         names = _pretrained_names(model, name)
         if missing := [n for n in names if n not in pretrained.tensors]:
-            raise CheckpointError(f"{where}: {pretrained.source} has no tensor {missing[0]}, which the model needs")
+            fit.missing += missing
+            continue
         rows = [pretrained.tensors[n] for n in names]
         try:
             tensor = torch.cat(rows) if len(rows) > 1 else rows[0]
             if name.endswith("vit.pos_embed"):
-                tensor = resize_positions(tensor, value.shape[1])
+                tensor = resize_positions(tensor, value.shape[1], model.student.vision.position_prefix)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise CheckpointError(f"{where}: {names[0]} of {pretrained.source}: {error}") from error
-        if tensor.shape != value.shape:
-            raise CheckpointError(
-                f"{where}: {names[0]} of {pretrained.source} converts to shape {tuple(tensor.shape)}, expected "
-                f"{tuple(value.shape)} for {name}"
+            fit.mismatched.append(f"{names[0]} of {source}: {error}")
+            continue
+        if tensor.shape == value.shape:
+            fit.loaded[name] = tensor.to(value.dtype)
+        else:
+            fit.mismatched.append(
+                f"{names[0]} of {source} converts to shape {tuple(tensor.shape)}, expected {tuple(value.shape)} for "
+                f"{name}"
             )
-        loaded[name] = tensor.to(value.dtype)
-    return loaded
+    return fit
 
 
 def _pretrained_names(model: ALBEF, name: str) -> list[str]:

@@ -156,7 +156,16 @@ def to_official(
 
 
 def load_official(model: ALBEF, state: Mapping[str, Tensor], source: str = "checkpoint") -> LoadReport:
-    """Load an official state dict of the model's task into ``model``.
+    """Load an official state dict of the model's task into ``model``; see `from_official`."""
+    loaded, report = from_official(model, state, source)
+    model.load_state_dict(loaded, strict=False)
+    return report
+
+
+def from_official(
+    model: ALBEF, state: Mapping[str, Tensor], source: str = "checkpoint"
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Convert an official state dict of the model's task to tensors of ``model``, which may be without data.
 
     Position embeddings of another image size are interpolated. Missing tensors of the teacher are copied from the
     student. If the queue is missing or has another size, the model keeps its own. The image ids that a pretraining
@@ -177,7 +186,7 @@ def load_official(model: ALBEF, state: Mapping[str, Tensor], source: str = "chec
     for name, value in expected.items():
         names = official_names(name, model.config.text.layers, model.architecture)
         if all(n in usable for n in names):
-            loaded[name] = _assemble(name, [state[n] for n in names], value)
+            loaded[name] = _assemble(name, [state[n] for n in names], value, model.student.vision.position_prefix)
             used.update(names)
         elif name.startswith("teacher."):
             loaded[name] = loaded["student." + name.removeprefix("teacher.")]
@@ -185,9 +194,8 @@ def load_official(model: ALBEF, state: Mapping[str, Tensor], source: str = "chec
         loaded = {k: v for k, v in loaded.items() if k not in _QUEUE}
     elif "queue.ids" not in loaded:
         loaded["queue.ids"] = torch.full_like(expected["queue.ids"], NO_ID)
-    model.load_state_dict(loaded, strict=False)
     unexpected = [key for key in state if key not in used and key not in missing and not _REDUNDANT.search(key)]
-    return LoadReport(missing, unexpected)
+    return loaded, LoadReport(missing, unexpected)
 
 
 def _compare(
@@ -201,6 +209,7 @@ def _compare(
     shapes = {name: torch.empty_like(value, device="meta") for name, value in parameters.items()}
     expected = to_official(shapes, model.config.text.layers, model.task)
     expected = {name: value for name, value in expected.items() if not _REDUNDANT.search(name)}
+    prefix = model.student.vision.position_prefix
     has_teacher = any(re.match(r"\w+_m\.", name) for name in state)
     required, mismatched, missing, usable = [], [], [], set()
     for name, value in expected.items():
@@ -209,7 +218,9 @@ def _compare(
                 required.append(name)
             elif has_teacher or "_m." not in name:
                 missing.append(name)
-        elif state[name].shape == value.shape or (_POSITIONS.fullmatch(name) and _resizable(state[name], value)):
+        elif state[name].shape == value.shape or (
+            _POSITIONS.fullmatch(name) and _resizable(state[name], value, prefix)
+        ):
             usable.add(name)
         elif name.endswith(("_queue", "queue_ptr")):
             missing.append(name)
@@ -227,22 +238,22 @@ def _abbreviate(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:_MAX_SHOWN]) + more
 
 
-def _resizable(positions: Tensor, expected: Tensor) -> bool:
-    """Return whether position embeddings have shape ``(1, side * side + 1, W)``."""
+def _resizable(positions: Tensor, expected: Tensor, prefix: int) -> bool:
+    """Return whether position embeddings have shape ``(1, prefix + side * side, W)``."""
     if positions.ndim != 3 or positions.shape[0] != 1 or positions.shape[2] != expected.shape[2]:
         return False
-    patches = positions.shape[1] - 1
+    patches = positions.shape[1] - prefix
     return patches > 0 and round(patches**0.5) ** 2 == patches
 
 
-def _assemble(name: str, parts: list[Tensor], value: Tensor) -> Tensor:
+def _assemble(name: str, parts: list[Tensor], value: Tensor, position_prefix: int) -> Tensor:
     tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
     if name in ("queue.image", "queue.text"):
         tensor = tensor.T
     elif name in ("queue.ids", "queue._extra_state"):
         tensor = tensor.reshape(value.shape)
     elif name.endswith("vit.pos_embed"):
-        tensor = resize_positions(tensor, value.shape[1])
+        tensor = resize_positions(tensor, value.shape[1], position_prefix)
     return tensor.to(value.dtype)
 
 
