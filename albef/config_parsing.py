@@ -158,8 +158,8 @@ def replaced(section: T, values: Any, where: str = "params") -> T:
     fields = {f.name: f for f in dataclasses.fields(section)}  # type: ignore[arg-type]
     hints = field_types(type(section))
     values = _current_keys(values, type(section), where)
-    _check_keys(values, fields, where)
-    changes = {}
+    _check_keys(values, list(fields), where)
+    changes: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}"
         current = getattr(section, key)

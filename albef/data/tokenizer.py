@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +174,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        ids = (int(tokenizer.token_to_id(name)) for name in special_tokens(tokenizer))
+        ids = (cast(int, tokenizer.token_to_id(name)) for name in special_tokens(tokenizer))
         self.pad, self.unk, self.cls, self.sep, self.mask = ids
         self.vocab_size = int(tokenizer.get_vocab_size())
 

@@ -83,7 +83,8 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.vit: Any = _sized(config) if config.vision.name is None else image_model(config)
+        build: Any = _sized if config.vision.name is None else image_model
+        self.vit: Any = build(config)
         self.width = int(self.vit.embed_dim)
         self.position_prefix = 0 if getattr(self.vit, "no_embed_class", False) else int(self.vit.num_prefix_tokens)
         self.pooled = config.vision.name is not None and not (
@@ -133,7 +134,7 @@ def _sized(config: ModelConfig) -> nn.Module:
         global_pool="",
         embed_layer=embed,
     )
-    vit.blocks.apply(init_transformer)  # type: ignore[union-attr, operator]
+    vit.blocks.apply(init_transformer)  # type: ignore[union-attr]
     return vit
 
 

@@ -172,7 +172,7 @@ def checkpoint_files(repository: Path, endpoint: str, models: Path, params: Path
     for path in files.values():
         if not path.is_file():
             raise RegistryError(f"{path}: no such file, needed to register the checkpoint of {endpoint}")
-    exported = onnxfile.metadata(next(iter(graphs(repository, endpoint).values())))[protocol.HASH_KEY]
+    exported = metadata(open_session(next(iter(graphs(repository, endpoint).values()))))[protocol.HASH_KEY]
     if model_hash(checkpoint.load(model)[0]) != exported:
         raise RegistryError(f"{model}: not the model that {repository / endpoint} was exported from; export it again")
     return files

@@ -25,6 +25,7 @@ _TOKENS = (
 """Parameters of image encoders that are tokens or positions, not linear maps."""
 
 _WARMUP_STRIDE = 100  # iterations between warm-up updates in the official code
+_EPS = 1e-7  # of norms, as in timm
 _NEWTON_SCHULZ_STEPS = 4  # usually 5; on a CPU each takes 4 % of a training step of a small model
 
 
@@ -60,15 +61,15 @@ def _orthogonalize(
     if max(matrix.shape) < 3 * min(matrix.shape):
         return newton_schulz(matrix, steps, coefficients, dtype=torch.float32, **options)
     wide = matrix if matrix.shape[0] < matrix.shape[1] else matrix.mT
-    wide = wide / wide.norm().clamp(min=muon.MUON_EPS)
+    wide = wide / wide.norm().clamp(min=_EPS)
     gram = wide @ wide.mT
-    product = None
+    product: Tensor | None = None
     for a, b, c in coefficients[:steps]:
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal().add_(a)
         product = polynomial if product is None else polynomial @ product
         gram = polynomial @ gram @ polynomial
-    result = wide if product is None else product @ wide
+    result: Tensor = wide if product is None else product @ wide
     return result if matrix.shape[0] < matrix.shape[1] else result.mT
 
 

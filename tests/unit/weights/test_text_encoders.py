@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def model(encoder: Encoder) -> Iterator[ALBEF]:
+def model(encoder: Encoder) -> ALBEF:
     config = named(minilm())
     built = ALBEF(config.model, encoder.vocab_size, "retrieval").eval()
     init_weights.initialize(built, config)
-    yield built
+    return built
 
 
 def test_real_weights_give_the_states_they_gave(model: ALBEF, encoder: Encoder) -> None:
