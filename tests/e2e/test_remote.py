@@ -47,8 +47,8 @@ def test_another_clone_computes_nothing(tree: Tree, storage: str, tmp_path: Path
     (laptop.root / "dvc.lock").unlink(missing_ok=True)  # the run cache alone has to do
     laptop.run("git", "init", "-q")
     configure(laptop, storage)
-    output = laptop.dvc("repro", "--pull", "evaluate@vqa")
+    output = laptop.dvc("repro", "--pull", "evaluate@nlvr2")
     assert ran(output) == []
     assert output.count("is cached - skipping run") >= 6, output
-    for name in ("pretrain/model.pth", "evaluate/vqa/metrics.json"):
+    for name in ("pretrain/model.pth", "evaluate/nlvr2/metrics.json"):
         assert (laptop.root / "artifacts" / name).read_bytes() == (tree.root / "artifacts" / name).read_bytes()

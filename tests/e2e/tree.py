@@ -14,6 +14,16 @@ from ruamel.yaml import YAML
 
 from tests import ROOT
 
+TASKS = ("retrieval", "nlvr2")
+"""Tasks of the tiny pipeline: one starts from the pretrained model, the other from a stage of its own."""
+VERBS = ("tune", "finetune", "evaluate", "export")
+NAMES = [
+    *("inspect", "prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
+    *(f"{verb}@{task}" for verb in VERBS for task in TASKS),
+    *("repository", "report"),
+]
+"""Stages of the tiny pipeline."""
+
 
 def copy_sources(target: Path) -> None:
     """Copy all files that git tracks or would track, without outputs of earlier runs."""
@@ -85,6 +95,12 @@ def create(root: Path) -> Tree:
     copy_sources(tree.root)
     (tree.root / "dvc.lock").unlink(missing_ok=True)
     shutil.copyfile(ROOT / "tests/presets/tiny.yaml", tree.root / "params.yaml")
+    for section in ("tasks", "release.metrics"):
+        parameters = tree.params()
+        for part in section.split("."):
+            parameters = parameters[part]
+        tree.set_param(section, {task: parameters[task] for task in TASKS if task in parameters})
+    tree.set_param("tune.tasks", ["retrieval"])
     tree.run("git", "init", "-q")
     return tree
 

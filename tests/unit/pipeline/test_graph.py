@@ -42,11 +42,9 @@ def related(paths: set[Path], path: Path) -> bool:
 
 
 TASKS = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
-SEARCHES = tuple(f"tune@{task}" for task in TASKS)
 NAMES = [
     *("inspect", "prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
-    *SEARCHES,
-    *(f"{verb}@{task}" for verb in ("finetune", "evaluate", "export") for task in TASKS),
+    *(f"{verb}@{task}" for verb in ("tune", "finetune", "evaluate", "export") for task in TASKS),
     *("repository", "report"),
 ]
 
