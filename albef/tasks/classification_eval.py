@@ -16,7 +16,6 @@ from albef.data.images import ImageSource
 from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of, read_list
 from albef.inference.encode import by_image, distinct, evaluating, pixels_of, words_of
 from albef.models.albef import ALBEF
-from albef.tasks import registry
 from albef.tasks.job import Job, spaced
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def run(job: Job) -> None:
 
     The metric ``chance`` is the accuracy of always predicting the most frequent class.
     """
-    split = ClassificationSet.read(job.lists / f"{registry.spec(job.task).test_list}.json", job.images)
+    split = ClassificationSet.read(job.test_list, job.images)
     result = evaluate(job.model, split, job.encoder, section_of(job.config, job.task))
     actual = [split.classes[label] for label in split.labels]
     predicted = [split.classes[label] for label in result.probabilities.argmax(axis=1)]

@@ -13,6 +13,7 @@ import numpy as np
 from albef.config import Config
 from albef.io import write_file
 from albef.models.albef import ALBEF
+from albef.tasks import registry
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -38,6 +39,11 @@ class Job:
     lists: Path
     images: Path
     out: Path
+
+    @property
+    def test_list(self) -> Path:
+        """Path of the task's test list."""
+        return self.lists / f"{registry.spec(self.task).test_list}.json"
 
     def write_json(self, name: str, data: Any) -> None:
         """Write ``data`` as JSON to file ``name`` in the output folder."""

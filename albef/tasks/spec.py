@@ -28,7 +28,6 @@ class TaskSpec:
         architecture: Modules of the model besides the encoders.
         config: Dataclass of the task's section in ``params.yaml``.
         fine_tuning: Whether the section is under ``tasks``; pretraining stages have a top-level section.
-        trained: Whether the task is trained; otherwise ``albef finetune`` only adapts and saves the initial model.
         headline: Evaluation metric shown in summaries.
         release_metrics: Evaluation metrics that a release gate may use.
         lists: Schemas of the lists that only this task uses, by list name (`albef.data.schema.Field` by key).
@@ -46,7 +45,6 @@ class TaskSpec:
     architecture: Architecture
     config: type
     fine_tuning: bool = True
-    trained: bool = True
     headline: str = "accuracy"
     release_metrics: tuple[str, ...] = ("accuracy",)
     lists: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -157,7 +157,7 @@ def run(job: Job) -> None:
     Both modes are evaluated; metrics of the one not selected by the parameters have its name as prefix. ``chance`` is
     the accuracy of a random proposal.
     """
-    split = GroundingSet.read(job.lists / "grounding_test.json", job.lists / "grounding_boxes.json", job.images)
+    split = GroundingSet.read(job.test_list, job.lists / "grounding_boxes.json", job.images)
     config = job.config.tasks.grounding
     selected = config.evaluate.mode
     metrics: dict[str, float] = {}

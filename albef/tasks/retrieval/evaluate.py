@@ -191,7 +191,7 @@ def run(job: Job) -> None:
 
     The metric ``chance`` is the text-to-image recall at 1 of a random ranking.
     """
-    split = RetrievalSet.read(job.lists / "retrieval_test.json", job.images)
+    split = RetrievalSet.read(job.test_list, job.images)
     result = evaluate(job.model, split, job.encoder, job.config.tasks.retrieval)
     rows: list[tuple[object, ...]] = []
     for name, value in result.metrics.items():

@@ -15,9 +15,6 @@ from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
 from albef.tasks.onnx_wrappers import Graph, VisionGraph
 from albef.tasks.retrieval import spec
 
-INDEX_LIST = "retrieval_test.json"
-"""List of the images and captions in the initial index."""
-
 
 class TextGraph(Graph):
     """Text encoder with ITC projection."""
@@ -45,13 +42,16 @@ def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
 
 
 def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
-    """Write the settings and the search index of the retrieval endpoint."""
+    """Write the settings and the search index of the retrieval endpoint.
+
+    The index holds images and captions of the test list.
+    """
     folder.write_settings(
         spec.RetrievalSettings,
         shortlist=config.serve.shortlist,
         score=config.tasks.retrieval.evaluate.score,
         temperature=float(folder.origin[protocol.TEMPERATURE_KEY]),
     )
-    images, captions = commands.read_retrieval_list(inputs.lists / INDEX_LIST, inputs.images)
+    images, captions = commands.read_retrieval_list(inputs.lists / f"{spec.SPEC.test_list}.json", inputs.images)
     encoders = commands.load_encoders(folder.path, config.serve.threads)
     builder.build(folder.path / protocol.INDEX_FOLDER, encoders, images, captions, config.serve.index_dtype)

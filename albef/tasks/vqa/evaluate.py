@@ -252,7 +252,7 @@ def run(job: Job) -> None:
 
     Without annotated answers, there are no metrics and the table has no rows.
     """
-    split = QuestionSet.read(job.lists / "vqa_test.json", job.images)
+    split = QuestionSet.read(job.test_list, job.images)
     candidates = read_candidates(job.lists / "answer_list.json")
     result = evaluate(job.model, split, candidates, job.encoder, job.config.tasks.vqa)
     accuracies: dict[str, list[float]] = defaultdict(list)

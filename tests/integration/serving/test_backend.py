@@ -22,7 +22,7 @@ def value(name, kind, *shape):
 
 
 def add(folder, name, nodes, inputs, outputs, config=None, constants=()):
-    """Add a model to the repository; the configuration of one without ``config`` comes with the request to load it."""
+    """Add a model to the repository, with or without a configuration."""
     graph = helper.make_graph(nodes, name, inputs, outputs, list(constants))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
