@@ -72,7 +72,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """Image encoder: a vision transformer of the given sizes, or a model of timm by its name."""
+    """Image encoder: a vision transformer of given sizes, or a named one."""
 
     name: str | None = None  # model of timm; the sizes below then override its own
     width: int = named_by("name")
@@ -84,7 +84,7 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """Text and fusion encoder: a BERT of the given sizes, or those of a model of transformers."""
+    """Text and fusion encoder: a BERT of given sizes, or a named one."""
 
     name: str | None = None  # folder with config.json, name on the hub or model type; the sizes below override its own
     width: int = named_by("name")

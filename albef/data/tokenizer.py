@@ -174,8 +174,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        ids = (cast(int, tokenizer.token_to_id(name)) for name in special_tokens(tokenizer))
-        self.pad, self.unk, self.cls, self.sep, self.mask = ids
+        vocabulary = tokenizer.get_vocab()
+        self.pad, self.unk, self.cls, self.sep, self.mask = (vocabulary[name] for name in special_tokens(tokenizer))
         self.vocab_size = int(tokenizer.get_vocab_size())
 
     @classmethod

@@ -78,21 +78,22 @@ class VisionEncoder(nn.Module):
         position_prefix: Position embeddings before those of the patches.
     """
 
+    vit: Any
     scale: Tensor | None
     shift: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        build: Any = _sized if config.vision.name is None else image_model
-        self.vit: Any = build(config)
-        self.width = int(self.vit.embed_dim)
-        self.position_prefix = 0 if getattr(self.vit, "no_embed_class", False) else int(self.vit.num_prefix_tokens)
+        vit: Any = _sized(config) if config.vision.name is None else image_model(config)
+        self.vit = vit
+        self.width = int(vit.embed_dim)
+        self.position_prefix = 0 if getattr(vit, "no_embed_class", False) else int(vit.num_prefix_tokens)
         self.pooled = config.vision.name is not None and not (
-            type(self.vit) is VisionTransformer and self.vit.global_pool == "token" and self.vit.num_prefix_tokens == 1
+            type(vit) is VisionTransformer and vit.global_pool == "token" and vit.num_prefix_tokens == 1
         )
         scale = shift = None
         if config.vision.name is not None:
-            mean, std = (tuple(self.vit.pretrained_cfg[key]) for key in ("mean", "std"))
+            mean, std = (tuple(vit.pretrained_cfg[key]) for key in ("mean", "std"))
             if (mean, std) != _CLIP:
                 own, clip = torch.tensor([mean, std])[..., None, None], torch.tensor(_CLIP)[..., None, None]
                 scale, shift = clip[1] / own[1], (clip[0] - own[0]) / own[1]

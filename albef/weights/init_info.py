@@ -1,4 +1,4 @@
-"""Report of what weights would initialize in the model of the parameters, without training."""
+"""Comparison of weights with the model of the parameters, before training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_SHOWN = 8  # lines of a list
 
 @dataclass
 class Info:
-    """What weights would initialize in a model.
+    """Result of comparing weights with a model.
 
     Attributes:
         source: File, folder or name of the weights.

@@ -123,9 +123,10 @@ def fit_vision(model: ALBEF, source: str) -> Fit:
 
 
 def fit_text(model: ALBEF, source: str) -> Fit:
-    """Compare the weights of a text encoder with the model's text encoder, fusion encoder and MLM head.
+    """Compare the weights of a text encoder with the model's.
 
-    The cross-attention of the fusion encoder is not compared. The model may be without data.
+    They belong to text encoder, fusion encoder and MLM head; the cross-attention of the fusion encoder is not compared.
+    The model may be without data.
 
     Raises:
         CheckpointError: If the weights cannot be read.

@@ -165,11 +165,12 @@ def load_official(model: ALBEF, state: Mapping[str, Tensor], source: str = "chec
 def from_official(
     model: ALBEF, state: Mapping[str, Tensor], source: str = "checkpoint"
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Convert an official state dict of the model's task to tensors of ``model``, which may be without data.
+    """Convert an official state dict to tensors of ``model``.
 
-    Position embeddings of another image size are interpolated. Missing tensors of the teacher are copied from the
-    student. If the queue is missing or has another size, the model keeps its own. The image ids that a pretraining
-    queue lacks are set to unknown and never count as positives, as in the official fine-tuning.
+    The model has the task of the state dict and may be without data. Position embeddings of another image size are
+    interpolated. Missing tensors of the teacher are copied from the student. If the queue is missing or has another
+    size, the model keeps its own. The image ids that a pretraining queue lacks are set to unknown and never count as
+    positives, as in the official fine-tuning.
 
     Args:
         source: Name of the checkpoint in error messages.

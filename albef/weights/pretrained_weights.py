@@ -86,7 +86,7 @@ def read_named_vit(source: str, vit: nn.Module) -> PretrainedWeights:
 
 
 def _read_image_encoder(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the state dict of an image encoder and the content of timm's ``config.json``, if there is one."""
+    """Return the state dict of an image encoder, and timm's ``config.json`` or an empty mapping."""
     if source.startswith("timm:"):
         name = source.removeprefix("timm:")
         return dict(_timm(source, name, pretrained=True).state_dict()), {"architecture": name}
@@ -102,7 +102,9 @@ def _without_heads(source: str, state: Mapping[str, Tensor], sizes: Mapping[str,
 
 
 def read_bert(source: str) -> PretrainedWeights:
-    """Read the weights of a BERT-like encoder, including its MLM head if present, as those of a BERT.
+    """Read the weights of a BERT-like encoder as those of a BERT.
+
+    They include the MLM head if present.
 
     Args:
         source: Folder or file of weights with transformers' tensor names, or a model name on the Hugging Face Hub.
@@ -155,7 +157,7 @@ def read_bert(source: str) -> PretrainedWeights:
 
 
 def _as_bert(state: Mapping[str, Tensor], family: TextFamily) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors of encoder and MLM head by their names in BERT, and the names of all others."""
+    """Return tensors by their names in BERT, and the names of the others."""
     result: dict[str, Tensor] = {}
     ignored = []
     for key, tensor in state.items():
@@ -175,7 +177,9 @@ def _as_bert(state: Mapping[str, Tensor], family: TextFamily) -> tuple[dict[str,
 
 
 def kind_of(source: str) -> Literal["vision", "text"]:
-    """Infer from the tensor names whether weights are of an image or a text encoder; a name on the hub is of text.
+    """Infer from tensor names which encoder weights belong to.
+
+    A name on the hub is that of a text encoder.
 
     Raises:
         CheckpointError: If a local file cannot be read or its names tell neither.

@@ -39,7 +39,7 @@ def named(source: str | Path, **text: Any) -> Config:
 
 
 def states_of(model: ALBEF, ids: Tensor, mask: Tensor) -> Tensor:
-    """States of the whole text encoder: fusion layers without their attention to an image follow its own layers."""
+    """States after all layers; fusion layers skip their attention to an image."""
     states: Tensor = model.student.text(ids, mask)
     for layer in model.student.fusion.layers:
         states = layer.feed_forward(layer.attention(states, key_mask(mask)))
