@@ -20,7 +20,7 @@ from tests.integration.tracking.stores import free_port
 
 @contextmanager
 def orchestrated(tree: Tree, folder: Path, training: bool) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run the script, with a long pretraining if ``training`` is set, and yield it and its log."""
+    """Yield the running script and its log; with ``training``, a long pretraining runs."""
     port, log = free_port(), folder / "log"
     environment = {
         **tree.environment,

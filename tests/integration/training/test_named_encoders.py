@@ -1,4 +1,4 @@
-"""Training and export with named encoders: a DINOv2 with random weights, a MiniLM with its real ones."""
+"""Training and export with named encoders: a random DINOv2 and a real MiniLM."""
 
 from __future__ import annotations
 
