@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ CHECKPOINT = "checkpoint"
 """Folder of the checkpoint in a version, and tag with the hash of its files."""
 DYNAMIC = 4
 """Length of dynamic dimensions in input examples."""
+_NAME = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
@@ -190,13 +192,22 @@ def download_checkpoint(name: str, folder: Path, uri: str | None = None) -> Path
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    uri = client(uri).tracking_uri
+    registry = client(uri)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise RegistryError(f"{name}: expected models:/NAME@ALIAS or models:/NAME/NUMBER")
     try:
-        return Path(download_artifacts(f"{name}/{CHECKPOINT}", dst_path=folder, tracking_uri=uri, registry_uri=uri))
+        if match["alias"]:
+            entry = registry.get_model_version_by_alias(match["name"], match["alias"])
+        else:
+            entry = registry.get_model_version(match["name"], match["number"])
+        # By the version's source: `models:/` would be resolved in the store that is set globally in MLflow.
+        place = f"{entry.source}/{CHECKPOINT}"
+        return Path(download_artifacts(place, dst_path=str(folder), tracking_uri=registry.tracking_uri))
     except (MlflowException, OSError) as error:
         raise RegistryError(
-            f"{name}: no version with a checkpoint in {uri} ({str(error).splitlines()[0]}); register it with "
-            "`albef registry register --models`"
+            f"{name}: no version with a checkpoint in {registry.tracking_uri}; register it with "
+            f"`albef registry register --models` ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -114,8 +114,9 @@ def test_a_champion_is_loaded_from_the_registry(model, store, tmp_path, stages, 
         assert albef.load(name).answer(image, question) == expected
     mlflow.set_tracking_uri(store)
     execute(code)
-    with pytest.raises(RegistryError):
-        albef.load("models:/albef-vqa@previous")
+    for name in ("models:/albef-vqa@previous", "models:/albef-vqa/7", "models:/albef-vqa"):
+        with pytest.raises(RegistryError):
+            albef.load(name)
     with pytest.raises(RegistryError):  # of another model
         models.register(*inputs, ["entailment"], **files)
     with pytest.raises(RegistryError):
