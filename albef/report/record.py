@@ -6,7 +6,8 @@ from pathlib import Path
 
 from albef.report.source import read_json
 from albef.tracking.origin import data_hash
-from albef.tracking.tracker import MlflowTracker, NoTracker, tracked
+from albef.tracking.runs import start
+from albef.tracking.tracker import Tracker
 
 _MAX_DOCS = 50_000_000  # bytes; larger data docs are not uploaded
 
@@ -24,7 +25,7 @@ def run(artifacts: Path, images: Path, out: Path, uri: str | None, work_dir: Pat
     validated = artifacts / "validated"
     lists = [*validated.glob("lists/*.json"), *filter(Path.is_file, [images / "manifest.json"])]
     tags = {"task": "report", "data": data_hash(lists)}
-    with tracked("report", work_dir / "report", uri, {}, tags) as tracker:
+    with start("report", {}, tags, work_dir / "report", uri) as tracker:
         metrics = _metrics(artifacts)
         tracker.log_metrics(metrics, 0)
         _log_files(artifacts, tracker)
@@ -58,7 +59,7 @@ def _numbers(path: Path, prefix: str) -> dict[str, float]:
     }
 
 
-def _log_files(artifacts: Path, tracker: NoTracker | MlflowTracker) -> None:
+def _log_files(artifacts: Path, tracker: Tracker) -> None:
     for pattern in ("export/*/parity.json", "evaluate/*/plots/*.csv", "validated/report.json"):
         for path in sorted(artifacts.glob(pattern)):
             tracker.log_artifact(path, str(path.parent.relative_to(artifacts)))

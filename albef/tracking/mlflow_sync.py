@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
+import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from albef.tracking.offline_buffer import Item, OfflineBuffer, headers
+from albef.tracking.offline_buffer import Item, OfflineBuffer
 
 _logger = logging.getLogger(__name__)
 
 KEY = "albef.run"
-"""Tag that identifies a run whose creation was never confirmed by the store."""
-_BATCH = 100  # parameters, tags or journal rows per request, at most
-_METRICS = 1000  # metric values per request, at most
+"""Tag that identifies a run across the processes that log it."""
+_LIMITS = {"params": 100, "tags": 100, "metrics": 1000}  # per request
 
 
 def connect(uri: str) -> Any:
@@ -50,157 +47,82 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
 
 
 class BufferUpload:
-    """Sends the items of one buffer to its MLflow run.
+    """Sends a buffer to its MLflow run, which is created if necessary.
 
-    Args:
-        live: Whether this process is still logging the run. Otherwise its process is gone, and the end of the run may
-            be missing from the buffer.
+    Metric values whose step the run already has are skipped: they were sent before, or a resumed process repeats them.
     """
 
-    def __init__(self, client: Any, buffer: OfflineBuffer, live: bool = True) -> None:
-        self.client, self.buffer, self.live = client, buffer, live
-        self.run_id = self._open_run()
-
-    def _open_run(self) -> str:
+    def __init__(self, client: Any, buffer: OfflineBuffer) -> None:
         from mlflow.entities import Param, RunTag
 
-        header, client = self.buffer.header, self.client
-        run_id: str | None = header.get("run_id")
-        with _exclusive(self.buffer.folder.parent):  # only one process may create the run
-            if run_id is not None and not self._exists(run_id):
-                run_id, header["described"] = None, False  # the run was deleted from the store
-            run_id = run_id or self._find(header["key"])
-            if run_id is None:
-                run_id = self._create_run(header)
-            elif self.live:
-                client.update_run(run_id, status="RUNNING")
-            if header.get("described"):
-                return run_id
-            parent = header.get("parent")
-            nesting = {"mlflow.parentRunId": self._find(parent["key"]) or self._create_run(parent)} if parent else {}
-        params, tags = list(header["params"].items()), list({**header["tags"], **nesting}.items())
-        for start in range(0, max(len(params), len(tags)), _BATCH):
-            part = slice(start, start + _BATCH)
-            try:
-                client.log_batch(
-                    run_id, params=[Param(k, v) for k, v in params[part]], tags=[RunTag(k, v) for k, v in tags[part]]
-                )
-            except Exception as error:
-                if not _is_permanent(error):
-                    raise
-                self._reject({"kind": "params", "params": dict(params[part]), "tags": dict(tags[part])}, error)
-        self.buffer.update(run_id=run_id, described=True)
-        return run_id
+        self.client, self.buffer = client, buffer
+        header = buffer.header
+        self._experiment = experiment_id(client, header["uri"], header["experiment"])
+        self._position = 0
+        self._steps: dict[str, set[int]] = {}
+        run = self._find(header) or self._create(header)
+        self.run_id = str(run.info.run_id)
+        tags = dict(header["tags"])
+        if parent := header["parent"]:
+            tags["mlflow.parentRunId"] = (self._find(parent) or self._create(parent)).info.run_id
+        self._log("params", [Param(k, v) for k, v in header["params"].items() if k not in run.data.params])
+        self._log("tags", [RunTag(k, v) for k, v in tags.items()])
 
-    def _exists(self, run_id: str) -> bool:
-        try:
-            self.client.get_run(run_id)
-        except Exception as error:
-            if not _is_permanent(error):
-                raise
-            return False
-        return True
+    def _find(self, header: Mapping[str, Any]) -> Any | None:
+        runs = self.client.search_runs([self._experiment], f"tags.`{KEY}` = '{header['key']}'", max_results=1)
+        return runs[0] if runs else None
 
-    def _find(self, key: str) -> str | None:
-        experiment = self.client.get_experiment_by_name(self.buffer.header["experiment"])
-        if experiment is None:
-            return None
-        runs = self.client.search_runs([experiment.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+    def _create(self, header: Mapping[str, Any]) -> Any:
+        tags = {KEY: header["key"]}
+        return self.client.create_run(self._experiment, header["start"], tags, run_name=header["name"])
 
-    def _create_run(self, header: Mapping[str, Any]) -> str:
-        """Create this run or its parent, which may be sent later."""
-        experiment = experiment_id(self.client, self.buffer.header["uri"], self.buffer.header["experiment"])
-        run = self.client.create_run(
-            experiment, start_time=header["start"], tags={KEY: header["key"]}, run_name=header["name"]
-        )
-        return str(run.info.run_id)
+    def send(self) -> None:
+        """Send the items that this object has not sent yet.
 
-    def send(self, items: list[tuple[Item, int]]) -> None:
-        """Send items in order, removing accepted ones from the list."""
-        while items:
-            batch = _next_batch(items)
-            try:
-                self._log([item for item, _ in batch])
-            except Exception as error:
-                if not _is_permanent(error):
-                    raise
-                if len(batch) > 1:  # send one by one, to reject only the item at fault
-                    batch = batch[:1]
-                    try:
-                        self._log([batch[0][0]])
-                    except Exception as item_error:
-                        if not _is_permanent(item_error):
-                            raise
-                        self._reject(batch[0][0], item_error)
-                else:
-                    self._reject(batch[0][0], error)
-            del items[: len(batch)]
-            self.buffer.mark_sent(batch[-1][1])
+        Raises:
+            Exception: Any error of the store or the network that a repetition may avoid.
+        """
+        items, position = self.buffer.items(self._position)
+        for kind, group in itertools.groupby(items, lambda item: item["kind"]):
+            if kind == "metrics":
+                self._send_metrics(group)
+            elif kind == "file":
+                for item in group:
+                    self._send_file(self.buffer.path.parent / item["path"], item["place"])
+            elif kind == "end":
+                for item in group:
+                    self.client.set_terminated(self.run_id, item["status"], item["time"])
+        self._position = position
 
-    def _reject(self, item: Item, error: Exception) -> None:
-        self.buffer.reject(item, first_line(error))
-        _logger.warning(
-            "MLflow rejected %s: %s; the item is in %s",
-            ", ".join(item.get("metrics", {})) or item["kind"],
-            first_line(error),
-            self.buffer.folder.parent / "refused.jsonl",
-        )
-
-    def _log(self, items: list[Item]) -> None:
+    def _send_metrics(self, items: Iterable[Item]) -> None:
         from mlflow.entities import Metric
 
-        first = items[0]
-        if first["kind"] == "metrics":
-            rows = [Metric(k, v, i["time"], i["step"]) for i in items for k, v in i["metrics"].items()]
-            for start in range(0, len(rows), _METRICS):
-                self.client.log_batch(self.run_id, metrics=rows[start : start + _METRICS])
-        elif first["kind"] == "end":
-            self.client.set_terminated(self.run_id, first["status"], first["time"])
-        else:
-            self._log_file(first)
+        rows = [Metric(k, v, item["time"], item["step"]) for item in items for k, v in item["metrics"].items()]
+        for key in {row.key for row in rows} - self._steps.keys():
+            self._steps[key] = {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
+        self._log("metrics", [row for row in rows if row.step not in self._steps[row.key]])
 
-    def _log_file(self, item: Item) -> None:
-        path = Path(item["path"])
-        path = path if path.is_absolute() else self.buffer.folder / path
+    def _log(self, kind: str, rows: list[Any]) -> None:
+        for start in range(0, len(rows), _LIMITS[kind]):
+            batch = rows[start : start + _LIMITS[kind]]
+            try:
+                self.client.log_batch(self.run_id, **{kind: batch})
+            except Exception as error:  # one that a repetition would raise again must not hold up the rest
+                if getattr(error, "error_code", None) not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                    raise
+                if len(batch) == 1:
+                    _logger.warning("MLflow rejected %s: %s", batch[0], first_line(error))
+                else:
+                    for row in batch:
+                        self._log(kind, [row])
+
+    def _send_file(self, path: Path, place: str) -> None:
         if path.is_dir():
-            self.client.log_artifacts(self.run_id, str(path), "/".join(filter(None, [item["place"], path.name])))
+            self.client.log_artifacts(self.run_id, str(path), "/".join(filter(None, [place, path.name])))
         elif path.is_file():
-            self.client.log_artifact(self.run_id, str(path), item["place"] or None)
+            self.client.log_artifact(self.run_id, str(path), place or None)
         else:
-            self.buffer.reject(item, "the file no longer exists")
-
-    def finish(self, others: bool) -> None:
-        """Delete the buffer after everything has been sent.
-
-        A run whose process was killed is marked as such, unless other buffers of the same run exist (``others``).
-        """
-        if not self.live and not others and self.client.get_run(self.run_id).info.status == "RUNNING":
-            self.client.set_terminated(self.run_id, "KILLED")
-        self.buffer.remove()
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _next_batch(items: list[tuple[Item, int]]) -> list[tuple[Item, int]]:
-    """Return the leading metrics, or the first item of another kind."""
-    count = 0
-    while count < min(len(items), _BATCH) and items[count][0]["kind"] == "metrics":
-        count += 1
-    return items[: max(count, 1)]
-
-
-def _is_permanent(error: Exception) -> bool:
-    """Return whether a repeated request would fail in the same way."""
-    return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+            _logger.warning("%s no longer exists; it is not in MLflow", path)
 
 
 def first_line(error: Exception) -> str:
@@ -218,22 +140,12 @@ def sync_abandoned(client: Any, uri: str, root: Path) -> int:
     for buffer in OfflineBuffer.abandoned(root):
         try:
             if buffer.header["uri"] == uri:
-                upload = BufferUpload(client, buffer, live=False)
-                upload.send(buffer.unsent())
-                upload.finish(others=buffers_of(root, buffer.header["key"]) != [buffer.folder])
+                upload = BufferUpload(client, buffer)
+                upload.send()
+                if client.get_run(upload.run_id).info.status == "RUNNING":  # its process was killed
+                    client.set_terminated(upload.run_id, "KILLED")
+                buffer.remove()
                 count += 1
         finally:
             buffer.release()
     return count
-
-
-def buffers_of(root: Path, key: str) -> list[Path]:
-    """Return the folders of all buffers of a run, locked or not."""
-    folders = []
-    for path in headers(root):
-        try:
-            if json.loads(path.read_text(encoding="utf-8"))["key"] == key:
-                folders.append(path.parent)
-        except (OSError, ValueError):
-            continue  # sent and removed in the meantime
-    return folders

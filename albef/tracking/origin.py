@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 
@@ -44,21 +43,10 @@ def _git_commit() -> str | None:
     return result.stdout.strip()
 
 
-def file_digest(path: Path) -> bytes:
-    """Return the SHA-256 of a file, cached by size and modification time."""
-    state = path.stat()
-    return _digest(path.resolve(), state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, size: int, mtime_ns: int) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def data_hash(files: Iterable[Path]) -> str:
     """Return one SHA-256 over names and contents of data files, as hex."""
     total = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.name):
-        total.update(path.name.encode() + b"\0" + file_digest(path))
+        with path.open("rb") as file:
+            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

@@ -1,16 +1,18 @@
-"""Training stages and searches as tracked runs."""
+"""Training stages, searches and reports as tracked runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from albef.config import Config, section_of, to_dict
+from albef.data.files import write_text
+from albef.tracking.origin import run_tags
 from albef.tracking.system import system_metrics
-from albef.tracking.tracker import MlflowTracker, NoTracker, resolve, tracked
+from albef.tracking.tracker import Tracker, resolve
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -22,21 +24,15 @@ def absolute_uri(uri: str | None) -> str:
 
 def start(
     name: str, params: Mapping[str, Any], tags: Mapping[str, str], folder: Path, uri: str | None = None
-) -> AbstractContextManager[NoTracker | MlflowTracker]:
-    """Track a block of work as a run; see `albef.tracking.tracker.tracked`.
-
-    Args:
-        params: Nested parameters, recorded with dotted names.
-        tags: Tags in addition to the common ones.
-        folder: Folder of the run in the work directory.
-    """
-    return tracked(name, folder, uri, dict(_flatten(params)), dict(tags))
+) -> Tracker:
+    """Start a run with the common tags; see `Tracker` for the arguments."""
+    return Tracker(resolve(uri), name, params, {**run_tags(name), **tags}, folder)
 
 
 @contextmanager
 def start_run(
     name: str, config: Config, folder: Path, uri: str | None = None, data: str = "", **params: Any
-) -> Iterator[NoTracker | MlflowTracker]:
+) -> Iterator[Tracker]:
     """Track a training stage as a run, with system metrics.
 
     Args:
@@ -48,15 +44,8 @@ def start_run(
     """
     recorded = {"model": to_dict(config.model), "train": to_dict(section_of(config, name)), **params}
     tags = {"task": name, **({"data": data} if data else {})}
+    write_text(folder / "config.json", json.dumps(recorded, indent=1) + "\n")
     with start(name, recorded, tags, folder, uri) as tracker:
-        tracker.log_text(json.dumps(recorded, indent=1) + "\n", "config.json")
+        tracker.log_artifact(folder / "config.json")
         with system_metrics(tracker):
             yield tracker
-
-
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value)

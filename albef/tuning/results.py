@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from albef.data.files import new_folder
-from albef.tuning.search_state import read_validations
 from albef.tuning.space import as_params
 
 
@@ -53,28 +53,28 @@ class Outcome:
     trials: list[Trial]
 
     @classmethod
-    def from_ray(cls, ray_results: Any, trials_dir: Path, task: str, metric: str, setting: dict[str, float]) -> Outcome:
-        """Combine Ray's results with the recorded validations.
+    def of(
+        cls, frozen: Iterable[Any], errors: Mapping[int, str], task: str, metric: str, setting: dict[str, float]
+    ) -> Outcome:
+        """Return the outcome of Optuna's trials, of which the first has the current setting.
+
+        Args:
+            errors: Messages by the number of the trial.
 
         Raises:
-            SearchError: If no trial was validated, or the trial with the current setting was not.
+            SearchError: If no trial was validated, or the first one was not.
         """
         trials = []
-        # After an interruption Ray's order is not that of the proposals; the numbers in the names are.
-        for result in sorted(ray_results, key=lambda result: int(Path(result.path).name.split("_")[2])):
-            parts = Path(result.path).name.split("_")[:3]  # trainable, trial, number; then setting and time
-            history = read_validations(trials_dir, parts[1])
-            values = {key: result.config[key] for key in setting}
-            error = str(result.error).strip().splitlines()[-1] if result.error else ""
-            trials.append(Trial("_".join(parts), values, history, error))
+        for index, each in enumerate(frozen, 1):
+            values = {key: each.params[key] for key in setting}
+            history = sorted(each.intermediate_values.items())
+            trials.append(Trial(f"trial_{index}", values, history, errors.get(each.number, "")))
         if not any(trial.history for trial in trials):
-            errors = sorted({trial.error for trial in trials if trial.error})
-            raise SearchError(f"{task}: no trial was validated: {'; '.join(errors) or 'all were interrupted'}")
-        baselines = [trial for trial in trials if trial.setting == setting and trial.history]
-        if not baselines:
+            causes = sorted({trial.error for trial in trials if trial.error})
+            raise SearchError(f"{task}: no trial was validated: {'; '.join(causes) or 'all were interrupted'}")
+        if not trials[0].history:
             raise SearchError(f"{task}: the trial with the current setting was not validated, so there is no baseline")
-        baseline = baselines[0]
-        return cls(task, metric, setting, [baseline, *(trial for trial in trials if trial is not baseline)])
+        return cls(task, metric, setting, trials)
 
     @property
     def baseline(self) -> Trial:

@@ -7,22 +7,26 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from albef.config import Config, section_of
 from albef.tasks.base import task_class
 from albef.tracking.origin import run_tags
 from albef.tracking.runs import absolute_uri, start
-from albef.tracking.tracker import flush_runs
+from albef.tracking.tracker import flush
 from albef.training.distributed import cluster
 from albef.training.state import digest_of, fingerprint
-from albef.tuning import results, search_state, trial
+from albef.tuning import results, trial
 from albef.tuning.space import Space, SpaceError, current_value, space_of
 from albef.tuning.trial import Inputs
 from albef.weights import checkpoint as model_file
+
+if TYPE_CHECKING:
+    from albef.tuning.study import Study
 
 _logger = logging.getLogger(__name__)
 
@@ -74,27 +78,20 @@ def run(
     if not searched:
         return _write(results.Outcome(task, selection, setting, []), out)
     work_dir = work_dir.resolve()
-    work_dir.mkdir(parents=True, exist_ok=True)
+    folder = work_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
     uri = absolute_uri(tracking_uri)
-    # Not inside Ray's folder of the search: Ray restores a search as soon as that folder exists.
-    ray_dir, trials_dir = work_dir / name, work_dir / f"{name}-runs"
-    trials_dir.mkdir(exist_ok=True)
     tags = {**run_tags("tune"), "task": task, "data": data}
-    with start(f"tune {task}", {"tune": asdict(config.tune), "space": space}, tags, trials_dir, uri) as tracker:
+    with start(f"tune {task}", {"tune": asdict(config.tune), "space": space}, tags, folder, uri) as tracker:
         lists, images, tokenizer, init = (path.resolve() for path in (lists, images, tokenizer, init))
-        trial_inputs = Inputs(lists, images, tokenizer, init, trials_dir, uri, tracker.identity, tags)
-        grid = _search(config, task, space, setting, trial_inputs, ray_dir)
-        if (ended := grid.num_terminated + grid.num_errors) < config.tune.trials:  # Ray also returns after Ctrl-C
-            raise results.SearchError(
-                f"{task}: interrupted after {ended} of {config.tune.trials} trials; run the same command to resume"
-            )
-        outcome = _write(results.Outcome.from_ray(grid, trials_dir, task, selection, setting), out)
+        trial_inputs = Inputs(lists, images, tokenizer, init, folder, uri, tracker.identity, tags)
+        outcome = _write(_search(config, task, space, setting, trial_inputs), out)
         tracker.log_metrics(outcome.metrics, 0)
         for path in sorted(out.iterdir()):
             tracker.log_artifact(path)
     # Ray returns on the last report of a trial, before its tracker has sent everything.
-    flush_runs(uri, work_dir, trials_dir.iterdir(), FLUSH_SECONDS)
-    search_state.remove(trials_dir, ray_dir)
+    flush(uri, work_dir, FLUSH_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
     return outcome
 
 
@@ -109,49 +106,51 @@ def _learned_values(init: Path) -> dict[str, float]:
     return {"temperature": float(state["temperature"])} if "temperature" in state else {}
 
 
-def _search(config: Config, task: str, space: Space, setting: dict[str, Any], inputs: Inputs, ray_dir: Path) -> Any:
-    """Run or resume the search, and return Ray's results."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output ignores verbose=0
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")  # seconds of progress that a kill may lose
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
+def _search(config: Config, task: str, space: Space, setting: dict[str, Any], inputs: Inputs) -> results.Outcome:
+    """Run or resume the search.
 
-    from albef.tuning.callbacks import Recorder
-    from albef.tuning.resumable_optuna import ResumableLimiter, ResumableOptunaSearch
+    Raises:
+        SearchError: If no trial was validated, or the search was interrupted.
+    """
+    from albef.tuning.study import Study
+
+    settings = config.tune
+    study = Study(inputs.folder, space, setting, settings, settings.epochs or section_of(config, task).train.epochs)
+    if study.trials():
+        _logger.warning("tune %s: resuming the interrupted search", task)
+    finished = study.num_finished
+    errors = _run_trials(config, task, study, inputs, settings.trials - finished) if finished < settings.trials else {}
+    ended = study.num_finished + len(errors)
+    if ended < settings.trials:  # Ray also returns after Ctrl-C
+        raise results.SearchError(
+            f"{task}: interrupted after {ended} of {settings.trials} trials; run the same command to resume"
+        )
+    return results.Outcome.of(study.trials(), errors, task, str(task_class(task).selection), setting)
+
+
+def _run_trials(config: Config, task: str, study: Study, inputs: Inputs, count: int) -> dict[int, str]:
+    """Run trials of a study in Ray, and return errors by number."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output ignores verbose=0
+    from ray import tune
+    from ray.tune.search import ConcurrencyLimiter
+
+    from albef.tuning.ray_adapters import StudyScheduler, StudySearcher
 
     settings = config.tune
     trainable = tune.with_resources(
         functools.partial(trial.run, config=config, task_name=task, inputs=inputs),
         {"cpu": settings.cpus_per_trial, "gpu": settings.gpus_per_trial},
     )
-    epochs = settings.epochs or section_of(config, task).train.epochs
-    logging.getLogger("optuna").setLevel(logging.WARNING)
+    sessions = inputs.folder / "ray"  # Ray's own state, of no use after a kill
+    shutil.rmtree(sessions, ignore_errors=True)
     with cluster(ceil(settings.concurrent * settings.cpus_per_trial)):
-        if search_state.restore(inputs.trials_dir, ray_dir):
-            _logger.warning("tune %s: resuming the interrupted search", task)
-            return tune.Tuner.restore(str(ray_dir), trainable, resume_unfinished=True, restart_errored=True).fit()
-        searcher = ResumableOptunaSearch(points_to_evaluate=[setting], seed=settings.seed)
-        return tune.Tuner(
+        grid = tune.Tuner(
             trainable,
-            param_space={key: _distribution(tune, *bounds) for key, bounds in space.items()},
             tune_config=tune.TuneConfig(
-                metric=task_class(task).selection,
-                mode="max",
-                search_alg=ResumableLimiter(searcher, settings.concurrent),
-                scheduler=ASHAScheduler(
-                    time_attr="epoch", max_t=max(epochs, 1), grace_period=min(settings.grace_epochs, epochs)
-                ),
-                num_samples=settings.trials,
+                search_alg=ConcurrencyLimiter(StudySearcher(study), settings.concurrent),
+                scheduler=StudyScheduler(study, str(task_class(task).selection)),
+                num_samples=count,
             ),
-            run_config=tune.RunConfig(
-                name=ray_dir.name,
-                storage_path=str(ray_dir.parent),
-                verbose=0,
-                callbacks=[Recorder(inputs.trials_dir, str(task_class(task).selection))],
-            ),
+            run_config=tune.RunConfig(name="search", storage_path=str(sessions), verbose=0),
         ).fit()
-
-
-def _distribution(tune: Any, kind: str, low: float, high: float) -> Any:
-    """Return a Ray distribution; Ray excludes the upper bound of integers."""
-    return getattr(tune, kind)(low, high + 1 if kind in ("randint", "lograndint") else high)
+    return {int(result.config["number"]): str(result.error).strip().splitlines()[-1] for result in grid if result.error}

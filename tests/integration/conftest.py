@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from albef.serving.client import Client
 from albef.serving.runtime import Runtime, ensure
@@ -26,3 +29,16 @@ def server(model: Served, runtime: Runtime) -> Iterator[TritonServer]:
 def client(server: TritonServer) -> Iterator[Client]:
     with Client(server.grpc_url) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, _empty_store: Path) -> str:
+    """Empty MLflow store; MLflow takes seconds to create the tables of each."""
+    return f"sqlite:///{shutil.copy(_empty_store, tmp_path / 'mlflow.db')}"

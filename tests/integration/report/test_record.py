@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from albef.report import page
+from albef.tracking.offline_buffer import OfflineBuffer
 from albef.tracking.origin import data_hash
 from tests.integration.tracking.stores import files, free_port, runs
 
@@ -40,10 +41,9 @@ def artifacts(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    page.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
-    found = runs(uri)["report"]
+def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_path: Path, store: str) -> None:
+    page.run(artifacts, tmp_path, artifacts / "report", store, tmp_path / "scratch")
+    found = runs(store)["report"]
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {
         "pretrain/loss": 2.5,
@@ -59,7 +59,7 @@ def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_
     }
     assert found.data.tags["stage"] == "report"
     assert found.data.tags["data"] == data_hash([artifacts / "validated/lists/vqa_test.json"])
-    assert files(uri, "report") == {
+    assert files(store, "report") == {
         "export/vqa/parity.json",
         "report/index.html",
         "report/losses.png",
@@ -75,7 +75,8 @@ def test_a_report_is_written_without_mlflow_and_recorded_later(
     uri = f"http://127.0.0.1:{free_port()}"
     page.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
     assert (artifacts / "report/index.html").is_file()
-    (left,) = (tmp_path / "scratch/tracking").iterdir()
-    rows = [json.loads(line) for line in (left / "journal.jsonl").read_text().splitlines()]
-    assert [row["kind"] for row in rows] == ["metrics", "file", "file", "file", "file", "end"]
-    assert (left / rows[-2]["path"] / "index.html").read_bytes() == (artifacts / "report/index.html").read_bytes()
+    (path,) = (tmp_path / "scratch/tracking").glob("*.jsonl")
+    items, _ = OfflineBuffer(path, {}, -1).items()
+    assert [item["kind"] for item in items] == ["metrics", "file", "file", "file", "file", "end"]
+    copy = path.parent / items[-2]["path"]
+    assert (copy / "index.html").read_bytes() == (artifacts / "report/index.html").read_bytes()

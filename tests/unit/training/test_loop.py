@@ -12,7 +12,7 @@ from torch import Tensor
 from albef.data.tokenizer import Encoder
 from albef.tasks import registry
 from albef.tasks.base import TaskData, task_class
-from albef.tracking.tracker import NoTracker
+from albef.tracking.tracker import Tracker
 from albef.training.loop import Loop, TrainingError
 from albef.weights import checkpoint
 from tests.worlds import color_world, tiny_config
@@ -29,7 +29,8 @@ def _loop(world: Path, out: Path, name: str, precision: Literal["fp32", "bf16"] 
     torch.manual_seed(0)
     task = task_class(name)(config, encoder)
     data = TaskData(world / "lists", world, encoder)
-    return Loop(task, data, out / "scratch", out, NoTracker(), torch.device("cpu"))
+    tracker = Tracker("none", name, {}, {}, out)
+    return Loop(task, data, out / "scratch", out, tracker, torch.device("cpu"))
 
 
 LOSSES = {
