@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from albef.io import file_hash
+
 
 def origin() -> dict[str, str]:
     """Return the commit (``git_commit``) and the hash of ``dvc.lock`` (``dvc_lock``), if available."""
@@ -47,6 +49,5 @@ def data_hash(files: Iterable[Path]) -> str:
     """Return one SHA-256 over names and contents of data files, as hex."""
     total = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.name):
-        with path.open("rb") as file:
-            total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+        total.update(path.name.encode() + b"\0" + bytes.fromhex(file_hash(path)))
     return total.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import Config, section_of, to_dict
-from albef.data.files import write_text
+from albef.io import write_file
 from albef.tracking.origin import run_tags
 from albef.tracking.system import system_metrics
 from albef.tracking.tracker import Tracker, resolve
@@ -44,7 +44,7 @@ def start_run(
     """
     recorded = {"model": to_dict(config.model), "train": to_dict(section_of(config, name)), **params}
     tags = {"task": name, **({"data": data} if data else {})}
-    write_text(folder / "config.json", json.dumps(recorded, indent=1) + "\n")
+    write_file(folder / "config.json", json.dumps(recorded, indent=1) + "\n")
     with start(name, recorded, tags, folder, uri) as tracker:
         tracker.log_artifact(folder / "config.json")
         with system_metrics(tracker):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from albef.data.files import write_text
+from albef.io import write_file
 from albef.tracking.mlflow_sync import BufferUpload, connect, first_line, sync_abandoned
 from albef.tracking.offline_buffer import OfflineBuffer, exclusive
 
@@ -203,7 +203,7 @@ def _identity(folder: Path) -> dict[str, Any]:
     identity = {"key": uuid.uuid4().hex, "start": _now()}
     with contextlib.suppress(OSError):
         if folder.is_dir():
-            write_text(path, json.dumps(identity))
+            write_file(path, json.dumps(identity))
     return identity
 
 

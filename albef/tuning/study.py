@@ -1,4 +1,4 @@
-"""Optuna study of a search, stored in SQLite: after a kill, the search goes on from its last change."""
+"""Optuna study of a search in SQLite, which a kill at any time leaves consistent."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -98,11 +100,16 @@ def test_a_killed_trial_resumes_at_its_checkpoint(
     assert run.info.status == "FINISHED"
 
 
-def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def _started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with log.open("wb") as file:  # no pipe, which Ray's processes would keep open
-        return subprocess.Popen(
-            command, cwd=log.parent, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=file, stderr=file
-        )
+        process = subprocess.Popen(command, cwd=log.parent, env=environment, stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_killed_search_goes_on_and_its_best_feeds_finetune(world: Path, tmp_path: Path, store: str) -> None:
@@ -114,15 +121,13 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(world: Path, tmp_pa
     command = [sys.executable, "-m", "albef.cli", "tune", "entailment", *params, *common, "--out", str(out)]
     command += ["--work-dir", str(tmp_path / "scratch"), "--tracking-uri", store]
 
-    process = _start(command, tmp_path / "log")
-    deadline = time.monotonic() + 200
-    while not (found := list(tmp_path.glob("scratch/tune-*/1/scratch/checkpoint.pt"))):
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    descendants = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
+    with _started(command, tmp_path / "log") as process:
+        deadline = time.monotonic() + 300
+        while not (found := list(tmp_path.glob("scratch/tune-*/1/scratch/checkpoint.pt"))):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        descendants = psutil.Process(process.pid).children(recursive=True)
     killed_at = int(time.time() * 1000)
     assert not psutil.wait_procs(descendants, 30)[1]
     study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{found[0].parents[2] / 'study.db'}")
@@ -131,8 +136,8 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(world: Path, tmp_pa
     assert not (found[0].parents[2] / "0").exists()  # it was over
     assert not out.exists()
 
-    process = _start(command, tmp_path / "log")
-    assert process.wait(240) == 0, (tmp_path / "log").read_text()
+    with _started(command, tmp_path / "log") as process:
+        assert process.wait(300) == 0, (tmp_path / "log").read_text()
     assert "resuming the interrupted search" in (tmp_path / "log").read_text()
     with (out / "trials.csv").open() as file:
         rows = {row["trial"]: row for row in csv.DictReader(file)}
