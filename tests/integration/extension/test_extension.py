@@ -15,6 +15,7 @@ import torch
 from albef.config import to_dict
 from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
+from albef.models.albef import ALBEF
 from albef.serving.runtime import Runtime
 from albef.serving.server import TritonServer
 from albef.weights import checkpoint
@@ -90,8 +91,10 @@ def test_it_is_evaluated_and_reported(world: Path) -> None:
 def test_it_is_loaded_from_python(world: Path) -> None:
     found = json.loads((world / "api.json").read_text())
     assert found["task"] == TASK
-    network = checkpoint.load(world / "pretrain/model.pth")[0]  # the task copies its weights
     encoder = Encoder.from_file(world / "tokenizer/tokenizer.json")
+    saved = torch.load(world / "artifacts/finetune" / TASK / "model.pth", weights_only=True)["model"]
+    network = ALBEF(tiny_config().model, encoder.vocab_size, "retrieval").eval()  # of the same architecture
+    network.load_state_dict(saved)
     cpu, train = torch.device("cpu"), tiny_config().tasks.retrieval.train
     with torch.no_grad():
         _, images = network.encode_image(pixels_of([world / f"images/{n}.png" for n in range(3)], 32, cpu))
