@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from albef import config_parsing
 from albef.config import Config, ConfigError, PrepareConfig, PretrainConfig, from_dict, load, overlay, to_dict
 from tests import ROOT
+from tests.errors import refuses
 
 SHIPPED = [ROOT / "params.yaml", *sorted(ROOT.glob("presets/*.yaml")), *sorted(ROOT.glob("tests/presets/*.yaml"))]
 
@@ -75,7 +76,7 @@ def test_every_value_arrives() -> None:
 def test_a_missing_key_is_named(path: tuple[str, ...]) -> None:
     data = plain()
     del parent(data, path)[path[-1]]
-    with pytest.raises(ConfigError, match=rf"params\.{'.'.join(path)}: missing key; expected "):
+    with refuses(ConfigError, f"params.{'.'.join(path)}"):
         from_dict(data, Config)
 
 
@@ -91,16 +92,16 @@ def test_an_unknown_key_is_named_with_the_known_ones(path: tuple[str, ...], name
     ):
         return
     section[name] = 1
-    with pytest.raises(ConfigError, match=rf"{name}: unknown key; known are .*{path[-1]}"):
+    with refuses(ConfigError, name, path[-1]):
         from_dict(data, Config)
 
 
 def test_the_nearest_key_is_suggested() -> None:
     data = plain()
     data["model"]["projektion"] = data["model"].pop("projection")
-    with pytest.raises(ConfigError, match=r"params\.model\.projektion: .*'projection'\?"):
+    with refuses(ConfigError, "params.model.projektion", "'projection'"):
         from_dict(data, Config)
-    with pytest.raises(ConfigError, match=r"params\.model\.projektion: .*'projection'\?"):
+    with refuses(ConfigError, "params.model.projektion", "'projection'"):
         overlay(from_dict(plain(), Config), {"model": {"projektion": 1}})
 
 
@@ -113,7 +114,7 @@ WRONG = st.one_of(
 def test_a_value_of_another_kind_is_named(path: tuple[str, ...], value: Any) -> None:
     data = plain()
     parent(data, path)[path[-1]] = value
-    with pytest.raises(ConfigError, match=rf"params\.{'.'.join(path)}(\[0\])?: expected "):
+    with refuses(ConfigError, f"params.{'.'.join(path)}"):
         from_dict(data, Config)
 
 
@@ -123,7 +124,7 @@ def test_a_value_of_another_kind_is_named(path: tuple[str, ...], value: Any) -> 
 )
 def test_kinds_are_not_guessed(field: str, value: Any) -> None:
     data = plain()["pretrain"] | {field: value}
-    with pytest.raises(ConfigError, match=field):
+    with refuses(ConfigError, field):
         from_dict(data, PretrainConfig)
 
 
@@ -148,7 +149,7 @@ def test_optional_sections() -> None:
     assert lists is not None
     assert lists.files == {"pretrain": ["a.json", "b.json"]}
     data["lists"]["files"]["pretrain"] = ["a.json", 3]
-    with pytest.raises(ConfigError, match=r"lists\.files\.pretrain\[1\]: expected str, got 3"):
+    with refuses(ConfigError, "lists.files.pretrain[1]", "str", 3):
         from_dict(data, PrepareConfig)
 
 
@@ -157,14 +158,10 @@ def test_configurations_do_not_change() -> None:
         load(ROOT / "params.yaml").export.opset = 1  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "cannot read"), ("a: [1", "not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping")],
-)
-def test_an_unreadable_file_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+@pytest.mark.parametrize("content", [None, "a: [1", "- 1", ""])
+def test_an_unreadable_file_is_named(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match=message) as caught:
+    with refuses(ConfigError, path):
         load(path)
-    assert "mine.yaml" in str(caught.value)

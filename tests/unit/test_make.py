@@ -42,7 +42,7 @@ def script(path: Path, text: str) -> Path:
 def test_without_a_clone_it_says_so(folder: Path) -> None:
     done = make(folder, "git")
     assert done.returncode != 0
-    assert "not a git repository" in done.stderr
+    assert "git init" in done.stderr
 
 
 def test_in_a_clone_it_says_nothing(folder: Path) -> None:
@@ -57,21 +57,21 @@ def test_without_a_python_it_says_which_will_do(folder: Path, tmp_path_factory: 
         script(tools / old, "exit 1")  # as a shim that leads nowhere
     done = make(folder, ".venv/bin/uv", path=f"{tools}:{os.defpath}:/usr/bin:/bin")
     assert done.returncode != 0
-    assert "No Python 3.11, 3.12 or 3.13 on PATH" in done.stderr
+    assert all(version in done.stderr for version in ("3.11", "3.12", "3.13"))
     assert not (folder / ".venv").exists()
 
 
 def test_a_python_that_does_not_work_is_named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     python = script(tmp_path_factory.mktemp("bin") / "python", "exit 1")
     done = make(folder, ".venv/bin/uv", f"PYTHON={python}")
-    assert f"PYTHON={python} is not a working Python" in done.stderr
+    assert f"PYTHON={python}" in done.stderr
 
 
 def test_a_python_without_venv_is_named(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     python = script(tmp_path_factory.mktemp("bin") / "python", 'case "$2" in *ensurepip*) exit 1;; esac')
     done = make(folder, ".venv/bin/uv", f"PYTHON={python}")
     assert done.returncode != 0
-    assert "apt install python3-venv" in done.stderr
+    assert "python3-venv" in done.stderr
     assert not (folder / ".venv").exists()
 
 

@@ -14,6 +14,7 @@ from albef.config import Config, ConfigError, PretrainConfig, TrainConfig, load
 from albef.data.schema import EXTRAS, LISTS
 from albef.models.albef import ALBEF
 from albef.tasks import registry
+from tests.errors import refuses
 
 NAMES = list(presets.names())
 
@@ -177,7 +178,9 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "params.yaml"
     out.write_text("mine")
     assert cli.main(["preset", "paper-4m", "--out", str(out)]) == 2
-    assert "params.yaml: file exists; use --force" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "params.yaml" in error
+    assert "--force" in error
     assert out.read_text() == "mine"
     assert cli.main(["preset", "paper-4m", "--out", str(out), "--force"]) == 0
     assert out.read_text() == presets.content("paper-4m")
@@ -191,7 +194,7 @@ def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no preset 'paper'; known are paper-14m, paper-4m, "):
+    with refuses(ConfigError, "'paper'", "paper-14m", "paper-4m"):
         presets.content("paper")
-    with pytest.raises(ConfigError, match=r"demo: .*params\.yaml"):
+    with refuses(ConfigError, "demo", "params.yaml"):
         presets.content("demo")

@@ -3,10 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from albef.data.files import image_root, new_folder, write_list
 from albef.io import write_file
+from tests.errors import refuses
 
 
 def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
@@ -30,7 +29,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
             write_file(aside / "a.txt", "2")
             raise RuntimeError("stop")
 
-    with pytest.raises(RuntimeError, match="stop"):
+    with refuses(RuntimeError, "stop"):
         fail()
     assert (out / "a.txt").read_text() == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -51,5 +50,5 @@ def test_image_root(tmp_path: Path) -> None:
         write_file(tmp_path / "manifest.json", json.dumps({"image_root": value}))
         assert image_root(tmp_path) == expected
     write_file(tmp_path / "manifest.json", "[]")
-    with pytest.raises(ValueError, match=r"manifest\.json, image_root: expected"):
+    with refuses(ValueError, "manifest.json", "image_root"):
         image_root(tmp_path)

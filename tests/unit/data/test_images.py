@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from albef.data.images import MEAN, STD, ImageError, decode, open_image, to_pixels
+from albef.data.images import MAX_PIXELS, MEAN, STD, ImageError, decode, open_image, to_pixels
+from tests.errors import refuses
 
 # Pillow complains of broken notes and claimed sizes on its own; the result is what counts here.
 pytestmark = [
@@ -58,7 +59,7 @@ def test_reads_the_usual_formats(kind: str) -> None:
 def test_refuses_formats_that_start_other_programs(tmp_path: Path) -> None:
     path = tmp_path / "drawing.eps"
     path.write_bytes(encoded(gradient(), "EPS"))
-    with pytest.raises(ImageError, match=r"drawing\.eps: not a readable image"):
+    with refuses(ImageError, "drawing.eps", "PNG"):
         open_image(path)
 
 
@@ -98,21 +99,21 @@ def test_turns_images_as_the_camera_noted() -> None:
 
 
 def test_refuses_a_bomb_by_its_header() -> None:
-    with pytest.raises(ImageError, match=r"^bomb: .* pixels, expected at most"):
+    with refuses(ImageError, "bomb", MAX_PIXELS):
         decode(png_header(30000, 30000), name="bomb")
-    with pytest.raises(ImageError, match="bomb: 300 x 200 pixels, expected at most 1000"):
+    with refuses(ImageError, "bomb", "300 x 200", 1000):
         decode(png_header(300, 200), max_pixels=1000, name="bomb")
 
 
 def test_refuses_what_has_no_image() -> None:
     data = encoded(gradient(), "JPEG")
     for bad in (b"", b"hello", data[: len(data) // 2], png_header(30, 20)):
-        with pytest.raises(ImageError, match="upload"):
+        with refuses(ImageError, "upload"):
             decode(bad, name="upload")
-    with pytest.raises(ImageError, match="floating-point"):
+    with refuses(ImageError, "floating-point"):
         decode(encoded(Image.new("F", (4, 4)), "TIFF"))
     for path in ("missing.png", "null\0byte.png", "half\ud83d.png", "."):
-        with pytest.raises(ImageError, match="cannot read the image"):
+        with refuses(ImageError, path):
             open_image(path)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from albef.data.schema import LISTS, SCHEMAS, SchemaError, images_of, kind_of, problems, read_list
+from tests.errors import refuses
 
 GOOD: dict[str, list[dict[str, Any]]] = {
     "pretrain": [{"image": "/abs/a.jpg", "caption": "a dog"}, {"image": "a.jpg", "caption": ["a dog", "a cat"]}],
@@ -37,7 +38,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
 def test_every_kind_is_tried() -> None:
     assert set(GOOD) == set(SCHEMAS) == set(LISTS.values())
     assert kind_of("ve_train") == "ve"
-    with pytest.raises(SchemaError, match="retrieval_dev: not the name of a list"):
+    with refuses(SchemaError, "retrieval_dev", "retrieval_val"):
         kind_of("retrieval_dev")
 
 
@@ -49,28 +50,27 @@ def test_reads_official_records(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "sentence"),
+    ("kind", "change"),
     [
-        ("nlvr", {"label": True}, "label: expected the string 'True' or 'False'"),
-        ("nlvr", {"images": ["a.png"]}, "images: expected a list of two paths"),
-        ("ve", {"label": "maybe"}, "label: expected one of contradiction, neutral, entailment"),
-        ("retrieval", {"caption": "a dog"}, "caption: expected a list of strings"),
-        ("retrieval_train", {"image_id": True}, "image_id: expected an integer or a string"),
-        ("retrieval_train", {"image_id": 1.5}, "image_id: expected an integer or a string"),
-        ("pretrain", {"caption": []}, "caption: expected a string or a list"),
-        ("pretrain", {"caption": ["a", " "]}, "none empty"),
-        ("pretrain", {"caption": "half \ud83d"}, "caption: expected a string or a list"),
-        ("pretrain", {"image": ""}, "image: expected the path of an image"),
-        ("vqa_train", {"dataset": "coco"}, "dataset: expected 'vqa' or 'vg'"),
-        ("grounding", {"ref_id": None}, "ref_id: expected"),
+        ("nlvr", {"label": True}),
+        ("nlvr", {"images": ["a.png"]}),
+        ("ve", {"label": "maybe"}),
+        ("retrieval", {"caption": "a dog"}),
+        ("retrieval_train", {"image_id": True}),
+        ("retrieval_train", {"image_id": 1.5}),
+        ("pretrain", {"caption": []}),
+        ("pretrain", {"caption": ["a", " "]}),
+        ("pretrain", {"caption": "half \ud83d"}),
+        ("pretrain", {"image": ""}),
+        ("vqa_train", {"dataset": "coco"}),
+        ("grounding", {"ref_id": None}),
     ],
 )
-def test_names_file_row_and_field(kind: str, change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_names_file_row_and_field(kind: str, change: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "list.json"
     path.write_text(json.dumps([GOOD[kind][0], GOOD[kind][0] | change]), encoding="utf-8")
-    with pytest.raises(SchemaError, match=r"list\.json, row 1, ") as caught:
+    with refuses(SchemaError, "list.json", "row 1", *change):
         read_list(path, kind)
-    assert sentence in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", GOOD)
@@ -83,17 +83,17 @@ def test_missing_fields_are_named(kind: str) -> None:
 
 def test_unreadable_lists_are_named(tmp_path: Path) -> None:
     path = tmp_path / "pretrain.json"
-    with pytest.raises(SchemaError, match=r"pretrain\.json: cannot read"):
+    with refuses(SchemaError, "pretrain.json"):
         read_list(path)
     for text in ("", "{", '"' + "[" * 5, "[" * 100_000):
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(SchemaError, match=r"pretrain\.json: not valid JSON"):
+        with refuses(SchemaError, "pretrain.json"):
             read_list(path)
     path.write_text('{"image": 1}', encoding="utf-8")
-    with pytest.raises(SchemaError, match=r"pretrain\.json: expected a JSON list"):
+    with refuses(SchemaError, "pretrain.json"):
         read_list(path)
     path.write_bytes(b"\xff\xfe[]")
-    with pytest.raises(SchemaError, match=r"pretrain\.json: not valid JSON"):
+    with refuses(SchemaError, "pretrain.json"):
         read_list(path)
 
 

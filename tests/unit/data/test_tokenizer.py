@@ -17,6 +17,7 @@ from albef.data import tokenizer
 from albef.data.schema import load_rows
 from albef.data.tokenizer import SPECIAL, Encoder, TokenizerError
 from tests import ROOT
+from tests.errors import refuses
 
 WORDPIECE = TokenizerConfig(kind="wordpiece", vocab_size=600)
 
@@ -102,7 +103,7 @@ def test_the_vocabulary_is_bounded() -> None:
     trained = tokenizer.train([*crawl, "a dog", "a dog"], 64)
     assert trained.get_vocab_size() <= 64
     assert trained.encode("a dog").tokens[0] == "[CLS]"
-    with pytest.raises(TokenizerError, match=r"vocab_size: 6 is too small"):
+    with refuses(TokenizerError, "tokenizer.vocab_size", 6):
         tokenizer.train(["a dog"], 6)
 
 
@@ -122,21 +123,21 @@ def test_takes_a_bert_vocabulary(tmp_path: Path) -> None:
 
 
 def test_refuses_what_is_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json: no such file"):
+    with refuses(TokenizerError, "tokenizer.json"):
         tokenizer.load(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json: not a tokenizer file"):
+    with refuses(TokenizerError, "tokenizer.json"):
         tokenizer.load(tmp_path)
     Tokenizer(models.WordPiece(vocab={"[UNK]": 0, "a": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(TokenizerError, match=r"lacks \[PAD\], \[CLS\], \[SEP\], \[MASK\]"):
+    with refuses(TokenizerError, "[PAD], [CLS], [SEP], [MASK]"):
         tokenizer.load(tmp_path)
-    with pytest.raises(TokenizerError, match=r"no pretrain\.json"):
+    with refuses(TokenizerError, "nowhere", "pretrain.json"):
         tokenizer.run(WORDPIECE, tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.source: missing"):
+    with refuses(TokenizerError, "tokenizer.source", "'bert'"):
         tokenizer.run(TokenizerConfig(kind="bert", vocab_size=1), tmp_path, tmp_path / "out")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.source: cannot load"):
+    with refuses(TokenizerError, "tokenizer.source", tmp_path / "no"):
         tokenizer.run(TokenizerConfig(kind="bert", vocab_size=1, source=str(tmp_path / "no")), tmp_path, tmp_path / "o")
-    with pytest.raises(TokenizerError, match="no text"):
+    with pytest.raises(TokenizerError):
         tokenizer.train(["...", ""], 50)
 
 

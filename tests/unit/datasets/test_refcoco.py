@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from albef.data.schema import SchemaError
 from albef.datasets.refcoco import Part, _PlainUnpickler, convert, read, read_pickle
 from tests import ROOT
+from tests.errors import refuses
 
 OFFICIAL = ROOT / "tests/fixtures/datasets/refcoco+"
 FILES = [OFFICIAL / name for name in ("refs(unc).p", "instances.json", "dets.json")]
@@ -55,7 +56,7 @@ def test_what_is_unknown_is_left_to_the_gate() -> None:
 
 
 def test_references_of_another_data_set_are_refused() -> None:
-    with pytest.raises(SchemaError, match=r"refs\(unc\)\.p, ref_id 3: refers to COCO_train2014_000000000036\.jpg"):
+    with refuses(SchemaError, "refs(unc).p", "ref_id 3", "COCO_train2014_000000000036.jpg"):
         convert(parts(), [RECORDS[0] | {"ref_id": 3}])
 
 
@@ -66,9 +67,9 @@ def test_the_three_belong_together() -> None:
         ([refs, detections], "instances"),
         ([refs, instances], "detections"),
     ):
-        with pytest.raises(SchemaError, match=rf"grounding_boxes: no {missing}; expected refs\(unc\)\.p, instances"):
+        with refuses(SchemaError, "prepare.lists.files.grounding_boxes", missing):
             convert(given_parts, RECORDS)
-    with pytest.raises(SchemaError, match=r"dets\.json: duplicate detections, also in .*dets\.json"):
+    with refuses(SchemaError, "dets.json", "detections"):
         convert([refs, instances, detections, detections], RECORDS)
 
 
@@ -86,7 +87,7 @@ class Evil:
 def test_a_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
     witness, path = tmp_path / "witness", tmp_path / "refs.p"
     path.write_bytes(pickle.dumps([{"ref_id": 1, "sentences": Evil(witness)}], protocol))
-    with pytest.raises(SchemaError, match=r"refs\.p: expected a pickle of .* instruction .* is not allowed"):
+    with refuses(SchemaError, "refs.p"):
         read(path)
     assert not witness.exists()
     pickle.loads(path.read_bytes())  # it would have
@@ -114,7 +115,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, protocol: int) -> None:
 def test_every_way_to_a_call_is_closed(tmp_path: Path, program: bytes) -> None:
     path = tmp_path / "refs.pkl"
     path.write_bytes(program)
-    with pytest.raises(SchemaError, match=r"refs\.pkl: "):
+    with refuses(SchemaError, "refs.pkl"):
         read(path)
 
 
@@ -128,7 +129,7 @@ def test_classes_are_refused_even_if_an_instruction_gets_by(monkeypatch: pytest.
     path = tmp_path / "refs.p"
     path.write_bytes(b"cos\nsystem\n.")
     monkeypatch.setattr(_PlainUnpickler, "dispatch", pickle._Unpickler.dispatch)
-    with pytest.raises(SchemaError, match=r"importing os\.system is not allowed"):
+    with refuses(SchemaError, "os.system"):
         read_pickle(path)
 
 
@@ -150,24 +151,24 @@ def test_texts_of_python_2_are_bytes_in_some_encoding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "where"),
     [
-        ([{"ref_id": 1, "ann_id": 2, "image_id": 3}], r"row 0, split: expected a number or a string"),
-        ({"annotations": [], "images": 3}, "images: expected a list, as in COCO"),
-        ({"annotations": [{"id": 1, "bbox": 3}], "images": []}, "annotations, row 0: expected id and bbox"),
-        ({"annotations": [], "images": [{"id": 1}]}, "images, row 0: expected id and file_name"),
-        ({"7": [{"box": [1, 2, 3, 4]}]}, "7: expected a list of boxes"),
-        ("refs", "expected boxes as refs and proposals, or refs"),
+        ([{"ref_id": 1, "ann_id": 2, "image_id": 3}], "broken.json, row 0, split"),
+        ({"annotations": [], "images": 3}, "broken.json, images"),
+        ({"annotations": [{"id": 1, "bbox": 3}], "images": []}, "broken.json, annotations, row 0"),
+        ({"annotations": [], "images": [{"id": 1}]}, "broken.json, images, row 0"),
+        ({"7": [{"box": [1, 2, 3, 4]}]}, "broken.json, 7"),
+        ("refs", "broken.json"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, content: Any, sentence: str) -> None:
+def test_broken_files_are_named(tmp_path: Path, content: Any, where: str) -> None:
     path = tmp_path / "broken.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(SchemaError, match=rf"broken\.json(: |, ){sentence}"):
+    with refuses(SchemaError, where):
         read(path)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name in ("refs.p", "dets.json"):
-        with pytest.raises(SchemaError, match=rf"{name}: .*No such file"):
+        with refuses(SchemaError, name):
             read(tmp_path / name)

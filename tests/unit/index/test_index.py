@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from albef.index import builder as writing
 from albef.index.index import ImageTextIndex, SearchIndexError, top_k
+from tests.errors import refuses
 from tests.indexes import FEATURES, caption, encoders, files, image
 
 
@@ -70,9 +71,9 @@ def test_another_model_is_refused(tmp_path):
     make(tmp_path)
     gallery = ImageTextIndex(tmp_path)
     assert gallery.check("m", "t") is gallery
-    with pytest.raises(SearchIndexError, match="model_hash is m in the index but other"):
+    with refuses(SearchIndexError, "model_hash", "m", "other"):
         gallery.check("other", "t")
-    with pytest.raises(SearchIndexError, match="tokenizer_hash is t in the index but words"):
+    with refuses(SearchIndexError, "tokenizer_hash", "t", "words"):
         gallery.check("m", "words")
 
 
@@ -82,12 +83,12 @@ def test_counts_must_agree(tmp_path):
     data = json.loads(path.read_text())
     data["images"]["count"] -= 1
     path.write_text(json.dumps(data))
-    with pytest.raises(SearchIndexError, match=r"number of images: \[6, 7, 7\]"):
+    with refuses(SearchIndexError, "images", "[6, 7, 7]"):
         ImageTextIndex(tmp_path)
     data["images"]["count"] += 1
     data["images"]["segments"][0]["rows"] -= 1
     path.write_text(json.dumps(data))
-    with pytest.raises(SearchIndexError, match=r"number of rows: \[6, 7, 7, 7\]"):
+    with refuses(SearchIndexError, "rows", "[6, 7, 7, 7]"):
         ImageTextIndex(tmp_path)
 
 
@@ -95,7 +96,7 @@ def test_older_format_is_refused(tmp_path):
     make(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": "albef-gallery-1"}))
-    with pytest.raises(SearchIndexError, match="format 'albef-gallery-1', expected 'albef-index-2'"):
+    with refuses(SearchIndexError, "'albef-gallery-1'", "'albef-index-2'"):
         ImageTextIndex(tmp_path)
 
 
@@ -116,7 +117,7 @@ def test_damaged_files_are_refused(tmp_path, name, damage):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(SearchIndexError, match="cannot read the index|inconsistent|bytes, expected"):
+    with refuses(SearchIndexError, tmp_path):
         ImageTextIndex(tmp_path)
 
 

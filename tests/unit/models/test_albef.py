@@ -8,6 +8,7 @@ import torch
 from albef.models.albef import ALBEF
 from albef.models.queue import NO_ID, FeatureQueue
 from albef.models.vision import resize_positions
+from tests.errors import refuses
 from tests.worlds import tiny_config
 
 
@@ -63,7 +64,7 @@ def test_queue_wraps_and_keeps_its_position() -> None:
     assert copy.position == queue.position == 4
     queue.enqueue(torch.zeros(1, 2), torch.zeros(1, 2))
     assert queue.ids[4] == NO_ID
-    with pytest.raises(ValueError, match="queue_size"):
+    with refuses(ValueError, "model.queue_size", 5, 6):
         queue.enqueue(torch.zeros(6, 2), torch.zeros(6, 2))
 
 
@@ -73,5 +74,5 @@ def test_position_embeddings_resize() -> None:
     assert bigger.shape == (1, 65, 8)
     assert torch.equal(bigger[:, 0], positions[:, 0])
     assert resize_positions(positions, 17) is positions
-    with pytest.raises(ValueError, match="not square"):
+    with refuses(ValueError, 17, 60):
         resize_positions(positions, 60)

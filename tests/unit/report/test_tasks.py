@@ -20,6 +20,7 @@ from albef.tasks import classification_report, evaluation
 from albef.tasks.grounding.report import read_references
 from albef.tasks.vqa.report import read_questions
 from albef.weights import checkpoint
+from tests.errors import refuses
 from tests.worlds import color_world, tiny_config
 
 TASKS = ("vqa", "entailment", "nlvr2", "grounding")
@@ -160,21 +161,22 @@ def test_cards_hold_what_the_evaluation_says(evaluated: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "names"),
     [
-        ("vqa/shown/examples.json", '{"examples": [{"image": "a"}]}', "not the examples of VQA"),
-        ("nlvr2/shown/examples.json", '{"classes": 3}', "not the examples of a classification"),
-        ("grounding/shown/examples.json", "[]", "not the examples of grounding"),
-        ("entailment/plots/confusion.csv", "row\n1\n", "expected columns 'actual' and 'predicted'"),
-        ("grounding/shown/maps/000000.png", None, "run the stage that writes it"),
+        ("vqa/shown/examples.json", '{"examples": [{"image": "a"}]}', []),
+        ("nlvr2/shown/examples.json", '{"classes": 3}', []),
+        ("grounding/shown/examples.json", "[]", []),
+        ("entailment/plots/confusion.csv", "row\n1\n", ["'actual'", "'predicted'"]),
+        ("grounding/shown/maps/000000.png", None, []),
     ],
 )
-def test_a_bad_file_is_named(artifacts: Path, evaluated: Path, name: str, content: str | None, message: str) -> None:
+def test_a_bad_file_is_named(
+    artifacts: Path, evaluated: Path, name: str, content: str | None, names: list[str]
+) -> None:
     path = keep(artifacts, name.split("/")[0]).parent / name
     path.unlink()
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ReportError, match=message) as caught:
+    with refuses(ReportError, path, *names):
         write(artifacts, evaluated)
-    assert path.name in str(caught.value)
     assert not (artifacts / "report").exists()

@@ -13,6 +13,7 @@ from albef.serving import pbtxt, protocol
 from albef.serving.protocol import GraphSizes, ModelSpec, TensorSpec
 from albef.tasks.retrieval import spec as retrieval
 from tests import ROOT
+from tests.errors import refuses
 
 sizes = st.builds(GraphSizes, *(st.integers(1, 4096) for _ in range(5)))
 deployments = st.builds(
@@ -64,12 +65,12 @@ def test_graphs_chain():
 def test_unknown_field_is_named(tmp_path):
     path = tmp_path / "config.pbtxt"
     path.write_text('name: "a"\nmax_batchsize: 4\n')
-    with pytest.raises(ValueError, match=r"config\.pbtxt.*max_batchsize"):
+    with refuses(ValueError, "config.pbtxt", "max_batchsize"):
         pbtxt.parse(path)
 
 
 def test_unknown_type_is_refused():
-    with pytest.raises(ValueError, match="TYPE_FLOAT"):
+    with refuses(ValueError, "TYPE_FLOAT"):
         pbtxt.render(ModelSpec("m", (TensorSpec("x", "FLOAT", (1,)),), ()), pbtxt.Deployment("onnxruntime", 1, 0, 1))
 
 

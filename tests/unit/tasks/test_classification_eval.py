@@ -15,6 +15,7 @@ from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.classification_eval import ClassificationSet, evaluate
+from tests.errors import refuses
 from tests.worlds import color_world, tiny_config
 
 
@@ -54,18 +55,18 @@ def test_equals_a_pass_row_by_row(world: Path, task: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "change"),
     [
-        ("ve_val", {"label": "maybe"}, r"ve_val\.json, row 1, label: expected one of contradiction, neutral, entail"),
-        ("ve_val", {"sentence": " "}, r"ve_val\.json, row 1, sentence"),
-        ("nlvr_val", {"label": "perhaps"}, r"nlvr_val\.json, row 1, label"),
-        ("nlvr_val", {"images": ["images/1.png"]}, r"nlvr_val\.json, row 1, images: expected a list of two paths"),
+        ("ve_val", {"label": "maybe"}),
+        ("ve_val", {"sentence": " "}),
+        ("nlvr_val", {"label": "perhaps"}),
+        ("nlvr_val", {"images": ["images/1.png"]}),
     ],
 )
-def test_a_bad_row_is_named(world: Path, tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
+def test_a_bad_row_is_named(world: Path, tmp_path: Path, name: str, change: dict[str, Any]) -> None:
     records = json.loads((world / "lists" / f"{name}.json").read_text())
     records[1] |= change
     path = tmp_path / f"{name}.json"
     path.write_text(json.dumps(records))
-    with pytest.raises(SchemaError, match=message):
+    with refuses(SchemaError, f"{name}.json", "row 1", *change):
         ClassificationSet.read(path, world)

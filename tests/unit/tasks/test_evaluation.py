@@ -24,6 +24,7 @@ from albef.tasks.job import spaced
 from albef.tasks.registry import UnknownTaskError, models_for
 from albef.tasks.vqa.evaluate import kind_of, vqa_accuracy
 from albef.weights import checkpoint
+from tests.errors import refuses
 from tests.worlds import color_world, tiny_config
 
 CONFIG = tiny_config()
@@ -142,7 +143,7 @@ def test_grounding_in_both_modes_with_maps(world: Path, tmp_path: Path, model: s
 
 
 def test_a_model_of_another_task_is_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"model\.pth: a model for 'vqa', expected one for entailment"):
+    with refuses(EvaluationError, "model.pth", "'vqa'", "entailment"):
         evaluated(world, tmp_path, "entailment", "vqa")
     assert models_for("retrieval") == ["pretrain", "retrieval", "grounding"]
     assert models_for("nlvr2") == ["nlvr2"]
@@ -150,7 +151,7 @@ def test_a_model_of_another_task_is_refused(world: Path, tmp_path: Path) -> None
 
 
 def test_an_unknown_task_is_named(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnknownTaskError, match="'guess'"):
+    with refuses(UnknownTaskError, "'guess'"):
         run(CONFIG, "guess", tmp_path, world, world, world, tmp_path)
 
 

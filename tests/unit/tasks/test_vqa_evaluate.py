@@ -17,6 +17,7 @@ from albef.inference.encode import pixels_of, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.vqa.evaluate import QuestionSet, VqaResult, evaluate, read_candidates, vqa_accuracy
 from albef.tasks.vqa.spec import AnswerConfig, VqaConfig
+from tests.errors import refuses
 from tests.worlds import color_world, tiny_config
 
 
@@ -124,7 +125,7 @@ def test_a_question_met_twice_is_submitted_once() -> None:
 def test_bad_candidates_are_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "answer_list.json"
     path.write_text(content)
-    with pytest.raises(SchemaError, match=r"answer_list\.json"):
+    with refuses(SchemaError, "answer_list.json"):
         read_candidates(path)
 
 
@@ -134,19 +135,11 @@ def test_candidates_are_taken_once_each(tmp_path: Path) -> None:
     assert read_candidates(path) == ["red", "blue"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"question": ""}, r"vqa_val\.json, row 2, question"),
-        ({"question_id": None}, r"vqa_val\.json, row 2, question_id"),
-        ({"dataset": "coco"}, r"vqa_val\.json, row 2, dataset: expected 'vqa' or 'vg'"),
-        ({"answer": []}, r"vqa_val\.json, row 2, answer"),
-    ],
-)
-def test_a_bad_row_is_named(world: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("change", [{"question": ""}, {"question_id": None}, {"dataset": "coco"}, {"answer": []}])
+def test_a_bad_row_is_named(world: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     records = json.loads((world / "lists" / "vqa_val.json").read_text())
     records[2] |= change
     path = tmp_path / "vqa_val.json"
     path.write_text(json.dumps(records))
-    with pytest.raises(SchemaError, match=message):
+    with refuses(SchemaError, "vqa_val.json", "row 2", *change):
         QuestionSet.read(path, world)

@@ -17,6 +17,7 @@ from albef.config import ValidateConfig
 from albef.data.schema import LISTS, SchemaError, read_list
 from albef.validation import gate
 from albef.validation.gate import ValidationError
+from tests.errors import refuses
 from tests.unit.validation.conftest import Make
 
 
@@ -99,7 +100,7 @@ def test_refuses_by_name_and_row(
     make: Make, config: ValidateConfig, tmp_path: Path, name: str, records: str, row: int, apply: Any
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ValidationError, match=rf"{records}\.json: expectation '{name}' failed, 1 bad rows.*row {row}:"):
+    with refuses(ValidationError, f"{records}.json", repr(name), f"row {row}"):
         gate.run(config, make(**{records: apply}), out)
     assert report(out)["success"] is False
     found = finding(out, name, records)
@@ -134,7 +135,7 @@ def test_refuses_when_too_much_is_bad(make: Make, quarantine: ValidateConfig, tm
         for row in range(3):
             records[row]["image"] = "gone.png"
 
-    with pytest.raises(ValidationError, match=r"pretrain\.json: expectation 'image_readable' failed, 3 bad rows"):
+    with refuses(ValidationError, "pretrain.json", "'image_readable'", 3):
         gate.run(quarantine, make(pretrain=spoil), tmp_path / "out")
 
 
@@ -143,7 +144,7 @@ def test_lists_as_a_whole_cannot_be_quarantined(make: Make, quarantine: Validate
         for record in records[:9]:
             record["label"] = "True"
 
-    with pytest.raises(ValidationError, match=r"nlvr_train\.json: expectation 'labels_balanced' failed, observed 0.9"):
+    with refuses(ValidationError, "nlvr_train.json", "'labels_balanced'", 0.9):
         gate.run(quarantine, make(nlvr_train=uniform), tmp_path / "out")
 
 
@@ -153,7 +154,7 @@ def test_answers_outside_the_list_count_as_a_share(make: Make, quarantine: Valid
             record["answer"] = ["maybe"] * 6 + ["yes"] * 4
 
     data = make(vqa_val=unknown)
-    with pytest.raises(ValidationError, match=r"vqa_val\.json: expectation 'answers_known' failed, observed 0"):
+    with refuses(ValidationError, "vqa_val.json", "'answers_known'"):
         gate.run(dataclasses.replace(quarantine, min_known_answers=0.5), data, tmp_path / "out")
     gate.run(dataclasses.replace(quarantine, min_known_answers=0.01), data, tmp_path / "out")
     assert len(json.loads((tmp_path / "out" / "lists" / "vqa_val.json").read_text())) > 1  # none was taken out
@@ -161,19 +162,19 @@ def test_answers_outside_the_list_count_as_a_share(make: Make, quarantine: Valid
 
 def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
     data = make(pretrain=lambda records: records.clear())
-    with pytest.raises(ValidationError, match=r"pretrain\.json: expectation 'not_empty' failed, observed 0"):
+    with refuses(ValidationError, "pretrain.json", "'not_empty'", 0):
         gate.run(quarantine, data, tmp_path / "out")
-    with pytest.raises(ValidationError, match="nowhere: no list"):
+    with refuses(ValidationError, "nowhere"):
         gate.run(quarantine, tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data = make()
     Image.new("RGB", (31, 40)).save(data / "pretrain2.png")
-    with pytest.raises(ValidationError, match=r"'image_not_small' failed, 1 bad rows, such as row 2: 31"):
+    with refuses(ValidationError, "'image_not_small'", "row 2", 31):
         gate.run(config, data, tmp_path / "out")
     tight = dataclasses.replace(config, min_image_side=1, max_image_side=39)
-    with pytest.raises(ValidationError, match=r"'image_not_large' failed, 10 bad rows, such as row 0: 40"):
+    with refuses(ValidationError, "'image_not_large'", 10, "row 0", 40):
         gate.run(tight, data, tmp_path / "out")
 
 
@@ -183,14 +184,14 @@ def test_broken_images_are_named(make: Make, quarantine: ValidateConfig, tmp_pat
     (data / "pretrain1.png").write_bytes(whole[:60])
     gate.run(quarantine, data, tmp_path / "out")
     (entry,) = json.loads((tmp_path / "out" / "quarantine.json").read_text())
-    assert "pretrain1.png: not a readable image" in entry["reason"]
+    assert "pretrain1.png" in entry["reason"]
 
 
 def test_leakage_is_found_under_another_name_and_format(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data = make()
     # The same pixels in another file format and place.
     Image.open(data / "val3.png").save(data / "pretrain7.png", "BMP")
-    with pytest.raises(ValidationError, match=r"'no_leakage'.*row 7: pretrain7.png .* image of retrieval_val"):
+    with refuses(ValidationError, "'no_leakage'", "row 7", "pretrain7.png", "retrieval_val.json"):
         gate.run(config, data, tmp_path / "out")
 
 
@@ -199,7 +200,7 @@ def test_files_that_are_no_lists_are_named(make: Make, config: ValidateConfig, t
     for name, text in (("answer_list", "{}"), ("grounding_boxes", "[]"), ("answer_list", "["), ("pretrain", "3")):
         old = (data / f"{name}.json").read_text()
         (data / f"{name}.json").write_text(text)
-        with pytest.raises(SchemaError, match=rf"{name}\.json: "):
+        with refuses(SchemaError, f"{name}.json"):
             gate.run(config, data, tmp_path / "out")
         (data / f"{name}.json").write_text(old)
     assert not (tmp_path / "out").exists()

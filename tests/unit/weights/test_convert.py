@@ -22,6 +22,7 @@ from albef.tasks import registry
 from albef.weights import checkpoint, convert
 from albef.weights.infer_config import infer_config
 from albef.weights.official import CheckpointError, LoadReport, load_official, read_official, to_official
+from tests.errors import refuses
 from tests.parity.harness import HEADS, folder
 from tests.worlds import tiny_config, write_params
 
@@ -128,7 +129,7 @@ def test_nlvr2_from_pretraining_doubles_layers(tmp_path: Path, capsys: pytest.Ca
                 assert torch.equal(
                     after[f"text_encoder{m}.{part.format(twin)}"], state[f"text_encoder{m}.bert.{part.format(layer)}"]
                 )
-    assert "not in pretrain, randomly initialized (8):\n  student.cls_head.0.weight" in capsys.readouterr().out
+    assert "(8):\n  student.cls_head.0.weight" in capsys.readouterr().out
 
 
 def test_nlvr2_from_text_assignment_copies_the_teacher(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_nlvr2_from_text_assignment_copies_the_teacher(tmp_path: Path) -> None:
 
 
 def test_layers_of_pairs_make_no_single_ones(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="a model for vqa cannot start from one for nlvr2"):
+    with refuses(CheckpointError, "vqa", "nlvr2"):
         imported(tmp_path, official("nlvr2"), task="vqa")
 
 
@@ -165,8 +166,8 @@ def test_what_is_missing_and_unexpected_is_told(tmp_path: Path, capsys: pytest.C
     del state["vision_proj_m.weight"], state["idx_queue"]
     model = imported(tmp_path, {**state, "stranger": torch.zeros(1), "logit_scale": torch.zeros(1)})
     out = capsys.readouterr().out
-    assert "copied from the student (2):\n  vision_proj_m.weight\n  idx_queue\n" in out
-    assert "ignored (2):\n  stranger\n  logit_scale\n" in out
+    assert "(2):\n  vision_proj_m.weight\n  idx_queue\n" in out
+    assert "(2):\n  stranger\n  logit_scale\n" in out
     assert torch.equal(model.teacher.vision_proj.weight, model.student.vision_proj.weight)
 
 
@@ -174,22 +175,19 @@ def test_every_size_that_differs_is_told_at_once(tmp_path: Path) -> None:
     given = config(projection=8, patch_size=8)
     text = dataclasses.replace(given.model.text, layers=2, ffn=32, decoder_layers=6)
     given = dataclasses.replace(given, model=dataclasses.replace(given.model, text=text))
-    with pytest.raises(CheckpointError) as caught:
+    with refuses(CheckpointError, 8, 16, 2, 1, 32, 64) as caught:
         imported(tmp_path, official(), given)
-    for name, wanted, found in (
-        ("patch_size", 8, 16), ("text.layers", 2, 1), ("text.ffn", 32, 64), ("projection", 8, 16)
-    ):  # fmt: skip
-        assert f"model.{name} is {wanted} in the parameters and {found} in the checkpoint" in str(caught.value)
-    assert str(caught.value).count(" in the parameters and ") == 4
+    sizes = re.findall(r"\bmodel\.([\w.]+) is (\d+)", str(caught.value))
+    assert sizes == [("patch_size", "8"), ("text.layers", "2"), ("text.ffn", "32"), ("projection", "8")]
     given = dataclasses.replace(config(), model=dataclasses.replace(config().model, text=text))
-    with pytest.raises(CheckpointError, match=r"model\.text\.decoder_layers is 6 in the parameters and 2"):
+    with refuses(CheckpointError, "model.text.decoder_layers", 6, 2):
         imported(tmp_path, official("vqa"), given)
 
 
 def test_a_queue_of_another_size_stays_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = imported(tmp_path, official(queue_size=48))
     assert len(model.queue) == 32
-    assert "copied from the student (2):\n  image_queue\n  text_queue" in capsys.readouterr().out
+    assert "(2):\n  image_queue\n  text_queue" in capsys.readouterr().out
 
 
 PRETRAIN = official()
@@ -206,7 +204,7 @@ def test_a_tensor_that_is_absent_or_of_another_shape_is_named(name: str, how: st
         state[name] = {"longer": longer, "scalar": longer.sum(), "deeper": longer[None]}[how]
     if how == "scalar" and value.ndim == 0:
         return
-    with pytest.raises(CheckpointError, match=rf"{re.escape(name)}\b"):
+    with refuses(CheckpointError, name):
         load_official(ALBEF(config().model, VOCABULARY), state)
 
 
@@ -214,12 +212,12 @@ def test_tensors_that_are_one_must_be_equal() -> None:
     state = official("nlvr2")
     name = "text_encoder.encoder.layer.4.crossattention.self.key.weight"
     state[name] = state[name] + 1
-    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} differs from .*layer\.3\.crossattention\.self\.key"):
+    with refuses(CheckpointError, name, name.replace("layer.4", "layer.3")):
         load_official(ALBEF(config().model, VOCABULARY, "nlvr2"), state)
     state = official()
     name = "text_encoder.cls.predictions.decoder.weight"
     state[name] = state[name] + 1
-    with pytest.raises(CheckpointError, match=rf"{re.escape(name)} differs from .*word_embeddings"):
+    with refuses(CheckpointError, name, "word_embeddings.weight"):
         load_official(ALBEF(config().model, VOCABULARY), state)
 
 
@@ -233,19 +231,19 @@ def test_objects_of_a_library_are_refused_with_a_way_out(tmp_path: Path) -> None
     from ruamel.yaml.comments import CommentedMap
 
     torch.save({"model": official("retrieval"), "config": CommentedMap(lr=1e-5)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a\.pth: .* objects of ruamel\S+ whose .*save its tensors"):
+    with refuses(CheckpointError, "a.pth", "ruamel.yaml.comments.CommentedMap", "torch.save"):
         read_official(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("data", [{}, {"model": {}}, [1], {"epoch": 3}, {"model": {"a": 1}}, {1: torch.zeros(1)}])
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, data: Any) -> None:
     torch.save(data, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a\.pth: expected a state dict"):
+    with refuses(CheckpointError, "a.pth"):
         read_official(tmp_path / "a.pth")
 
 
 def test_an_unknown_layout_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"source\.pth: no tensor itm_head\.weight"):
+    with refuses(CheckpointError, "source.pth", "itm_head.weight"):
         imported(tmp_path, {"weight": torch.zeros(1)})
 
 
@@ -258,7 +256,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main([*argv_out, "--student-only"]) == 0
     assert not [name for name in read_official(tmp_path / "new/g.pth") if "_m." in name or "queue" in name]
     assert cli.main([*argv, "--task", "poetry"]) == 2
-    assert "'poetry'; known are pretrain, " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'poetry'" in error
+    assert "pretrain" in error
 
 
 def test_report_of_a_whole_file_is_empty() -> None:

@@ -19,6 +19,7 @@ from albef.models.bert import key_mask
 from albef.models.vision import resize_positions
 from albef.weights import init_weights
 from albef.weights.official import CheckpointError
+from tests.errors import refuses
 from tests.worlds import tiny_config
 
 VOCABULARY = 60
@@ -163,21 +164,21 @@ def test_nothing_named_is_nothing_done() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "names"),
     [
         (
             {"embed_dim": 48, "depth": 3, "num_heads": 3},
-            r"model\.vision\.width is 32 and 48 in .*vision\.depth is 2 and 3",
+            ["model.vision.width", 32, 48, "model.vision.depth", 2, 3],
         ),
-        ({"patch_size": 8}, r"model\.patch_size is 16 and 8 in "),
-        ({"mlp_ratio": 2}, r"blocks\.0\.mlp\.fc1\.weight .*\(64, 32\), expected \(128, 32\)"),
-        ({"init_values": 0.1}, r"has tensors blocks\.0\.ls1\.gamma, "),
-        ({"class_token": False, "global_pool": "avg"}, r"has no tensor cls_token"),
+        ({"patch_size": 8}, ["model.patch_size", 16, 8]),
+        ({"mlp_ratio": 2}, ["blocks.0.mlp.fc1.weight", "(64, 32)", "(128, 32)"]),
+        ({"init_values": 0.1}, ["blocks.0.ls1.gamma"]),
+        ({"class_token": False, "global_pool": "avg"}, ["cls_token"]),
     ],
 )
-def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], names: list[Any]) -> None:
     given = config(vision=str(saved(vit(**changes), tmp_path / "vit.pth")), image_size=64)
-    with pytest.raises(CheckpointError, match=rf"init\.vision: .*{message}"):
+    with refuses(CheckpointError, "init.vision", *names):
         init_weights.initialize(built(given), given)
 
 
@@ -186,36 +187,36 @@ def test_heads_are_compared_where_a_folder_tells_them(tmp_path: Path) -> None:
     (path / "config.json").write_text(
         json.dumps({"architecture": "vit_tiny_patch16_224", "model_args": {**VIT, "num_heads": 4}})
     )
-    with pytest.raises(CheckpointError, match=r"model\.vision\.heads is 2 and 4 in "):
+    with refuses(CheckpointError, "model.vision.heads", 2, 4):
         init_weights.initialize(built(given := config(vision=str(path), image_size=64)), given)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "names"),
     [
         (
             {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3},
-            r"model\.text\.width is 32 and 48 in .*text\.fusion_layers is 4 and 3 in .*heads is 2 and 3 in ",
+            ["model.text.width", 32, 48, "model.text.fusion_layers", 4, 3, "model.text.heads", 2],
         ),
         (
             {"intermediate_size": 80, "max_position_embeddings": 40},
-            r"text\.ffn is 64 and 80 in .*positions is 64 and 40",
+            ["model.text.ffn", 64, 80, "model.text.max_positions", 40],
         ),
-        ({"vocab_size": 61}, r"tokenizer's vocabulary is 60 and 61 in "),
-        ({"hidden_act": "relu"}, r"hidden_act is 'relu' in its config\.json, expected 'gelu'"),
+        ({"vocab_size": 61}, ["vocabulary", 60, 61]),
+        ({"hidden_act": "relu"}, ["hidden_act", "'relu'", "config.json", "'gelu'"]),
     ],
 )
-def test_a_bert_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_bert_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], names: list[Any]) -> None:
     bert(tmp_path, **changes)
     given = config(text=str(tmp_path))
-    with pytest.raises(CheckpointError, match=message):
+    with refuses(CheckpointError, *names):
         init_weights.initialize(built(given), given)
 
 
 def test_a_bert_wants_its_own_vocabulary(tmp_path: Path) -> None:
     given = config(text=str(tmp_path))
     given = dataclasses.replace(given, tokenizer=dataclasses.replace(given.tokenizer, kind="wordpiece"))
-    with pytest.raises(ConfigError, match=r"tokenizer\.kind: wordpiece, expected bert"):
+    with refuses(ConfigError, "tokenizer.kind", "wordpiece", "bert"):
         init_weights.initialize(built(given), given)
 
 
@@ -223,39 +224,33 @@ def test_a_convolutional_stem_takes_no_vit(tmp_path: Path) -> None:
     given = config(vision=str(saved(vit(), tmp_path / "vit.pth")))
     vision = dataclasses.replace(given.model.vision, stem="conv")
     given = dataclasses.replace(given, model=dataclasses.replace(given.model, vision=vision))
-    with pytest.raises(ConfigError, match=r"model\.vision\.stem is conv, expected patch"):
+    with refuses(ConfigError, "model.vision.stem", "conv", "patch"):
         init_weights.initialize(built(given), given)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"part\.pth: no such file or folder"),
-        (b"nonsense", r"part\.pth: not a weights-only checkpoint"),
-    ],
-)
-def test_an_unreadable_part_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+@pytest.mark.parametrize("content", [None, b"nonsense"])
+def test_an_unreadable_part_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "part.pth"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
+    with refuses(CheckpointError, path):
         init_weights.initialize(built(given := config(vision=str(path))), given)
 
 
 def test_a_name_timm_does_not_know_is_named() -> None:
-    with pytest.raises(CheckpointError, match="timm:no_such_model: cannot load no_such_model from timm"):
+    with refuses(CheckpointError, "timm:no_such_model"):
         init_weights.initialize(built(given := config(vision="timm:no_such_model")), given)
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     path = saved(vit(), tmp_path / "folder")
     (path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
-    with pytest.raises(CheckpointError, match="a ResNet, expected a VisionTransformer"):
+    with refuses(CheckpointError, "ResNet", "VisionTransformer"):
         init_weights.initialize(built(given := config(vision=str(path))), given)
 
 
 def test_a_bert_that_is_nowhere_is_named() -> None:
-    with pytest.raises(CheckpointError, match="no/such/model: neither a local file or folder nor a model on the hub"):
+    with refuses(CheckpointError, "no/such/model"):
         init_weights.initialize(built(given := config(text="no/such/model")), given)
 
 
