@@ -13,7 +13,7 @@ from albef.data.tokenizer import Encoder
 from albef.tasks import registry
 from albef.tasks.base import TaskData, task_class
 from albef.tasks.registry import UnknownTaskError
-from albef.tracking.tracker import NoTracker
+from albef.tracking.tracker import Tracker
 from albef.training.loop import Loop, TrainingError
 from albef.weights import checkpoint
 from tests.errors import refuses
