@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def refuses(error: type[BaseException], *names: object) -> Iterator[pytest.ExceptionInfo]:
-    """Expect an error of this type whose message contains each name (file, key, value) as a whole word."""
+    """Expect an error whose message contains each name (file, key, value) as a word."""
     with pytest.raises(error) as caught:
         yield caught
     message = str(caught.value)

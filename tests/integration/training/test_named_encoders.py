@@ -17,7 +17,7 @@ from albef.data.tokenizer import Encoder
 from albef.export import onnx
 from albef.models.albef import ALBEF
 from albef.tasks.base import TaskData, task_class
-from albef.tracking.tracker import NoTracker
+from albef.tracking.tracker import Tracker
 from albef.training.loop import Loop
 from albef.weights import checkpoint, init_weights
 from tests.minilm import minilm
@@ -59,7 +59,7 @@ def _loop(world: Path, out: Path) -> Loop:
     task = task_class("pretrain")(config, encoder)
     init_weights.initialize(task.model, config)
     data = TaskData(world / "lists", world, encoder)
-    return Loop(task, data, out / "scratch", out, NoTracker(), torch.device("cpu"))
+    return Loop(task, data, out / "scratch", out, Tracker("none", "pretrain", {}, {}, out), torch.device("cpu"))
 
 
 def test_pretrained_resumed_and_exported(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
