@@ -42,7 +42,7 @@ def artifacts(tmp_path: Path) -> Path:
 
 
 def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_path: Path, store: str) -> None:
-    page.run(artifacts, tmp_path, artifacts / "report", store, tmp_path / "scratch")
+    page.run(artifacts, tmp_path, artifacts / "report", tracking_uri=store, work_dir=tmp_path / "scratch")
     found = runs(store)["report"]
     assert found.info.status == "FINISHED"
     assert found.data.metrics == {
@@ -63,6 +63,7 @@ def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_
         "export/vqa/parity.json",
         "report/index.html",
         "report/losses.png",
+        "report/summary.txt",
         "validated/docs/index.html",
         "validated/report.json",
     }
@@ -73,7 +74,7 @@ def test_a_report_is_written_without_mlflow_and_recorded_later(
 ) -> None:
     monkeypatch.setattr("albef.tracking.tracker._CLOSE_SECONDS", 0.5)
     uri = f"http://127.0.0.1:{free_port()}"
-    page.run(artifacts, tmp_path, artifacts / "report", uri, tmp_path / "scratch")
+    page.run(artifacts, tmp_path, artifacts / "report", tracking_uri=uri, work_dir=tmp_path / "scratch")
     assert (artifacts / "report/index.html").is_file()
     (path,) = (tmp_path / "scratch/tracking").glob("*.jsonl")
     items, _ = OfflineBuffer(path, {}, -1).items()
