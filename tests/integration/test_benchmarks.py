@@ -27,6 +27,7 @@ from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, 
 from benchmarks.load.local import FairSemaphore, Local
 from benchmarks.load.loop import Load, Run, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions, make_image, sentence
+from tests.errors import refuses
 from tests.served import TASKS, Served, served
 from tests.worlds import tiny_config
 
@@ -179,7 +180,7 @@ def test_differences_of_answers() -> None:
 
 
 def test_errors_of_the_baseline_are_the_clients(model: Served) -> None:
-    with pytest.raises(InvalidRequestError, match="'text' is empty"):
+    with refuses(InvalidRequestError, "'text'"):
         Local(model.repository, "entailment").ask(entailment.request(make_image(0, SMALL), ["  "]))
 
 
@@ -210,7 +211,7 @@ def test_both_sides_answer_alike(model: Served) -> None:
 def test_work_that_differs_is_refused(model: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Local.ask
     monkeypatch.setattr(Local, "ask", lambda self, call: [{k: 1 - p for k, p in real(self, call)[0].items()}])
-    with pytest.raises(endpoints.DifferentAnswersError, match="entailment: answers differ"):
+    with refuses(endpoints.DifferentAnswersError, "entailment"):
         next(endpoints.measure(model.repository, ["entailment"], Load([1], 1, 0.0, 3, SMALL)))
 
 
@@ -248,7 +249,7 @@ def test_the_command_writes_what_it_prints(
 
 def test_a_folder_that_is_no_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["serving", "cache", "--repository", str(tmp_path)])
-    with pytest.raises(SystemExit, match="no endpoint here"):
+    with refuses(SystemExit, tmp_path):
         serving.main()
 
 

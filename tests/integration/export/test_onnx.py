@@ -15,8 +15,11 @@ from albef.export.parity import ParityError
 from albef.io import file_hash
 from albef.serving import protocol
 from albef.serving import session as sessions
+from albef.tasks.evaluation import EvaluationError
+from albef.tasks.registry import UnknownTaskError
 from albef.tasks.retrieval import spec as retrieval
 from albef.weights import checkpoint
+from tests.errors import refuses
 from tests.served import random_model, served_config
 
 
@@ -49,13 +52,13 @@ def test_wrong_signature_is_refused(model, net):
     specs = retrieval.graphs(graph_sizes(net))
     opened = sessions.open_session(model.exported / "retrieval" / "text.onnx")
     spec = specs[protocol.TEXT]
-    with pytest.raises(sessions.GraphError, match="inputs"):
+    with refuses(sessions.GraphError, "inputs"):
         sessions.check_signature(opened, specs[protocol.VISION])
     wider = dataclasses.replace(spec.outputs[1], dims=(99,))
-    with pytest.raises(sessions.GraphError, match=r"text_feat is tensor\(float\).*\[-1, 99\]"):
+    with refuses(sessions.GraphError, "text_feat", "tensor(float)", "[-1, 99]"):
         sessions.check_signature(opened, dataclasses.replace(spec, outputs=(spec.outputs[0], wider)))
     other = dataclasses.replace(spec.inputs[0], dtype="FP32")
-    with pytest.raises(sessions.GraphError, match="input_ids"):
+    with refuses(sessions.GraphError, "input_ids"):
         sessions.check_signature(opened, dataclasses.replace(spec, inputs=(other, spec.inputs[1])))
 
 
@@ -96,14 +99,14 @@ def test_gate_catches_a_tampered_graph(model, net, tmp_path, graph):
     report = export.gate(model.config, net, "retrieval", tmp_path / "graphs", words)
     assert set(report) == {"vision", "text", "fusion"}
     tamper(tmp_path / "graphs" / f"{graph}.onnx", lambda w: len(w.dims) == 2 and min(w.dims) > 8)
-    with pytest.raises(ParityError, match=f"retrieval_{graph}: output .* differs from PyTorch by"):
+    with refuses(ParityError, f"retrieval_{graph}", "export.tolerance"):
         export.gate(model.config, net, "retrieval", tmp_path / "graphs", words)
 
 
 def test_gate_catches_another_model(model, tmp_path):
     other = random_model(model.folder, model.config, seed=5)
     words = export.tokenizers.load(model.folder / "tokenizer")
-    with pytest.raises(ParityError, match="differs from PyTorch"):
+    with refuses(ParityError, "export.tolerance"):
         export.gate(model.config, other, "retrieval", model.exported / "retrieval", words)
 
 
@@ -112,14 +115,14 @@ def test_failed_gate_leaves_the_old_export(model, tmp_path):
     out.mkdir()
     (out / "old").touch()
     config = dataclasses.replace(model.config, export=dataclasses.replace(model.config.export, tolerance=0.0))
-    with pytest.raises(ParityError, match=r"export\.tolerance is 0"):
+    with refuses(ParityError, "export.tolerance", 0):
         export.run(config, "retrieval", model.folder / "model", model.folder / "tokenizer", out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in out.iterdir()] == ["old"]
 
 
 def test_unknown_task_is_named(model, tmp_path):
-    with pytest.raises(ValueError, match="'guess'"):
+    with refuses(UnknownTaskError, "'guess'"):
         export.run(model.config, "guess", model.folder / "model", model.folder / "tokenizer", tmp_path / "out")
 
 
@@ -127,7 +130,7 @@ def test_tokenizer_of_another_size_is_refused(model, tmp_path):
     words = export.tokenizers.load(model.folder / "tokenizer")
     words.add_tokens(["extraordinary"])
     words.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match=r"tokenizer\.json: \d+ tokens, but .*model\.pth was trained with"):
+    with refuses(EvaluationError, "tokenizer.json", "model.pth"):
         export.run(model.config, "retrieval", model.folder / "model", tmp_path, tmp_path / "out")
 
 

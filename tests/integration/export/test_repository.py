@@ -20,6 +20,7 @@ from albef.serving.session import GraphError
 from albef.tasks import registry
 from albef.tasks.retrieval import spec as retrieval
 from tests import ROOT
+from tests.errors import refuses
 
 ENDPOINTS = list(registry.endpoints())
 MODELS = sorted([*ENDPOINTS, *(spec.name for task in ENDPOINTS for spec in registry.graphs(task).values())])
@@ -136,10 +137,10 @@ def exported(model, tmp_path):
 @pytest.mark.parametrize("key", [protocol.HASH_KEY, protocol.TOKENIZER_KEY, protocol.TEMPERATURE_KEY])
 def test_graphs_of_different_models_are_refused(model, tmp_path, exported, key):
     restamp(exported / "retrieval" / "fusion.onnx", **{key: "0.5"})
-    with pytest.raises(RepositoryError, match=rf"fusion\.onnx: {key} is 0\.5"):
+    with refuses(RepositoryError, "fusion.onnx", key, 0.5):
         build(model, tmp_path / "out", export=exported)
     restamp(exported / "retrieval" / "fusion.onnx", **{key: ""})
-    with pytest.raises(RepositoryError, match=rf"fusion\.onnx: .*{key}"):
+    with refuses(RepositoryError, "fusion.onnx", key):
         build(model, tmp_path / "out", export=exported)
     assert not (tmp_path / "out").exists()
 
@@ -148,17 +149,17 @@ def test_another_tokenizer_is_refused(model, tmp_path):
     shutil.copytree(model.folder / "tokenizer", tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(RepositoryError, match="not the tokenizer"):
+    with refuses(RepositoryError, path):
         build(model, tmp_path / "out", tokenizer=tmp_path / "tokenizer")
 
 
 def test_missing_or_broken_graphs_are_named(model, tmp_path, exported):
     path = exported / "retrieval" / "text.onnx"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(GraphError, match=r"text\.onnx"):
+    with refuses(GraphError, "text.onnx"):
         build(model, tmp_path / "out", export=exported)
     path.unlink()
-    with pytest.raises(GraphError, match=r"text\.onnx"):
+    with refuses(GraphError, "text.onnx"):
         build(model, tmp_path / "out", export=exported)
 
 
@@ -168,7 +169,7 @@ def test_graph_with_other_names_is_refused(model, tmp_path, exported):
         node.output[:] = ["logits" if name == retrieval.ITM_LOGITS else name for name in node.output]
     proto.graph.output[0].name = "logits"
     onnx.save(proto, exported / "retrieval" / "fusion.onnx")
-    with pytest.raises(GraphError, match=r"retrieval_fusion: outputs \['logits'\]"):
+    with refuses(GraphError, "retrieval_fusion", "['logits']"):
         build(model, tmp_path / "out", export=exported)
 
 
@@ -180,7 +181,7 @@ def test_failure_keeps_the_old_repository(model, tmp_path, exported):
     shutil.copytree(model.folder / "lists", lists)
     rows = json.loads((lists / "retrieval_test.json").read_text())
     (lists / "retrieval_test.json").write_text(json.dumps([*rows, {"image": "images/no.png", "caption": ["x"]}]))
-    with pytest.raises(ValueError, match=r"images/no\.png"):
+    with refuses(ValueError, "images/no.png"):
         build(model, out, lists=lists)
     assert sorted(path.name for path in out.iterdir()) == MODELS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "lists", "out"]
@@ -189,7 +190,7 @@ def test_failure_keeps_the_old_repository(model, tmp_path, exported):
 @pytest.mark.parametrize("key", ["version", "max_batch_size", "max_queries", "instances", "shortlist", "max_k"])
 def test_senseless_parameters_are_named(model, tmp_path, key):
     config = dataclasses.replace(model.config, serve=dataclasses.replace(model.config.serve, **{key: 0}))
-    with pytest.raises(ConfigError, match=rf"serve\.{key}: expected 1 or more"):
+    with refuses(ConfigError, f"serve.{key}", 0):
         build(model, tmp_path / "out", config)
 
 
@@ -217,7 +218,7 @@ def test_what_is_not_exported_is_not_served(model, tmp_path, exported):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["entailment", "entailment_classify", "entailment_vision"]
     shutil.rmtree(exported / "entailment")
-    with pytest.raises(RepositoryError, match="no exported task to serve"):
+    with refuses(RepositoryError, exported):
         build(model, tmp_path / "out2", export=exported)
 
 
@@ -225,9 +226,7 @@ def test_more_beams_than_a_batch_has_rows_are_refused(model, tmp_path):
     vqa = model.config.tasks.vqa
     vqa = dataclasses.replace(vqa, evaluate=dataclasses.replace(vqa.evaluate, beams=9))
     config = dataclasses.replace(model.config, tasks=dataclasses.replace(model.config.tasks, vqa=vqa))
-    with pytest.raises(
-        ConfigError, match=r"tasks\.vqa\.evaluate\.beams: expected at most serve\.max_queries \(8\), got 9"
-    ):
+    with refuses(ConfigError, "tasks.vqa.evaluate.beams", "serve.max_queries", 8, 9):
         build(model, tmp_path / "out", config)
 
 

@@ -15,6 +15,7 @@ from albef.drift import reference
 from flows import _dvc
 from flows.drift import DriftError, drift
 from tests import ROOT
+from tests.errors import refuses
 from tests.integration.drift.test_drift import sampler
 from tests.integration.flows.test_release import artifact
 from tests.served import served
@@ -55,10 +56,10 @@ def test_drift_fails_the_run_and_is_shown(checkout: Path, monkeypatch: pytest.Mo
     assert "scratch/drift/docs/index.html" in artifact("drift-docs")
 
     requests(checkout / "other", "red " * 40)
-    with pytest.raises(DriftError, match=r"words_mean: .* is 40, expected"):
+    with refuses(DriftError, "words_mean", 40):
         drift(sample="other")
     rows = json.loads(artifact("drift"))
     assert not rows[0]["success"]  # what failed comes first
 
-    with pytest.raises(_dvc.StageError, match="nowhere: no such folder"):
+    with refuses(_dvc.StageError, "nowhere"):
         drift(sample="nowhere")

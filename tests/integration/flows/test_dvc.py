@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows import _dvc, _show
 from tests import ROOT
+from tests.errors import refuses
 
 pytestmark = [pytest.mark.usefixtures("prefect_harness")]
 
@@ -114,9 +115,7 @@ def test_a_target_brings_its_upstream_stages_alone(toy: Path) -> None:
 
 
 def test_an_unknown_target_is_named(toy: Path) -> None:
-    with pytest.raises(
-        RuntimeError, match=r"nonsense: not a stage of dvc.yaml, expected one of raw, score, train@a, train@b"
-    ):
+    with refuses(RuntimeError, "nonsense", "dvc.yaml", "raw, score, train@a, train@b"):
         _dvc.stages("train@b", "nonsense")
 
 
@@ -163,7 +162,7 @@ def test_what_the_remote_has_is_not_computed_again(toy: Path, tmp_path_factory: 
 
 
 def test_pushing_to_nowhere_is_said_before_anything_runs(toy: Path) -> None:
-    with pytest.raises(RuntimeError, match="no DVC remote is configured"):
+    with refuses(RuntimeError, "DVC", "dvc remote add"):
         toy_flow("raw", push=True)
     assert not (toy / "out").exists()
 
@@ -182,7 +181,7 @@ def test_other_parameters_make_an_experiment_and_leave_the_workspace(toy: Path) 
 
 
 def test_an_unknown_parameter_is_named_and_not_tried_again(toy: Path) -> None:
-    with pytest.raises(_dvc.StageError, match="Key 'shore' is not in struct") as caught:
+    with refuses(_dvc.StageError, "'shore'") as caught:
         toy_experiment(["shore=0.75"], "raw")
     assert caught.value.code == _dvc.BAD_INPUT  # for which there is no second try
     assert (toy / "params.yaml").read_text() == "share: 0.25\n"
@@ -198,7 +197,7 @@ def test_bad_input_is_not_tried_again_and_leaves_the_other_branch_to_finish(toy:
     (toy / "train.sh").write_text(
         "[ $1 = out/b ] && { cp out/raw $1; exit; }\necho x >> tries; echo row 7 has no caption; exit 2\n"
     )
-    with pytest.raises(_dvc.StageError, match=r"train@a: its command exited with 2:\n(.*\n)*row 7 has no caption"):
+    with refuses(_dvc.StageError, "train@a", 2, "row 7"):
         toy_flow("score")
     assert len((toy / "tries").read_text().split()) == 1
     assert (toy / "out/b").is_file()

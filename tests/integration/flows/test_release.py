@@ -19,6 +19,7 @@ from albef.serving.server import TritonServer
 from flows import _dvc
 from flows.release import release
 from tests import ROOT
+from tests.errors import refuses
 from tests.integration.registry.test_registry import altered, evaluations
 from tests.served import served
 
@@ -82,9 +83,9 @@ def test_what_is_no_worse_takes_over_and_what_is_worse_does_not(place: Place) ->
     assert "Version 2 is served" in artifact("served")
 
     evaluations(place.root / "artifacts/evaluate", vqa=0.4)
-    with pytest.raises(_dvc.StageError, match=r"vqa loses 0.1000, more than release.max_regression, 0.02"):
+    with refuses(_dvc.StageError, "vqa", "0.1000", "release.max_regression", 0.02):
         place.release(new="other")
-    assert "loses 0.1000" in artifact("refused")
+    assert "0.1000" in artifact("refused")
     assert place.champions() == first
     assert versions(place.served / "vqa") == [1, 2]
 
@@ -93,7 +94,7 @@ def test_what_is_no_worse_takes_over_and_what_is_worse_does_not(place: Place) ->
     image = place.root / "red.png"
     shutil.copyfile(served().folder / "images" / "0.png", image)
     probes.write_text(json.dumps([{"endpoint": "vqa", "image": "red.png", "text": "red", "expect": "nonsense"}]))
-    with pytest.raises(_dvc.StageError, match=r"vqa: .*nonsense"):
+    with refuses(_dvc.StageError, "vqa", "'nonsense'"):
         place.release(new="other", probes=str(probes))
     assert "nonsense" in artifact("refused")
     assert place.champions() == first
@@ -113,7 +114,7 @@ def test_without_a_registry_to_tell_the_server_goes_back(place: Place, monkeypat
 
     monkeypatch.setattr(_dvc, "albef", albef)
     before, champions = versions(place.served / "vqa")[-1], place.champions()
-    with pytest.raises(_dvc.StageError, match="no MLflow registry answers"):
+    with refuses(_dvc.StageError, "http://127.0.0.1:9"):
         place.release(new="other")
     assert versions(place.served / "vqa")[-1] == before
     with Client(place.url) as client:

@@ -19,6 +19,7 @@ from albef.registry.models import RegistryError
 from albef.serving.server import TritonServer
 from albef.tasks import registry
 from tests.docs import execute, python_blocks
+from tests.errors import refuses
 from tests.served import Served, served
 from tests.worlds import write_params
 
@@ -126,7 +127,7 @@ def test_a_champion_is_loaded_from_the_registry(model, store, tmp_path, stages, 
 def test_places_change_and_change_back(model, store, tmp_path):
     lists, only = model.folder / "lists", ["entailment"]
     good, other = evaluations(tmp_path / "good"), altered(model.repository, tmp_path / "other")
-    with pytest.raises(RegistryError, match="no challenger in the registry"):
+    with refuses(RegistryError, "challenger"):
         gate.compare(CONFIG, store)
     models.register(model.repository, good, lists, store, only)
     (first,) = gate.compare(CONFIG, store)
@@ -148,7 +149,7 @@ def test_places_change_and_change_back(model, store, tmp_path):
     assert {which: v.number for which, v in gate.aliased_versions(store)} == {"champion": 2, "previous": 1}
     gate.revert(store)
     assert {which: v.number for which, v in gate.aliased_versions(store)} == {"champion": 1}
-    with pytest.raises(RegistryError, match="no previous in the registry"):
+    with refuses(RegistryError, "previous"):
         gate.revert(store)
 
 
@@ -176,27 +177,27 @@ def test_a_champion_of_another_test_list_is_asked_anew(model, store, tmp_path):
 
 def test_mistakes_are_named(model, store, tmp_path):
     lists = model.folder / "lists"
-    with pytest.raises(RegistryError, match="no endpoint"):
+    with refuses(RegistryError, tmp_path):
         models.register(tmp_path, tmp_path, lists, store)
-    with pytest.raises(RegistryError, match=r"vqa/metrics.json: "):
+    with refuses(RegistryError, "vqa/metrics.json"):
         models.register(model.repository, tmp_path, lists, store, ["vqa"])
-    with pytest.raises(RegistryError, match=r"vqa_test.json: "):
+    with refuses(RegistryError, "vqa_test.json"):
         models.register(model.repository, evaluations(tmp_path / "e"), tmp_path, store, ["vqa"])
-    with pytest.raises(RegistryError, match="no MLflow registry answers"):
+    with refuses(RegistryError, "http://127.0.0.1:9"):
         models.client("http://127.0.0.1:9")
-    with pytest.raises(RegistryError, match="MLFLOW_TRACKING_URI"):
+    with refuses(RegistryError, "MLFLOW_TRACKING_URI", "'none'"):
         models.client("none")
     models.register(model.repository, evaluations(tmp_path / "e"), lists, store, ["vqa"])
     registry = models.client(store)
     assert models.by_alias(registry, "vqa", "champion") is None
     assert models.by_alias(registry, "grounding", "champion") is None
     (tmp_path / "mlflow.db").write_bytes(b"no database")
-    with pytest.raises(RegistryError, match="albef-vqa: "):
+    with refuses(RegistryError, "albef-vqa"):
         models.by_alias(registry, "vqa", "champion")  # and is not taken for one without a champion
 
 
 def test_a_metric_that_was_not_evaluated_is_named(model, store, tmp_path):
     models.register(model.repository, evaluations(tmp_path / "e"), model.folder / "lists", store, ["vqa"])
     metrics = {**CONFIG.metrics, "vqa": "bleu"}
-    with pytest.raises(ConfigError, match=r"params\.release\.metrics\.vqa: .*accuracy.*bleu"):
+    with refuses(ConfigError, "params.release.metrics.vqa", "accuracy", "'bleu'"):
         gate.compare(dataclasses.replace(CONFIG, metrics=metrics), store)

@@ -18,9 +18,9 @@ from PIL import Image
 
 SIDE = 32
 """Image size of the tiny model; images of this size are not resized."""
-UNKNOWN_FORMAT = r"'image': not a readable image, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM"
-UNREADABLE = r"'image': not a readable image \("
-TOO_MANY = r"'image': (far too many pixels|\d+ x \d+ pixels), expected at most 90000"
+UNKNOWN_FORMAT = ("'image'", "JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM")
+UNREADABLE = ("'image'",)
+TOO_MANY = ("'image'", 90000)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -125,8 +125,8 @@ def cut(kind: str, share: float = 0.5, **options: Any) -> bytes:
 
 # -- images
 
-REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "'image': empty, expected the bytes of an image"),
+REFUSED: dict[str, tuple[Callable[[], bytes], tuple[Any, ...]]] = {
+    "empty": (lambda: b"", UNREADABLE),
     "zeros": (lambda: bytes(5000), UNKNOWN_FORMAT),
     "text": (lambda: b"a red square", UNKNOWN_FORMAT),
     "svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', UNKNOWN_FORMAT),
@@ -139,12 +139,12 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut jpeg": (lambda: cut("JPEG"), UNREADABLE),
     "cut progressive jpeg": (lambda: cut("JPEG", progressive=True), UNREADABLE),
     "cut gif": (lambda: cut("GIF", 0.9), UNREADABLE),
-    "cut webp": (lambda: cut("WEBP"), "'image': not a readable image"),
-    "cut tiff": (lambda: cut("TIFF"), "'image': not a readable image"),
+    "cut webp": (lambda: cut("WEBP"), UNREADABLE),
+    "cut tiff": (lambda: cut("TIFF"), UNREADABLE),
     "cut bmp": (lambda: cut("BMP"), UNREADABLE),
     "cut ppm": (lambda: cut("PPM"), UNREADABLE),
-    "signature alone": (lambda: b"\x89PNG\r\n\x1a\n", "'image': not a readable image"),
-    "50 MB": (lambda: encoded(scene()) + bytes(50_000_000), r"'image' has 5\d{7} bytes, expected at most 20000"),
+    "signature alone": (lambda: b"\x89PNG\r\n\x1a\n", UNREADABLE),
+    "50 MB": (lambda: encoded(scene()) + bytes(50_000_000), ("'image'", 20000)),
     "png bomb": (lambda: png(50_000, 50_000, b""), TOO_MANY),
     "jpeg bomb": (lambda: jpeg_of_size(65_500, 65_500), TOO_MANY),
     "gif bomb": (lambda: gif_canvas(65_535, 65_535), TOO_MANY),
@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiff bomb": (lambda: tiff(60_000, 60_000, bytes(30)), TOO_MANY),
     "tiff of a huge tile": (
         lambda: tiff(9, 9, bytes(3 * 1024**2), tile=1024),
-        "'image': a TIFF of tiles of 1024 x 1024",
+        ("'image'", "TIFF", "1024 x 1024"),
     ),
     "bmp bomb": (
         lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, *[0] * 6),
@@ -161,24 +161,24 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "ppm bomb": (lambda: b"P6 60000 60000 255\n", TOO_MANY),
     "just too large": (
         lambda: encoded(Image.new("1", (301, 300))),
-        "'image': 301 x 300 pixels, expected at most 90000",
+        ("'image'", "301 x 300", 90000),
     ),
-    "1 x 100000": (lambda: encoded(Image.new("1", (1, 100_000))), "'image': 1 x 100000 pixels"),
-    "jpeg of 200 scans": (lambda: jpeg_of_scans(200), "'image': a JPEG of more than 100 scans"),
+    "1 x 100000": (lambda: encoded(Image.new("1", (1, 100_000))), ("'image'", "1 x 100000")),
+    "jpeg of 200 scans": (lambda: jpeg_of_scans(200), ("'image'", "JPEG", 100)),
     "text bomb in a png": (
         lambda: png(4, 4, bytes(52), extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10_000_000), 9))),
         UNREADABLE,
     ),
-    "png of no width": (lambda: png(0, 8, bytes(8)), "'image'"),
-    "jpeg of no height": (lambda: jpeg_of_size(32, 0), "'image'"),
-    "ppm of no size": (lambda: b"P6 0 0 255\n", "'image'"),
+    "png of no width": (lambda: png(0, 8, bytes(8)), UNREADABLE),
+    "jpeg of no height": (lambda: jpeg_of_size(32, 0), UNREADABLE),
+    "ppm of no size": (lambda: b"P6 0 0 255\n", UNREADABLE),
     "floating-point tiff": (
         lambda: encoded(Image.new("F", (8, 8), 0.5), "TIFF"),
-        "'image': floating-point pixel values",
+        ("'image'", "floating-point"),
     ),
-    "32-bit tiff": (lambda: encoded(Image.new("I", (8, 8), 2**20), "TIFF"), "'image': 32-bit pixel values"),
+    "32-bit tiff": (lambda: encoded(Image.new("I", (8, 8), 2**20), "TIFF"), ("'image'", "32-bit")),
 }
-"""Rejected files: the file, and a pattern of the error message."""
+"""Rejected files: the file, and what the error message names."""
 
 
 @dataclass(frozen=True)
@@ -325,19 +325,19 @@ ODD: dict[str, Odd] = {
 
 # -- texts
 
-REFUSED_TEXTS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "is empty"),
-    "white space": (b" \t\r\n\xc2\xa0", "is empty"),
-    "punctuation": (b"?!... ,;:#()", "is empty or has only punctuation"),
-    "nul": (b"\0", "is empty"),
-    "control characters": (b"\x01\x02 \x7f \x1b", "is empty"),
-    "no width": ("\u200b\u200d\ufeff \u202e".encode(), "is empty"),
-    "utf-16": ("red above blue".encode("utf-16"), "is not UTF-8"),
-    "latin-1": (b"caf\xe9", "is not UTF-8"),
-    "half a surrogate pair": (b"\xed\xa0\x80", "is not UTF-8"),
-    "10000 words": (b"red " * 10_000, "has 40000 bytes, expected at most 10000"),
+REFUSED_TEXTS: dict[str, tuple[bytes, tuple[Any, ...]]] = {
+    "empty": (b"", ()),
+    "white space": (b" \t\r\n\xc2\xa0", ()),
+    "punctuation": (b"?!... ,;:#()", ()),
+    "nul": (b"\0", ()),
+    "control characters": (b"\x01\x02 \x7f \x1b", ()),
+    "no width": ("\u200b\u200d\ufeff \u202e".encode(), ()),
+    "utf-16": ("red above blue".encode("utf-16"), ("UTF-8",)),
+    "latin-1": (b"caf\xe9", ("UTF-8",)),
+    "half a surrogate pair": (b"\xed\xa0\x80", ("UTF-8",)),
+    "10000 words": (b"red " * 10_000, (40000, 10000)),
 }
-"""Rejected texts, and a pattern of the error message."""
+"""Rejected texts, and what the error message names besides the input."""
 
 ODD_TEXTS: dict[str, tuple[str, str]] = {
     "nul inside": ("red\0 above blue", "red above blue"),

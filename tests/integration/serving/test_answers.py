@@ -25,6 +25,7 @@ from albef.serving.requests import Request
 from albef.serving.server import TritonServer
 from albef.serving.session import open_session
 from albef.tasks.retrieval import spec as retrieval
+from tests.errors import refuses
 from tests.served import Served
 
 
@@ -121,7 +122,7 @@ def test_several_texts_in_one_request(client, model):
     many = client.retrieve_many(texts, k=4)
     for text, matches in zip(texts, many, strict=True):
         same(matches, [(m.id, m.score) for m in client.retrieve(text=text, k=4)])
-    with pytest.raises(InvalidRequestError, match="8"):
+    with refuses(InvalidRequestError, 8):
         client.retrieve_many(["red"] * (model.config.serve.max_queries + 1))
 
 
@@ -132,23 +133,23 @@ def png(size=(8, 8)) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("question", "complaint"),
+    ("question", "names"),
     [
-        ({"text": ""}, "'text' is empty"),
-        ({"text": " .,!?"}, "'text' is empty"),
-        ({"text": "a" * 20_000}, "20000 bytes, expected at most 10000"),
-        ({"text": "red", "k": 0}, "'k' is 0, expected 1 to 40"),
-        ({"text": "red", "k": -5}, "'k' is -5"),
-        ({"text": "red", "k": 41}, "'k' is 41"),
-        ({"image": b""}, "'image'"),
-        ({"image": b"no image"}, "'image'"),
-        ({"image": png()[:-30]}, "'image'"),
-        ({"image": png((400, 400))}, "'image': 400 x 400 pixels"),
-        ({"image": png() + bytes(20_001)}, "bytes, expected at most 20000"),
+        ({"text": ""}, ["'text'"]),
+        ({"text": " .,!?"}, ["'text'"]),
+        ({"text": "a" * 20_000}, ["'text'", 20000, 10000]),
+        ({"text": "red", "k": 0}, ["'k'", 0, 1, 40]),
+        ({"text": "red", "k": -5}, ["'k'", -5]),
+        ({"text": "red", "k": 41}, ["'k'", 41]),
+        ({"image": b""}, ["'image'"]),
+        ({"image": b"no image"}, ["'image'"]),
+        ({"image": png()[:-30]}, ["'image'"]),
+        ({"image": png((400, 400))}, ["'image'", "400 x 400"]),
+        ({"image": png() + bytes(20_001)}, ["'image'", 20000]),
     ],
 )
-def test_wrong_questions_are_refused_with_a_sentence(client, question, complaint):
-    with pytest.raises(InvalidRequestError, match=complaint):
+def test_wrong_questions_are_refused_with_a_sentence(client, question, names):
+    with refuses(InvalidRequestError, *names):
         client.retrieve(**question)
     assert client.retrieve(text="red", k=1)
 
@@ -164,20 +165,20 @@ def strings(*values: bytes):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "complaint"),
+    ("arrays", "names"),
     [
-        ({"k": np.ones((1, 1), np.int32)}, "exactly one of 'text' and 'image'; this request has neither"),
-        ({"text": strings(b"red"), "image": strings(png())}, "this request has both"),
-        ({"text": strings(b"\xff\xfe")}, "'text' is not UTF-8"),
-        ({"text": strings(b"red", b"blue"), "k": np.array([[1], [2]], np.int32)}, "'k' must be the same"),
-        ({"text": strings(b"red", b"blue"), "rerank": np.array([[True], [False]])}, "'rerank' must be the same"),
-        ({"text": strings(b"red", b"")}, "'text' is empty"),
-        ({"text": strings(b"red"), "k": np.ones((1, 2), np.int32)}, "unexpected shape"),
-        ({"text": strings(b"red", b"blue"), "k": np.ones((1, 1), np.int32)}, "batch"),
+        ({"k": np.ones((1, 1), np.int32)}, ["'text'", "'image'", "neither"]),
+        ({"text": strings(b"red"), "image": strings(png())}, ["'text'", "'image'", "both"]),
+        ({"text": strings(b"\xff\xfe")}, ["'text'", "UTF-8"]),
+        ({"text": strings(b"red", b"blue"), "k": np.array([[1], [2]], np.int32)}, ["'k'"]),
+        ({"text": strings(b"red", b"blue"), "rerank": np.array([[True], [False]])}, ["'rerank'"]),
+        ({"text": strings(b"red", b"")}, ["'text'"]),
+        ({"text": strings(b"red"), "k": np.ones((1, 2), np.int32)}, ["'k'"]),
+        ({"text": strings(b"red", b"blue"), "k": np.ones((1, 1), np.int32)}, ["batch"]),
     ],
 )
-def test_wrong_requests_are_refused(client, arrays, complaint):
-    with pytest.raises(InferenceServerException, match=complaint) as caught:
+def test_wrong_requests_are_refused(client, arrays, names):
+    with refuses(InferenceServerException, *names) as caught:
         raw(client, **arrays)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
@@ -190,11 +191,11 @@ def test_defaults_of_the_endpoint(client):
 
 def test_client_wants_one_question(client):
     for wrong in ({}, {"text": "a", "image": b"b"}):
-        with pytest.raises(InvalidRequestError, match="exactly one"):
+        with refuses(InvalidRequestError, "text", "image"):
             client.retrieve(**wrong)
-    with pytest.raises(InvalidRequestError, match=r"absent\.png: cannot read"):
+    with refuses(InvalidRequestError, "absent.png"):
         client.retrieve(image=Path("absent.png"))
-    with pytest.raises(InvalidRequestError, match="32-bit"):
+    with refuses(InvalidRequestError, "'k'", 2**40):
         client.retrieve(text="a", k=2**40)
 
 
@@ -236,7 +237,7 @@ def test_asyncio_client_gives_the_same_answers(server, client, model):
 
     async def ask():
         async with AsyncClient(server.grpc_url) as other:
-            with pytest.raises(InvalidRequestError, match="'k' is 0"):
+            with refuses(InvalidRequestError, "'k'", 0):
                 await other.retrieve(text="red", k=0)
             return await asyncio.gather(*(other.retrieve(text="red") for _ in range(8)), other.retrieve(image=path))
 

@@ -13,6 +13,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from albef.serving.server import TritonServer
+from tests.errors import refuses
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -140,28 +141,28 @@ SUM = tensors(sum=("TYPE_FP32", [-1]))
 
 
 @pytest.mark.parametrize(
-    ("model", "change", "complaint"),
+    ("model", "change", "names"),
     [
-        ("victim", {"output": tensors(sum=("TYPE_FP32", [4]))}, r"the model has shape \[-1, -1\] but .* \[-1, 4\]"),
-        ("victim", {"output": tensors(sum=("TYPE_FP32", [-1, 1]))}, "the configuration specifies"),
-        ("victim", {"output": tensors(total=("TYPE_FP32", [-1]))}, "unexpected output 'total'"),
-        ("victim", {"input": tensors(x=("TYPE_FP32", [-1]), y=("TYPE_INT64", [-1]))}, "tensor 'y': the model expects"),
-        ("victim", {"input": tensors(x=("TYPE_FP32", [-1]))}, r"lacks the inputs \['y'\]"),
-        ("victim", {"input": tensors(**X, **Y, z=("TYPE_FP32", [-1]))}, "unexpected input 'z'"),
+        ("victim", {"output": tensors(sum=("TYPE_FP32", [4]))}, ["'sum'", "[-1, -1]", "[-1, 4]"]),
+        ("victim", {"output": tensors(sum=("TYPE_FP32", [-1, 1]))}, ["'sum'", "[-1, -1]", "[-1, -1, 1]"]),
+        ("victim", {"output": tensors(total=("TYPE_FP32", [-1]))}, ["'total'"]),
+        ("victim", {"input": tensors(x=("TYPE_FP32", [-1]), y=("TYPE_INT64", [-1]))}, ["'y'", "TYPE_INT64"]),
+        ("victim", {"input": tensors(x=("TYPE_FP32", [-1]))}, ["['y']"]),
+        ("victim", {"input": tensors(**X, **Y, z=("TYPE_FP32", [-1]))}, ["'z'"]),
         (
             "victim",
             {"parameters": {"intra_op_thread_count": {"string_value": "many"}}},
-            "expected a number, got 'many'",
+            ["intra_op_thread_count", "'many'"],
         ),
-        ("victim", {"max_batch_size": 0}, "max_batch_size: expected 1 or more"),
-        ("fixed", {"input": tensors(**X), "output": tensors(**Y)}, "the first dimension must be -1"),
+        ("victim", {"max_batch_size": 0}, ["max_batch_size", 1]),
+        ("fixed", {"input": tensors(**X), "output": tensors(**Y)}, ["-1"]),
     ],
 )
-def test_configurations_that_do_not_fit_are_refused(client, model, change, complaint):
+def test_configurations_that_do_not_fit_are_refused(client, model, change, names):
     config = {"platform": "onnxruntime_onnx", "backend": "onnxruntime", "max_batch_size": 8}
     config |= {"input": tensors(**X, **Y), "output": SUM}
     # The model stays unloaded: nothing else asks it.
-    with pytest.raises(InferenceServerException, match=complaint):
+    with refuses(InferenceServerException, repr(model), *names):
         client.load_model(model, config=json.dumps(config | change))
 
 
@@ -176,5 +177,5 @@ def test_an_input_may_be_narrower_than_the_graph(client):
     client.load_model("narrow", config=json.dumps(config))
     ones = np.ones((1, 2), np.float32)
     assert ask(client, "narrow", x=ones, y=ones) == {"sum": pytest.approx(2 * ones)}
-    with pytest.raises(InferenceServerException, match="unexpected shape"):
+    with refuses(InferenceServerException, "'narrow'", "[1,3]"):
         ask(client, "narrow", x=np.ones((1, 3), np.float32), y=np.ones((1, 3), np.float32))

@@ -24,6 +24,7 @@ from albef.tasks import classification_eval, registry
 from albef.tasks.vqa import evaluate
 from albef.weights import checkpoint
 from tests.docs import execute, python_blocks
+from tests.errors import refuses
 from tests.worlds import write_params
 
 QUESTIONS = ["what color is at the top", "is it red", "which of the colors is below, at the very bottom of it all"]
@@ -188,25 +189,25 @@ def test_an_image_asked_about_twice_is_encoded_once(client, model, server):
 
 
 @pytest.mark.parametrize(
-    ("ask", "complaint"),
+    ("ask", "names"),
     [
-        (lambda c, p: c.answer(p, ""), "'text' is empty"),
-        (lambda c, p: c.answer(p, "red", k=0), "'k' is 0, expected 1 to 40"),
-        (lambda c, p: c.answer(b"no image", "red"), "'image': not a readable image"),
-        (lambda c, p: c.answer(p, "red", candidates=["blue", " "]), "'candidates' is empty"),
-        (lambda c, p: c.answer(p, "red", candidates=["red " * 200]), "'candidates': an answer has more than"),
-        (lambda c, p: c.answer(p, "red", candidates=["blue"], generate=True), "'candidates' or 'generate'"),
-        (lambda c, p: c.answer(p, "red", candidates=[]), "at least one"),
-        (lambda c, p: c.entail(p, "?!"), "'text' is empty"),
-        (lambda c, p: c.entail(p.read_bytes()[:60], "red"), "'image'"),
-        (lambda c, p: c.ground(p, "red", [[0, 0, 0, 5]]), "'boxes': expected finite x, y, width, height"),
-        (lambda c, p: c.ground(p, "red", [[0, 0, float("nan"), 5]]), "'boxes'"),
-        (lambda c, p: c.ground(p, "red", [[1, 2, 3]]), "boxes have shape"),
-        (lambda c, p: c.ground("/no/such.png", "red"), "/no/such.png: cannot read the image"),
+        (lambda c, p: c.answer(p, ""), ["'text'"]),
+        (lambda c, p: c.answer(p, "red", k=0), ["'k'", 0, 1, 40]),
+        (lambda c, p: c.answer(b"no image", "red"), ["'image'"]),
+        (lambda c, p: c.answer(p, "red", candidates=["blue", " "]), ["'candidates'"]),
+        (lambda c, p: c.answer(p, "red", candidates=["red " * 200]), ["'candidates'", "tokens"]),
+        (lambda c, p: c.answer(p, "red", candidates=["blue"], generate=True), ["'candidates'", "'generate'"]),
+        (lambda c, p: c.answer(p, "red", candidates=[]), ["text"]),
+        (lambda c, p: c.entail(p, "?!"), ["'text'"]),
+        (lambda c, p: c.entail(p.read_bytes()[:60], "red"), ["'image'"]),
+        (lambda c, p: c.ground(p, "red", [[0, 0, 0, 5]]), ["'boxes'", "width"]),
+        (lambda c, p: c.ground(p, "red", [[0, 0, float("nan"), 5]]), ["'boxes'", "width"]),
+        (lambda c, p: c.ground(p, "red", [[1, 2, 3]]), ["boxes", "(1, 3)"]),
+        (lambda c, p: c.ground("/no/such.png", "red"), ["/no/such.png"]),
     ],
 )
-def test_wrong_questions_are_refused_with_a_sentence(client, model, ask, complaint):
-    with pytest.raises(InvalidRequestError, match=complaint):
+def test_wrong_questions_are_refused_with_a_sentence(client, model, ask, names):
+    with refuses(InvalidRequestError, *names):
         ask(client, image_path(model))
     assert client.entail(image_path(model), "red")  # and the next one is answered
 

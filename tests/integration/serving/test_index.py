@@ -12,6 +12,7 @@ from albef import cli
 from albef.index.index import ImageTextIndex
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.server import TritonServer
+from tests.errors import refuses
 
 
 def index(*arguments) -> int:
@@ -67,7 +68,7 @@ def test_a_running_server_follows_the_index(model, runtime, repository, tmp_path
         assert [match.id for match in client.retrieve(image=mine)] == ["a caption of my own"]
 
         assert index("build", "--repository", repository, "--folder", own) == 0
-        with pytest.raises(InvalidRequestError, match="index contains no captions"):
+        with refuses(InvalidRequestError, "captions"):
             client.retrieve(image=mine)
 
         manifest = repository / "retrieval" / "1" / "index" / "manifest.json"

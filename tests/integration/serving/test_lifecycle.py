@@ -18,6 +18,7 @@ import pytest
 from albef.serving.client import Client, ServerUnavailableError
 from albef.serving.server import ServerError, TritonServer, free_ports
 from tests import ROOT
+from tests.errors import refuses
 
 
 def listening(pid: int) -> set[str]:
@@ -149,12 +150,12 @@ def test_taken_port_is_named(model, runtime):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ServerError, match=f"{port}: the port is in use"):
+        with refuses(ServerError, f"127.0.0.1:{port}"):
             TritonServer(model.repository, runtime=runtime, grpc_port=port).start()
 
 
 def test_folder_without_models_is_refused(tmp_path, runtime):
-    with pytest.raises(ServerError, match="not a model repository"):
+    with refuses(ServerError, tmp_path):
         TritonServer(tmp_path, runtime=runtime).start()
 
 

@@ -15,10 +15,11 @@ from albef import cli
 from albef.export import onnx, repository
 from albef.serving import release
 from albef.serving.client import Client, ServerUnavailableError
-from albef.serving.probes import Probe
+from albef.serving.probes import Probe, ProbeError
 from albef.serving.release import ReleaseError
 from albef.serving.server import TritonServer
 from albef.weights import checkpoint
+from tests.errors import refuses
 from tests.served import random_model
 
 TASKS = ("retrieval", "entailment")
@@ -140,7 +141,7 @@ def test_no_request_is_lost_while_a_version_takes_over_and_is_taken_back(explici
     assert crowd.errors == []
     assert release.versions(live / "retrieval") == [3, 4]
     assert not list(live.glob("*_candidate"))
-    with pytest.raises(ReleaseError, match="version 4 is not above 4"):
+    with refuses(ReleaseError, live, "version 4"):
         release.release(live, other, explicit.grpc_url, version=4)
 
 
@@ -158,20 +159,20 @@ def damaged(other: Path, folder: Path, damage: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("damage", "complaint"),
+    ("damage", "name"),
     [
-        ("graph", "entailment_classify: cannot be loaded"),
-        ("hash", "entailment_candidate: cannot be loaded"),
-        ("gallery", "retrieval_candidate: cannot be loaded"),
-        ("probe", "expected 'no such image' among the answers"),
+        ("graph", "entailment_classify"),
+        ("hash", "entailment_candidate"),
+        ("gallery", "retrieval_candidate"),
+        ("probe", "'no such image'"),
     ],
 )
-def test_a_version_that_fails_never_answers(explicit, live, model, other, tmp_path, damage, complaint):
+def test_a_version_that_fails_never_answers(explicit, live, model, other, tmp_path, damage, name):
     before = sorted(path.relative_to(live) for path in live.rglob("*"))
     probes = [Probe("retrieval", text="red", expect="no such image")] if damage == "probe" else []
     with Crowd(explicit.grpc_url, image_path(model), threads=2) as crowd:
         crowd.wait(2)
-        with pytest.raises(ReleaseError, match=complaint):
+        with refuses(ReleaseError, name):
             release.release(live, damaged(other, tmp_path / "new", damage), explicit.grpc_url, probes)
         crowd.wait(2)
     assert crowd.errors == []
@@ -180,7 +181,7 @@ def test_a_version_that_fails_never_answers(explicit, live, model, other, tmp_pa
     assert {version for (_, version), state in states(explicit).items() if state == "READY"} == {"1"}
     with Client(explicit.grpc_url) as client:
         assert client.ready()
-    with pytest.raises(ReleaseError, match="no version before 1 to roll back to"):
+    with refuses(ReleaseError, live, 1):
         release.rollback(live, explicit.grpc_url)
 
 
@@ -195,7 +196,7 @@ def test_other_tensors_need_another_server(live, other, tmp_path):
     new = damaged(other, tmp_path / "new", "none")
     config = new / "entailment_vision" / "config.pbtxt"
     config.write_text(config.read_text().replace("dims: 32", "dims: 48", 1))
-    with pytest.raises(ReleaseError, match="entailment_vision: the new version has other tensors"):
+    with refuses(ReleaseError, "entailment_vision"):
         release.release(live, new, "127.0.0.1:1")
 
 
@@ -218,19 +219,19 @@ def test_commands(explicit, live, model, other, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("rows", "complaint"),
+    ("rows", "names"),
     [
-        ("{", "cannot read the probes"),
-        ("{}", "expected a list of probes"),
-        ('[{"endpoint": "vqa"}, {"endpoint": "what"}]', "entry 1: endpoint: expected one of retrieval, vqa"),
-        ('[{"endpoint": "vqa", "question": "a"}]', "entry 0: expected an object with some of endpoint, text"),
-        ('[{"endpoint": "vqa", "text": 3}]', "entry 0: text: expected str, got 3"),
-        ('[{"endpoint": "grounding", "expect": "a"}]', "entry 0: expect: not supported for grounding"),
+        ("{", []),
+        ("{}", []),
+        ('[{"endpoint": "vqa"}, {"endpoint": "what"}]', ["entry 1", "endpoint", "'what'"]),
+        ('[{"endpoint": "vqa", "question": "a"}]', ["entry 0", "'question'"]),
+        ('[{"endpoint": "vqa", "text": 3}]', ["entry 0", "text", 3]),
+        ('[{"endpoint": "grounding", "expect": "a"}]', ["entry 0", "expect", "grounding"]),
     ],
 )
-def test_wrong_probes_are_explained(tmp_path, rows, complaint):
+def test_wrong_probes_are_explained(tmp_path, rows, names):
     (tmp_path / "probes.json").write_text(rows)
-    with pytest.raises(ReleaseError, match=complaint):
+    with refuses(ReleaseError, "probes.json", *names):
         release.read_probes(tmp_path / "probes.json")
 
 
@@ -245,5 +246,5 @@ def test_probes_are_compared_with_every_kind_of_answer(client, model):
     ):
         probe.ask(client)
         if probe.expect:
-            with pytest.raises(OSError, match="expected 'other' among the answers"):
+            with refuses(ProbeError, "'other'"):
                 dataclasses.replace(probe, expect="other").ask(client)

@@ -23,6 +23,7 @@ from albef.serving.client import (
     ServerUnavailableError,
 )
 from albef.serving.server import TritonServer, free_ports
+from tests.errors import refuses
 from tests.integration.serving.test_answers import metric
 
 TEXT = "red above blue"
@@ -62,7 +63,7 @@ def test_both_clients_wait_for_a_server_that_comes_late(model, runtime, client):
             with Client(server.grpc_url) as own:
                 own.triton.unload_model("retrieval")
                 with (
-                    pytest.raises(ServerUnavailableError, match="retrieval: .* has no available versions"),
+                    refuses(ServerUnavailableError, "retrieval"),
                     Client(server.grpc_url, retries=0) as impatient,
                 ):
                     impatient.retrieve(TEXT)
@@ -114,7 +115,7 @@ def test_without_a_server_it_is_tried_until_the_timeout():
     for retries, least, most in ((None, 2.0, 10.0), (0, 0.0, 3.0)):
         with Client(f"127.0.0.1:{port}", timeout=4, retries=retries) as client:
             began = time.monotonic()
-            with pytest.raises(ServerUnavailableError, match=f"127.0.0.1:{port}: retrieval: "):
+            with refuses(ServerUnavailableError, f"127.0.0.1:{port}", "retrieval"):
                 client.retrieve(TEXT)
             assert least <= time.monotonic() - began <= most
 
@@ -131,7 +132,7 @@ def test_nothing_else_is_tried_again(server, client, model, monkeypatch):
     with pytest.raises(InvalidRequestError):
         client.retrieve("")
     call = requests.build("retrieval", texts=["red"], k=1, rerank=True)
-    with pytest.raises(NoSuchEndpointError, match="'captions' is not found"):
+    with refuses(NoSuchEndpointError, "'captions'"):
         client.ask(dataclasses.replace(call, spec=dataclasses.replace(call.spec, name="captions")))
     image = (model.folder / "images" / "3.png").read_bytes()
     client.timeout = 0.01

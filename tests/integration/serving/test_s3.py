@@ -12,6 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from albef.serving.client import Client
 from albef.serving.server import ServerError, TritonServer, free_ports
+from tests.errors import refuses
 from tests.integration.serving.test_lifecycle import ROOT, gone, triton
 
 BUCKET = "albef"
@@ -70,5 +71,5 @@ def test_served_from_storage(model, runtime, storage, credentials, client):
 
 def test_nothing_in_storage_is_said(runtime, storage, credentials):
     boto3.client("s3", endpoint_url=storage).create_bucket(Bucket="empty")
-    with pytest.raises(ServerError, match="exited with status 1"):
+    with refuses(ServerError, "status 1"):
         TritonServer(f"s3://{storage}/empty/nowhere", runtime=runtime).start()

@@ -9,6 +9,7 @@ from albef.serving import trace
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from albef.serving.trace import TraceError
+from tests.errors import refuses
 
 
 def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys):
@@ -33,12 +34,12 @@ def test_a_trace_tells_the_graphs_of_a_request(model, runtime, tmp_path, capsys)
     assert next(line for line in lines if "from the cache" in line).split()[0] == "vqa_vision"
     assert cli.main(["trace", str(path), "--request", first.request]) == 0
     assert "from the cache" not in capsys.readouterr().out
-    with pytest.raises(TraceError, match="no request 'nobody' in this trace"):
+    with refuses(TraceError, "'nobody'"):
         trace.format_trace(path, "nobody")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"id": 1, "model_name": "a"}]', '[{"id": 1,'])
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "trace").write_text(text)
-    with pytest.raises(TraceError, match="not a trace of the server|no request in this trace"):
+    with refuses(TraceError, tmp_path / "trace"):
         trace.format_trace(tmp_path / "trace")

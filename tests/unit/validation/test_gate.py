@@ -171,10 +171,10 @@ def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfi
 def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data = make()
     Image.new("RGB", (31, 40)).save(data / "pretrain2.png")
-    with refuses(ValidationError, "'image_not_small'", "row 2", 31):
+    with refuses(ValidationError, "'image_not_small'", "row 2", 31.0):
         gate.run(config, data, tmp_path / "out")
     tight = dataclasses.replace(config, min_image_side=1, max_image_side=39)
-    with refuses(ValidationError, "'image_not_large'", 10, "row 0", 40):
+    with refuses(ValidationError, "'image_not_large'", 10, "row 0", 40.0):
         gate.run(tight, data, tmp_path / "out")
 
 
