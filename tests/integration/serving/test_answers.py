@@ -174,7 +174,7 @@ def strings(*values: bytes):
         ({"text": strings(b"red", b"blue"), "rerank": np.array([[True], [False]])}, ["'rerank'"]),
         ({"text": strings(b"red", b"")}, ["'text'"]),
         ({"text": strings(b"red"), "k": np.ones((1, 2), np.int32)}, ["'k'"]),
-        ({"text": strings(b"red", b"blue"), "k": np.ones((1, 1), np.int32)}, ["batch"]),
+        ({"text": strings(b"red", b"blue"), "k": np.ones((1, 1), np.int32)}, ["'retrieval'"]),
     ],
 )
 def test_wrong_requests_are_refused(client, arrays, names):
