@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(
         return {**losses, "itm_loss": losses["itm_loss"] * float("nan")}
 
     monkeypatch.setattr(loop.task, "forward", broken)
-    with refuses(TrainingError, "itm_loss", "nan", "step 2"):
+    with refuses(TrainingError, "pretrain", "nan", "step 2"):
         loop.run()
     assert not (tmp_path / "model.pth").exists()
 
