@@ -77,7 +77,7 @@ def test_the_page_shows_metrics_and_its_images_exist(artifacts: Path) -> None:
     assert "62.5" in text  # recall in per cent
     assert "3e-07" in text
     assert "pretrain" in text
-    assert len(page.images) == 5
+    assert len(page.images) == 6
     for name in page.images:
         with Image.open(artifacts / "report" / name) as image:
             assert min(image.size) > 100

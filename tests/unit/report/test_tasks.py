@@ -90,12 +90,12 @@ def test_curves_show_every_run_there_is(artifacts: Path, evaluated: Path) -> Non
     for run in ("text_assignment", "finetune/nlvr2"):
         (artifacts / run).mkdir(parents=True)
         (artifacts / run / "history.csv").write_text("step,loss,ta_loss\n1,2,2\n2,1,1\n")
-        (artifacts / run / "metrics.json").write_text('{"loss": 0.375}')
+        (artifacts / run / "metrics.json").write_text('{"loss": 0.0625}')
     text = write(artifacts, evaluated)
     assert "losses.png" in text
     assert "text assignment" in text
     assert "finetune nlvr2" in text
-    assert text.count("0.375") == 2
+    assert text.count("0.0625") == 2
 
 
 def test_confusion_counts_every_pair(artifacts: Path, evaluated: Path) -> None:
