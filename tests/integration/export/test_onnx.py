@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from albef.data import tokenizer as tokenizers
 from albef.export import onnx as export
 from albef.export.graphs import graph_sizes, graphs_of, model_hash
 from albef.export.parity import ParityError
@@ -95,7 +96,7 @@ def tamper(path, pick):
 @pytest.mark.parametrize("graph", ["vision", "text", "fusion"])
 def test_gate_catches_a_tampered_graph(model, net, tmp_path, graph):
     shutil.copytree(model.exported / "retrieval", tmp_path / "graphs")
-    words = export.tokenizers.load(model.folder / "tokenizer")
+    words = tokenizers.load(model.folder / "tokenizer")
     report = export.gate(model.config, net, "retrieval", tmp_path / "graphs", words)
     assert set(report) == {"vision", "text", "fusion"}
     tamper(tmp_path / "graphs" / f"{graph}.onnx", lambda w: len(w.dims) == 2 and min(w.dims) > 8)
@@ -105,7 +106,7 @@ def test_gate_catches_a_tampered_graph(model, net, tmp_path, graph):
 
 def test_gate_catches_another_model(model, tmp_path):
     other = random_model(model.folder, model.config, seed=5)
-    words = export.tokenizers.load(model.folder / "tokenizer")
+    words = tokenizers.load(model.folder / "tokenizer")
     with refuses(ParityError, "export.tolerance"):
         export.gate(model.config, other, "retrieval", model.exported / "retrieval", words)
 
@@ -127,7 +128,7 @@ def test_unknown_task_is_named(model, tmp_path):
 
 
 def test_tokenizer_of_another_size_is_refused(model, tmp_path):
-    words = export.tokenizers.load(model.folder / "tokenizer")
+    words = tokenizers.load(model.folder / "tokenizer")
     words.add_tokens(["extraordinary"])
     words.save(str(tmp_path / "tokenizer.json"))
     with refuses(EvaluationError, "tokenizer.json", "model.pth"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import albef
+from albef.data import tokenizer as tokenizers
 from albef.data.images import open_image, to_pixels
 from albef.data.tokenizer import Encoder
 from albef.export import onnx as export
@@ -97,7 +98,7 @@ def test_gate_catches_a_tampered_graph(model, exported, task, tmp_path):
     net, folder = exported(task)
     for graph in TASKS[task]:
         (tmp_path / f"{graph}.onnx").write_bytes((folder / f"{graph}.onnx").read_bytes())
-    words = export.tokenizers.load(model.folder / "tokenizer")
+    words = tokenizers.load(model.folder / "tokenizer")
     tamper(tmp_path / f"{HEADS[task]}.onnx", lambda w: len(w.dims) == 2 and min(w.dims) > 8)
     with refuses(ParityError, f"{task}_{HEADS[task]}", "export.tolerance"):
         export.gate(configured(model), net, task, tmp_path, words)

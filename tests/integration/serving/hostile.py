@@ -290,7 +290,7 @@ ODD: dict[str, Odd] = {
         lambda: encoded(see_through(scene(), "RGB"), "TIFF"), lambda: on_white(see_through(scene(), "RGB"))
     ),
     "la png": Odd(lambda: encoded(see_through(gray(), "L")), lambda: on_white(see_through(gray(), "L"))),
-    "cmyk jpeg": Odd(lambda: encoded(scene().convert("CMYK"), "JPEG", quality=95), lossy=True),
+    "cmyk jpeg": Odd(lambda: encoded(scene().convert("CMYK"), "JPEG", quality=100, subsampling=0), lossy=True),
     "cmyk tiff": Odd(lambda: encoded(scene().convert("CMYK"), "TIFF")),
     "ycbcr tiff": Odd(lambda: encoded(scene().convert("YCbCr"), "TIFF"), lossy=True),
     "animated gif": Odd(lambda: animated("GIF", palette()), lambda: palette().convert("RGB")),
@@ -306,7 +306,7 @@ ODD: dict[str, Odd] = {
     "lzw tiff": Odd(lambda: encoded(scene(), "TIFF", compression="tiff_lzw")),
     "tiled tiff": Odd(tiled),
     "mpo": Odd(
-        lambda: encoded(jpeg(), "MPO", save_all=True, append_images=[jpeg()], quality=95),
+        lambda: encoded(jpeg(), "MPO", save_all=True, append_images=[jpeg()], quality=100, subsampling=0),
         lambda: small(jpeg()),
         lossy=True,
     ),

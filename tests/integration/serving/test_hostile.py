@@ -69,7 +69,7 @@ def assert_same(triton, endpoint, found, expected, lossy=False):
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     blank = [arrays_of(endpoint, image=encoded(Image.new("RGB", (32, 32), color))) for color in ("white", "black")]
     far = min(np.abs(expected - numbers(triton, endpoint, arrays)).max() for arrays in blank)
-    assert np.abs(found - expected).max() < far / 2
+    assert np.abs(found - expected).max() < far / 4
 
 
 def refused(triton, endpoint, arrays, names, code="INVALID_ARGUMENT", version="", **wire):
