@@ -72,7 +72,7 @@ def fatal(
     """
     failed = [f for f in findings if f.list in rows and not f.success and f.name not in ignored]
     bad = {(finding.list, row) for finding in failed for row in finding.bad}
-    exceeded = policy.on_bad_record == "refuse" or len(bad) > policy.max_bad_share * sum(rows.values())
+    exceeded = len(bad) > policy.max_bad_share * sum(rows.values()) or policy.on_bad_record == "refuse"
     return [finding for finding in failed if exceeded or not finding.bad]
 
 
