@@ -15,7 +15,6 @@ from ruamel.yaml import YAML
 from tests.e2e.tree import NAMES, TASKS, VERBS, Tree, ran, skipped
 from tests.unit.pipeline.test_graph import stages
 
-
 READ_BY_OTHER_TASKS = {"model.official_quirks", *(f"tasks.{task}.evaluate" for task in TASKS)}
 """Parameters of `export` and `repository` that only tasks outside the tiny pipeline read, such as VQA."""
 
