@@ -17,6 +17,9 @@ unexport PYTHONPATH
 # Without cached bytecode, each of hundreds of processes would compile torch and other large packages again.
 unexport PYTHONDONTWRITEBYTECODE
 
+# uv brings certificates of its own; the system's, which pip uses, include those of a company's proxy.
+export UV_SYSTEM_CERTS ?= true
+
 # Telemetry of all dependencies is off, unless the caller sets these variables.
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= 1
