@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from albef import config as configuration
-from albef.config import Config, TokenizerConfig
+from albef.config import Config, TokenizerConfig, TuneConfig
 from albef.data import tokenizer
 from tests import ROOT
 
@@ -40,6 +40,22 @@ def tiny_config(**train: Any) -> Config:
         sections[name] = dataclasses.replace(section, train=dataclasses.replace(section.train, **changes))
     tasks = dataclasses.replace(config.tasks, **sections)
     return dataclasses.replace(config, model=model, pretrain=pretrain, text_assignment=assignment, tasks=tasks)
+
+
+def tiny_tune(**changes: Any) -> TuneConfig:
+    """A search of four trials, one at a time."""
+    config = TuneConfig(
+        tasks=["retrieval", "vqa", "entailment"],
+        trials=4,
+        concurrent=1,
+        cpus_per_trial=1,
+        gpus_per_trial=0,
+        grace_epochs=1,
+        seed=0,
+        epochs=None,
+        rows=None,
+    )
+    return dataclasses.replace(config, **changes)
 
 
 def write_params(config: Config, path: Path) -> Path:

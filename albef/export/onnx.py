@@ -69,7 +69,7 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
             inputs = example_inputs(spec)
             if getattr(module, "differentiates", False):
                 module = differentiated(module, inputs)
-            program = torch.onnx.export(
+            exported = torch.onnx.export(
                 module,
                 inputs,
                 dynamo=True,
@@ -83,9 +83,7 @@ def to_onnx(module: nn.Module, spec: ModelSpec, opset: int, metadata: dict[str, 
     finally:
         for logger, level in zip(exporters, levels, strict=True):
             logger.setLevel(level)
-    if program is None:  # pragma: no cover - the old exporter's return type
-        raise RuntimeError(f"{spec.name}: torch.onnx.export returned no program")
-    proto = program.model_proto
+    proto = cast(torch.onnx.ONNXProgram, exported).model_proto  # None only with ``dynamo=False``
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     proto.graph.name = spec.name
     proto.producer_name = "albef"

@@ -14,6 +14,7 @@ from torch import Tensor
 from albef.config import TrainConfig
 from albef.data.images import ImageSource, load_image, to_pixels
 from albef.models.albef import ALBEF
+from albef.models.bert import KeysValues
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -78,3 +79,22 @@ def by_image(images: Sequence[tuple[int, ...]], batch: int) -> Iterator[tuple[li
         if last or (len(rows) >= batch and (not same or len(rows) >= 4 * batch)):
             yield rows, list(dict.fromkeys(image for r in rows for image in images[r]))
             rows = []
+
+
+def keys_values_by_image(
+    model: ALBEF, images: Sequence[ImageSource], image_rows: Sequence[tuple[int, ...]], batch: int
+) -> Iterator[tuple[list[int], list[KeysValues], Tensor]]:
+    """Encode images in batches of rows; see `by_image`.
+
+    Args:
+        image_rows: Indices of the images of each row.
+
+    Yields:
+        Row indices of a batch, the keys and values of its distinct images for each fusion layer, and the index among
+        them of each row's images, ``(rows, images of a row)``.
+    """
+    for rows, distinct_images in by_image(image_rows, batch):
+        position = {image: index for index, image in enumerate(distinct_images)}
+        pixels = pixels_of([images[image] for image in distinct_images], model.config.image_size, model.device)
+        places = torch.tensor([[position[image] for image in image_rows[row]] for row in rows], device=model.device)
+        yield rows, model.student.fusion.keys_values(model.student.vision(pixels)), places

@@ -180,8 +180,8 @@ def _resolve_text(config: TextConfig) -> TextConfig:
     except ValueError as error:
         raise ConfigError(f"model.text.name: {config.name}: {error}") from error
     total = int(settings["num_hidden_layers"])
-    layers = config.layers if config.layers is not None else total // 2 if config.fusion_layers is None else None
-    layers = total - config.fusion_layers if layers is None else layers
+    rest = total // 2 if config.fusion_layers is None else total - config.fusion_layers
+    layers = rest if config.layers is None else config.layers
     named = {
         "width": settings["hidden_size"],
         "layers": layers,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from albef.config import ClassificationConfig, section_of
 from albef.data.images import ImageSource
 from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of, read_list
-from albef.inference.encode import by_image, distinct, evaluating, pixels_of, words_of
+from albef.inference.encode import distinct, evaluating, keys_values_by_image, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
 
@@ -91,12 +91,8 @@ def classify(
     probabilities = np.zeros((len(sentences), model.architecture.classes), dtype=np.float32)
     with evaluating(model, config.train) as device:
         fusion, student = model.student.fusion, model.student
-        for rows, batch in by_image(image_rows, config.evaluate.batch_size):
-            position = {image: index for index, image in enumerate(batch)}
-            pixels = pixels_of([images[image] for image in batch], model.config.image_size, device)
-            keys_values = fusion.keys_values(student.vision(pixels))
+        for rows, keys_values, places in keys_values_by_image(model, images, image_rows, config.evaluate.batch_size):
             ids, mask = words_of([sentences[row] for row in rows], encoder, config.train, device)
-            places = torch.tensor([[position[image] for image in image_rows[row]] for row in rows], device=device)
             fused = fusion(student.text(ids, mask), mask, keys_values, image_rows=places, cls_only=True)
             logits = student.cls_head(fused[:, 0])
             probabilities[rows] = logits.float().softmax(dim=-1).cpu().numpy()

@@ -25,7 +25,6 @@ _TOKENS = (
 """Parameters of image encoders that are tokens or positions, not linear maps."""
 
 _WARMUP_STRIDE = 100  # iterations between warm-up updates in the official code
-_EPS = 1e-7  # of norms, as in timm
 _NEWTON_SCHULZ_STEPS = 4  # usually 5; on a CPU each takes 4 % of a training step of a small model
 
 
@@ -51,6 +50,7 @@ def _orthogonalize(
     matrix: Tensor,
     steps: int,
     coefficients: list[tuple[float, float, float]],
+    eps: float,
     **options: Any,
 ) -> Tensor:
     """Orthogonalize a matrix in float32, like timm's ``newton_schulz``.
@@ -59,9 +59,9 @@ def _orthogonalize(
     square, and to multiply X by the product of all P once: 40 % less time for 128 x 512.
     """
     if max(matrix.shape) < 3 * min(matrix.shape):
-        return newton_schulz(matrix, steps, coefficients, dtype=torch.float32, **options)
+        return newton_schulz(matrix, steps, coefficients, eps, dtype=torch.float32, **options)
     wide = matrix if matrix.shape[0] < matrix.shape[1] else matrix.mT
-    wide = wide / wide.norm().clamp(min=_EPS)
+    wide = wide / wide.norm().clamp(min=eps)
     gram = wide @ wide.mT
     product: Tensor | None = None
     for a, b, c in coefficients[:steps]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,9 @@ from torch import Tensor
 from albef.config import Config, train_config
 from albef.models.albef import ALBEF
 from albef.weights import adapt_weights, checkpoint
-from albef.weights.infer_config import size_mismatches
+from albef.weights.infer_config import size_mismatches, vocab_size
 from albef.weights.init_weights import Fit, fit_text, fit_vision
-from albef.weights.official import CheckpointError, from_official, infer_task, read_official, read_weights
+from albef.weights.official import CheckpointError, from_official, infer_task, parse, read_weights
 from albef.weights.pretrained_weights import kind_of, read_bert
 
 _MAX_SHOWN = 8  # lines of a list
@@ -95,10 +96,13 @@ def inspect(config: Config, source: str, kind: str | None = None, task: str | No
         CheckpointError: If the weights cannot be read.
         ConfigError: If the parameters describe no model.
     """
-    file = _checkpoint_file(source)
-    kind = kind or ("checkpoint" if file is not None else kind_of(source))
+    path = Path(source).expanduser()
+    path = path / "model.pth" if path.is_dir() else path
+    readable = kind is None and path.is_file() and path.suffix != ".safetensors"
+    data = read_weights(path) if readable or kind == "checkpoint" else None
+    kind = kind or ("checkpoint" if _is_complete(data) else kind_of(source))
     if kind == "checkpoint":
-        return _complete(config, source, file or Path(source), task)
+        return _complete(config, source, data, task)
     task = task or "pretrain"
     vocabulary = int(read_bert(source).sizes["vocabulary"]) if kind == "text" else 1
     model = _without_data(config, vocabulary, task)
@@ -139,32 +143,22 @@ def _compare(info: Info, model: ALBEF, tensors: Mapping[str, Tensor]) -> None:
             info.left.append(name)
 
 
-def _checkpoint_file(source: str) -> Path | None:
-    """Return the file of a complete model, if ``source`` is one."""
-    path = Path(source).expanduser()
-    path = path / "model.pth" if path.is_dir() else path
-    if not path.is_file() or path.suffix == ".safetensors":
-        return None
-    data = read_weights(path)
-    if isinstance(data, dict) and data.get("format") == checkpoint.FORMAT:
-        return path
+def _is_complete(data: Any) -> bool:
+    """Return whether the content of a file is a complete model, ours or published."""
     state = data.get("model", data) if isinstance(data, dict) else {}
     official = any(str(key).removeprefix("module.").startswith("visual_encoder.") for key in state)
-    return path if official else None
+    return checkpoint.is_model_file(data) or official
 
 
-def _complete(config: Config, source: str, file: Path, task: str | None) -> Info:
-    """Compare a checkpoint, of this library or in a published layout."""
-    data = read_weights(file)
+def _complete(config: Config, source: str, data: Any, task: str | None) -> Info:
+    """Compare the content of a checkpoint, of this library or in a published layout."""
     ignored: list[str] = []
-    if isinstance(data, dict) and data.get("format") == checkpoint.FORMAT:
-        state, meta = checkpoint.read(file)
+    if checkpoint.is_model_file(data):
+        state, meta = checkpoint.parse(data, source)
         source_task, vocabulary = meta.task, meta.vocab_size
     else:
-        official = read_official(file)
-        source_task = infer_task(official)
-        words = (value for key, value in official.items() if key.endswith("word_embeddings.weight") and value.ndim)
-        vocabulary = next((len(value) for value in words), 0)
+        official = parse(data, source)
+        source_task, vocabulary = infer_task(official), vocab_size(official)
         model = _without_data(config, vocabulary, source_task)
         if problems := size_mismatches(model.config, official):
             return Info(source, "checkpoint", task or source_task, problems=problems)

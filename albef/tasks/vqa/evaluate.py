@@ -16,7 +16,7 @@ from torch import Tensor
 from albef.data.images import ImageSource
 from albef.data.schema import SchemaError, load_rows, read_list
 from albef.inference.answer_search import AnswerTree, generate, rank_answers
-from albef.inference.encode import by_image, distinct, evaluating, pixels_of, words_of
+from albef.inference.encode import distinct, evaluating, keys_values_by_image, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
 from albef.tasks.vqa.spec import VqaConfig
@@ -180,13 +180,9 @@ def answer(
     student = model.student
     with evaluating(model, config.train) as device:
         tree = None if candidates is None else _tree(candidates, encoder).to(device)
-        for rows, distinct_images in by_image(image_rows, settings.batch_size):
-            position = {image: index for index, image in enumerate(distinct_images)}
-            pixels = pixels_of([images[image] for image in distinct_images], model.config.image_size, device)
-            keys_values = student.fusion.keys_values(student.vision(pixels))
+        for rows, keys_values, places in keys_values_by_image(model, images, image_rows, settings.batch_size):
             ids, mask_q = words_of([questions[row] for row in rows], encoder, config.train, device)
-            places = torch.tensor([position[image_rows[row][0]] for row in rows], device=device)
-            question = student.fusion(student.text(ids, mask_q), mask_q, keys_values, image_rows=places)
+            question = student.fusion(student.text(ids, mask_q), mask_q, keys_values, image_rows=places[:, 0])
             if candidates is not None and tree is not None:
                 official_quirks = model.config.official_quirks
                 scores = rank_answers(student.decoder, question, mask_q, tree, settings.shortlist, official_quirks)

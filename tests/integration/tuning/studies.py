@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from albef.config import TuneConfig
 from albef.tuning.study import Study
+from tests.worlds import tiny_tune
 
 SETTING = {"optim.lr": 1e-3, "optim.warmup_steps": 3, "alpha": 0.4}
 SPACE = {
@@ -13,9 +13,7 @@ SPACE = {
     "optim.warmup_steps": ("lograndint", 1, 12),
     "alpha": ("uniform", 0.0, 0.8),
 }
-SETTINGS = TuneConfig(
-    tasks=[], trials=4, concurrent=1, cpus_per_trial=1, gpus_per_trial=0, grace_epochs=1, seed=0, epochs=3, rows=None
-)
+SETTINGS = tiny_tune(tasks=[], epochs=3)
 
 
 def opened(folder: Path) -> Study:

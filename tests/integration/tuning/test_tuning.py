@@ -22,28 +22,18 @@ from ray import tune
 from ruamel.yaml import YAML
 
 from albef import cli
-from albef.config import TuneConfig, load, overlay, read, to_dict
+from albef.config import load, overlay, read, to_dict
 from albef.tuning import search, trial
 from albef.tuning.space import SpaceError
 from albef.tuning.study import NAME
 from albef.weights import checkpoint
 from tests import ROOT
 from tests.served import random_model
-from tests.worlds import color_world, tiny_config
+from tests.worlds import color_world, tiny_config, tiny_tune
 
 CONFIG = dataclasses.replace(
     tiny_config(checkpoint_every=1),
-    tune=TuneConfig(
-        tasks=["retrieval", "vqa", "entailment"],
-        trials=4,
-        concurrent=1,
-        cpus_per_trial=1,
-        gpus_per_trial=0,
-        grace_epochs=1,
-        seed=0,
-        epochs=2,
-        rows=32,
-    ),
+    tune=tiny_tune(epochs=2, rows=32),
 )
 
 

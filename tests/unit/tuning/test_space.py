@@ -9,27 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from albef.config import ConfigError, TuneConfig, overlay, read
+from albef.config import ConfigError, overlay, read
 from albef.data.tokenizer import Encoder
 from albef.tasks.base import task_class
 from albef.tuning import space
 from albef.tuning.space import SpaceError
-from tests.worlds import color_world, tiny_config
+from tests.worlds import color_world, tiny_config, tiny_tune
 
 KEYS = ("optim.lr", "optim.warmup_steps", "alpha")
 CONFIG = dataclasses.replace(
     tiny_config(),
-    tune=TuneConfig(
-        tasks=["retrieval", "vqa", "entailment"],
-        trials=4,
-        concurrent=1,
-        cpus_per_trial=1,
-        gpus_per_trial=0,
-        grace_epochs=1,
-        seed=0,
-        epochs=None,
-        rows=32,
-    ),
+    tune=tiny_tune(rows=32),
 )
 
 
