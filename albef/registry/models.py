@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,11 @@ def _save(path: Path, target: Path, run: str, artifact_path: str) -> None:
     )
 
 
+def _exported_hash(graphs: Mapping[str, Path]) -> str:
+    """Return the hash of the model that graphs were exported from."""
+    return metadata(open_session(next(iter(graphs.values()))))[protocol.HASH_KEY]
+
+
 def checkpoint_files(repository: Path, endpoint: str, models: Path, params: Path) -> dict[str, Path]:
     """Return the files of an endpoint's checkpoint, by their name in a version.
 
@@ -174,8 +179,7 @@ def checkpoint_files(repository: Path, endpoint: str, models: Path, params: Path
     for path in files.values():
         if not path.is_file():
             raise RegistryError(f"{path}: no such file, needed to register the checkpoint of {endpoint}")
-    exported = metadata(open_session(next(iter(graphs(repository, endpoint).values()))))[protocol.HASH_KEY]
-    if model_hash(checkpoint.load(model)[0]) != exported:
+    if model_hash(checkpoint.load(model)[0]) != _exported_hash(graphs(repository, endpoint)):
         raise RegistryError(f"{model}: not the model that {repository / endpoint} was exported from; export it again")
     return files
 
@@ -248,7 +252,7 @@ def register(
         if current is None or current.tags.get("content") != content:
             tags = {
                 "content": content,
-                "model_hash": metadata(open_session(next(iter(files.values()))))[protocol.HASH_KEY],
+                "model_hash": _exported_hash(files),
                 **origin(),
             }
             current = _create_version(registry, endpoint, files, metrics, tags)
