@@ -131,6 +131,7 @@ def _search(config: Config, task: str, space: Space, setting: dict[str, Any], in
 def _run_trials(config: Config, task: str, study: Study, inputs: Inputs, count: int) -> dict[int, str]:
     """Run trials of a study in Ray, and return errors by number."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output ignores verbose=0
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # a stopped trial may still send its last metrics
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
 
@@ -150,6 +151,7 @@ def _run_trials(config: Config, task: str, study: Study, inputs: Inputs, count: 
                 search_alg=ConcurrencyLimiter(StudySearcher(study), settings.concurrent),
                 scheduler=StudyScheduler(study, str(task_class(task).selection)),
                 num_samples=count,
+                reuse_actors=True,  # a new process imports torch for seconds
             ),
             run_config=tune.RunConfig(name="search", storage_path=str(sessions), verbose=0),
         ).fit()

@@ -114,7 +114,7 @@ def test_deployments_are_documented() -> None:
 
 def test_make_silences_every_dependency_the_command_line_does() -> None:
     exported = dict(re.findall(r"^export (\w+) \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert exported == cli._QUIET
+    assert {name: exported.get(name) for name in cli._QUIET} == cli._QUIET
 
 
 def test_make_help_lists_every_target() -> None:

@@ -82,8 +82,10 @@ def _history(out: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def _in_turn(config: Config, world: Path, patch: pytest.MonkeyPatch) -> list[dict[str, float]]:
-    """Return the losses of pretraining, with both workers computed in one process."""
+def _in_turn(
+    config: Config, world: Path, patch: pytest.MonkeyPatch
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Return the losses and the weights of pretraining, with both workers computed in one process."""
     train, encoder = config.pretrain, Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(train.seed)
     first = task_class("pretrain")(config, encoder)
@@ -120,25 +122,7 @@ def _in_turn(config: Config, world: Path, patch: pytest.MonkeyPatch) -> list[dic
             queued.clear()
             rows.append({name: sum(o[name].item() for o in outputs) / 2 for name in outputs[0]})
             step += 1
-    return rows
-
-
-@pytest.fixture(scope="module")
-def undisturbed(world: Path, cluster: None) -> Path:
-    out = world / "undisturbed"
-    _train(_config(), world, out)
-    return out
-
-
-def test_two_workers_pretrain_as_one_process_in_turn(
-    world: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = _in_turn(_config(), world, monkeypatch)
-    found = _history(undisturbed)
-    assert len(expected) == 16
-    for row, pair in zip(found, zip(expected[::2], expected[1::2], strict=True), strict=True):
-        for name in ("itc_loss", "itm_loss", "mlm_loss"):
-            assert row[name] == pytest.approx(sum(each[name] for each in pair) / 2, rel=1e-4)
+    return rows, first.model.state_dict()
 
 
 def test_without_batch_wide_losses_two_workers_are_one_process(world: Path, cluster: None, tmp_path: Path) -> None:
@@ -169,20 +153,26 @@ def _kill_a_worker(scratch: Path, killed: list[int]) -> None:
             return
 
 
-def test_a_killed_worker_is_replaced_and_leaves_no_trace(
-    world: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+def test_two_workers_of_which_one_is_killed_pretrain_as_one_process_in_turn(
+    world: Path, cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, killed = world / "killed", []
-    killer = threading.Thread(target=_kill_a_worker, args=(out / "scratch", killed))
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_a_worker, args=(tmp_path / "scratch", killed))
     killer.start()
-    _train(_config(), world, out)
+    _train(_config(), world, tmp_path)
     killer.join()
     assert killed
     assert "pretrain: resuming at step" in caplog.text
-    assert _history(out) == _history(undisturbed)
-    left, right = (checkpoint.read(folder / "model.pth")[0] for folder in (undisturbed, out))
-    assert all(torch.equal(left[name], right[name]) for name in left)
-    assert not list((out / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").iterdir())
+
+    expected, weights = _in_turn(_config(), world, monkeypatch)
+    assert len(expected) == 16
+    for row, pair in zip(_history(tmp_path), zip(expected[::2], expected[1::2], strict=True), strict=True):
+        for name in ("itc_loss", "itm_loss", "mlm_loss"):
+            assert row[name] == pytest.approx(sum(each[name] for each in pair) / 2, rel=1e-4)
+    found, _ = checkpoint.read(tmp_path / "model.pth")
+    for name, value in found.items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-4)
 
 
 def test_what_cannot_go_on_is_said_once(world: Path, cluster: None, tmp_path: Path) -> None:
