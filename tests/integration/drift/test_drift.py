@@ -241,10 +241,3 @@ def test_requests_of_a_real_server(model, trained, tmp_path, monkeypatch):
         folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
         asked(model, server.grpc_url)  # answered, whether noted or not
         folder.chmod(stat.S_IRWXU)
-
-
-def test_nothing_is_noted_unasked(model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with TritonServer(model.repository, runtime=ensure()) as server, Client(server.grpc_url) as client:
-        client.retrieve(text="red")
-    assert not list(tmp_path.rglob("*.jsonl"))

@@ -106,11 +106,10 @@ def test_it_is_served_and_asked(world: Path, environment: dict[str, str], runtim
     shown = json.loads((world / "artifacts/evaluate" / TASK / "shown/examples.json").read_text())["examples"]
     with TritonServer(world / "artifacts/repository", runtime=runtime) as server:
         ask = [sys.executable, "-m", "albef.cli", "ask", TASK, "--url", server.grpc_url]
-        for row in shown[:2]:
-            command = [*ask, "--image", str(world / row["image"])]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.splitlines()[1].split()[-1] == row["predicted"]
+        command = [*ask, "--image", str(world / shown[0]["image"])]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[1].split()[-1] == shown[0]["predicted"]
         command = [*ask, "--image", str(world / "images/0.png"), "--labels", "red", "blue"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert {line.split()[-1] for line in done.stdout.splitlines()[1:]} == {"red", "blue"}

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -46,24 +48,33 @@ stages:
 """
 
 
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Toy pipeline: raw -> train@a, train@b -> score."""
-    (tmp_path / "switch").write_text("1\n")
-    (tmp_path / "train.sh").write_text("cp out/raw $1\n")
-    (tmp_path / "params.yaml").write_text("share: 0.25\n")
-    (tmp_path / "dvc.yaml").write_text(TOY)
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Repository of the toy pipeline; git and DVC take seconds to create one."""
+    root = tmp_path_factory.mktemp("toy")
+    (root / "switch").write_text("1\n")
+    (root / "train.sh").write_text("cp out/raw $1\n")
+    (root / "params.yaml").write_text("share: 0.25\n")
+    (root / "dvc.yaml").write_text(TOY)
     for command in (
         ["git", "init", "-q"],
         [sys.executable, "-m", "dvc", "init", "-q"],
         ["git", "add", "-A"],
         ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "toy"],
     ):
-        subprocess.run(command, cwd=tmp_path, check=True)
-    monkeypatch.setattr(_dvc, "ROOT", tmp_path)
+        subprocess.run(command, cwd=root, check=True)
+    return root
+
+
+@pytest.fixture
+def toy(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Toy pipeline: raw -> train@a, train@b -> score."""
+    root = tmp_path / "toy"
+    shutil.copytree(template, root)
+    monkeypatch.setattr(_dvc, "ROOT", root)
     fast = _dvc.repro.with_options(retry_delay_seconds=[0.1, 0.1])
     monkeypatch.setattr(_dvc, "repro", fast)
-    return tmp_path
+    return root
 
 
 @flow(name="toy")
@@ -249,10 +260,9 @@ def test_stopping_a_flow_stops_its_stages(toy: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> None:

@@ -73,7 +73,10 @@ def artifact(key: str) -> str:
 
 
 def test_what_is_no_worse_takes_over_and_what_is_worse_does_not(place: Place) -> None:
-    assert place.release() == 2
+    probes = place.root / "probes.json"
+    shutil.copyfile(served().folder / "images" / "0.png", place.root / "red.png")
+    probes.write_text(json.dumps([{"endpoint": "vqa", "image": "red.png", "text": "red"}]))
+    assert place.release(probes=str(probes)) == 2
     assert versions(place.served / "vqa") == [1, 2]
     first = {"retrieval": 1, "vqa": 1, "entailment": 1, "grounding": 1}
     assert place.champions() == first
@@ -89,16 +92,6 @@ def test_what_is_no_worse_takes_over_and_what_is_worse_does_not(place: Place) ->
     assert place.champions() == first
     assert versions(place.served / "vqa") == [1, 2]
 
-    evaluations(place.root / "artifacts/evaluate")
-    probes = place.root / "probes.json"
-    image = place.root / "red.png"
-    shutil.copyfile(served().folder / "images" / "0.png", image)
-    probes.write_text(json.dumps([{"endpoint": "vqa", "image": "red.png", "text": "red", "expect": "nonsense"}]))
-    with refuses(_dvc.StageError, "vqa", "'nonsense'"):
-        place.release(new="other", probes=str(probes))
-    assert "nonsense" in artifact("refused")
-    assert place.champions() == first
-    assert versions(place.served / "vqa") == [1, 2]
     with Client(place.url) as client:
         assert client.retrieve(text="red")
 

@@ -16,7 +16,6 @@ import albef
 from albef.config import ConfigError, ReleaseConfig
 from albef.registry import gate, models
 from albef.registry.models import RegistryError
-from albef.serving.server import TritonServer
 from albef.tasks import registry
 from tests.docs import execute, python_blocks
 from tests.errors import refuses
@@ -153,7 +152,7 @@ def test_places_change_and_change_back(model, store, tmp_path):
         gate.revert(store)
 
 
-def test_a_champion_of_another_test_list_is_asked_anew(model, store, tmp_path):
+def test_a_champion_of_another_test_list_is_asked_anew(model, server, store, tmp_path):
     only, images = ["vqa", "retrieval"], model.folder
     models.register(model.repository, evaluations(tmp_path / "e"), model.folder / "lists", store, only)
     gate.promote(1, store)
@@ -166,8 +165,7 @@ def test_a_champion_of_another_test_list_is_asked_anew(model, store, tmp_path):
     models.register(other, evaluations(tmp_path / "e", vqa=1.0), lists, store, only)
     assert [v.passed for v in gate.compare(CONFIG, store)] == [False, False]
     (tmp_path / "manifest.json").write_text("{}")
-    with TritonServer(model.repository) as server:
-        ranked, answered = gate.compare(CONFIG, store, server.grpc_url, lists, images)
+    ranked, answered = gate.compare(CONFIG, store, server.grpc_url, lists, images)
     assert answered.passed
     assert answered.before is not None
     assert 0 <= answered.before <= 1

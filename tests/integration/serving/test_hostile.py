@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from tritonclient import grpc, http
@@ -185,7 +186,7 @@ def test_requests_over_http(server, name):
 
 
 @pytest.fixture(scope="module")
-def wide_repository(model, tmp_path_factory):
+def wide(model, runtime, tmp_path_factory):
     limits = tiny_config().serve
     serve = dataclasses.replace(
         model.config.serve, max_image_bytes=limits.max_image_bytes, max_image_pixels=limits.max_image_pixels
@@ -193,36 +194,20 @@ def wide_repository(model, tmp_path_factory):
     config, folder = dataclasses.replace(model.config, serve=serve), model.folder
     target = tmp_path_factory.mktemp("wide") / "repository"
     repository.run(config, model.exported, folder / "lists", folder, folder / "tokenizer", target)
-    return target
-
-
-@pytest.fixture(scope="module")
-def wide(wide_repository, runtime):
-    with TritonServer(wide_repository, runtime=runtime) as server:
-        yield server
-
-
-@pytest.fixture
-def fresh(wide_repository, runtime):
-    """A new server, whose processes hold no memory of earlier images."""
-    with TritonServer(wide_repository, runtime=runtime) as server:
+    with TritonServer(target, runtime=runtime) as server:
         yield server
 
 
 def megabytes(server) -> float:
     """Return the memory of the server and its stubs, with shared pages counted once."""
-    total = 0
-    for pid in family(server.pid):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+    return sum(psutil.Process(pid).memory_full_info().pss for pid in family(server.pid)) / 2**20
 
 
 def stub(server, endpoint: str) -> int:
     """Return the process id of an endpoint."""
-    named = [pid for pid in family(server.pid) if f"/{endpoint}/1/model.py" in Path(f"/proc/{pid}/cmdline").read_text()]
-    assert len(named) == 1, named
-    return named[0]
+    words = {pid: " ".join(psutil.Process(pid).cmdline()) for pid in family(server.pid)}
+    (found,) = (pid for pid, line in words.items() if f"/{endpoint}/1/model.py" in line)
+    return found
 
 
 class Peak:
@@ -242,6 +227,30 @@ class Peak:
         return self.read("VmHWM") - self.first
 
 
+# The processes hold no memory of earlier images yet.
+def test_rows_do_not_hold_their_images_at_full_size(wide):
+    files = [encoded(scene(4000, 3000 + row), compress_level=1) for row in range(8)]
+    arrays = {"image": hostile_requests.strings(*files), "text": hostile_requests.strings(*[b"red"] * 8)}
+    with grpc.InferenceServerClient(wide.grpc_url) as triton:
+        one = {name: array[:1] for name, array in arrays.items()}
+        peak = Peak(stub(wide, "entailment"))
+        single = peak.of(lambda: infer(triton, "entailment", one))
+        several = peak.of(lambda: infer(triton, "entailment", arrays))
+    print(f"peak of one image of 12 megapixels {single:.0f} MB, of eight {several:.0f} MB")
+    assert single > 50
+    assert several < single + 100  # each takes 48 MB decoded
+
+
+def test_long_candidates_take_little_memory(wide):
+    answers = [b"word%d" % number for number in range(9_000)] + [b"red " * 2400]
+    call = {**hostile_requests.pair(), "candidates": np.array([answers], np.object_)}
+    with grpc.InferenceServerClient(wide.grpc_url) as triton:
+        peak = Peak(stub(wide, "vqa"))
+        taken = peak.of(lambda: refused(triton, "vqa", call, ["'candidates'"]))
+    print(f"peak of 9000 candidates, one of 2400 words: {taken:.0f} MB")
+    assert taken < 100  # padded to the longest they would take 350
+
+
 def test_largest_images_are_answered(wide):
     with grpc.InferenceServerClient(wide.grpc_url) as triton:
         large = scene(8000, 5000)
@@ -254,29 +263,6 @@ def test_largest_images_are_answered(wide):
         canvas = hostile.webp_canvas(6000, 6000)
         assert len(canvas) < 100
         assert np.isfinite(numbers(triton, "entailment", arrays_of("entailment", image=canvas))).all()
-
-
-def test_rows_do_not_hold_their_images_at_full_size(fresh):
-    files = [encoded(scene(4000, 3000 + row), compress_level=1) for row in range(8)]
-    arrays = {"image": hostile_requests.strings(*files), "text": hostile_requests.strings(*[b"red"] * 8)}
-    with grpc.InferenceServerClient(fresh.grpc_url) as triton:
-        one = {name: array[:1] for name, array in arrays.items()}
-        peak = Peak(stub(fresh, "entailment"))
-        single = peak.of(lambda: infer(triton, "entailment", one))
-        several = peak.of(lambda: infer(triton, "entailment", arrays))
-    print(f"peak of one image of 12 megapixels {single:.0f} MB, of eight {several:.0f} MB")
-    assert single > 50
-    assert several < single + 100  # each takes 48 MB decoded
-
-
-def test_long_candidates_take_little_memory(fresh):
-    answers = [b"word%d" % number for number in range(9_000)] + [b"red " * 2400]
-    call = {**hostile_requests.pair(), "candidates": np.array([answers], np.object_)}
-    with grpc.InferenceServerClient(fresh.grpc_url) as triton:
-        peak = Peak(stub(fresh, "vqa"))
-        taken = peak.of(lambda: refused(triton, "vqa", call, ["'candidates'"]))
-    print(f"peak of 9000 candidates, one of 2400 words: {taken:.0f} MB")
-    assert taken < 100  # padded to the longest they would take 350
 
 
 def test_memory_returns_to_its_level(wide):

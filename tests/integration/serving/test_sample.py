@@ -17,7 +17,6 @@ from albef.serving.client import Client
 from albef.serving.sample import COLUMNS, FOLDER, FRACTION
 from albef.serving.server import TritonServer
 from tests import ROOT
-from tests.integration.serving.test_metrics import logged
 
 KEYS = {"time", "endpoint", "version", *COLUMNS}
 
@@ -89,19 +88,6 @@ def test_rows_have_their_own_figures_and_nothing_else(sampled, model):
         for record in noted(folder, name):
             assert set(record) == KEYS
             assert not {key for key, value in record.items() if isinstance(value, str)} - {"time", "endpoint"}
-
-
-def test_a_folder_that_cannot_be_written_fails_no_request(model, runtime, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv(FOLDER, str(tmp_path / "file" / "requests"))
-    monkeypatch.setenv(FRACTION, "1")
-    with TritonServer(model.repository, runtime=runtime, log=tmp_path / "log") as server:
-        with Client(server.grpc_url, retries=0) as client:
-            for _ in range(5):
-                client.retrieve("red above green")
-        warnings = [line for line in logged(tmp_path / "log") if line["event"] == "sample"]
-    assert sorted(line["model"] for line in warnings) == ["entailment", "grounding", "retrieval", "vqa"]  # once each
-    assert "NotADirectoryError" in warnings[0]["message"]
 
 
 FULL = """
