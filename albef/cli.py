@@ -92,12 +92,15 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
+    from albef.tuning import results
+
+    config = configuration.load(args.params)
+    if results.write_unsearched(config, args.task, args.out):
+        return
     from albef.tuning import search
 
     folders = (args.lists, args.images, args.tokenizer, args.init, args.out, args.work_dir)
-    outcome = search.run(configuration.load(args.params), args.task, *folders, args.tracking_uri)
-    if outcome.trials:
-        print(outcome.summary())
+    print(search.run(config, args.task, *folders, args.tracking_uri).summary())
 
 
 def _evaluate(args: argparse.Namespace) -> None:

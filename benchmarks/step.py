@@ -3,7 +3,7 @@
 .venv/bin/python -m benchmarks.step --preset paper-4m --batch-size 64 256
 
 The batches are on the device before the clock starts, so loading data is not part of the step. MFU is the needed
-floating-point operations of a step, divided by its time and by the device's peak, which is measured as a large bf16
+floating-point operations of a step, divided by its time and by the device's peak, which is measured as a large
 matrix product.
 """
 
@@ -92,9 +92,9 @@ def measure(step: Callable[[], None], device: torch.device, steps: int, warmup: 
 
 
 def peak_flops(device: torch.device) -> float:
-    """Return the operations per second of a bf16 matrix product."""
-    size = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    """Return the operations per second of a matrix product: bf16 on a GPU, fp32 on a CPU, which may emulate bf16."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / measure(lambda: torch.mm(left, right), device, 10, 3)  # type: ignore[arg-type, return-value]
 
 

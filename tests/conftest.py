@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -27,7 +28,8 @@ _TIERS = ("integration", "e2e")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run unit tests first and distribute tests to processes by file.
 
-    All tests that need the pipeline run first in one process, because the pipeline takes longest.
+    All tests that need the pipeline run first in one process, because the pipeline takes longest; all that need
+    Prefect run in one, because its server takes long to start.
     """
 
     def tier(item: pytest.Item) -> int:
@@ -37,11 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=tier)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    shared = [item for item in items if "_pipeline" in getattr(item, "fixturenames", ())]
-    files = {item.path for item in shared}
+    groups: dict[Path, str] = {}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("pipeline" if item.path in files else str(item.path)))
-    items.sort(key=lambda item: item.path not in files)
+        for fixture in {"_pipeline", "prefect_harness"} & {*getattr(item, "fixturenames", ())}:
+            groups[item.path] = fixture
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
+    items.sort(key=lambda item: groups.get(item.path) != "_pipeline")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albef.config import Config
 from albef.data.files import new_folder
-from albef.tuning.space import as_params
 
 
 class SearchError(ValueError):
@@ -124,6 +124,29 @@ def write(outcome: Outcome, out: Path) -> None:
         if outcome.trials:
             _plot_parallel(outcome, folder / "plots" / "parallel.png")
             _plot_progress(outcome, folder / "plots" / "progress.png")
+
+
+def as_params(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a setting with dotted keys as a nested part of ``params.yaml``."""
+    train: dict[str, Any] = {}
+    for key, value in setting.items():
+        *parents, last = key.split(".")
+        section = train
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return {"tasks": {task: {"train": train}}}
+
+
+def write_unsearched(config: Config, task: str, out: Path) -> bool:
+    """Write the results of no search if the parameters ask for none, and return whether they do.
+
+    This takes milliseconds; the search itself imports torch.
+    """
+    if not hasattr(config.tasks, task) or (config.tune.trials > 0 and task in config.tune.tasks):
+        return False
+    write(Outcome(task, "metric", {}, []), out)
+    return True
 
 
 def to_csv(outcome: Outcome) -> str:

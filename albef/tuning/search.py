@@ -58,25 +58,21 @@ def run(
         SearchError: If no trial was validated, or the search was interrupted.
     """
     kind = task_class(task)
-    selection = str(kind.selection)
-    searched = config.tune.trials > 0 and task in config.tune.tasks
     learned = _learned_values(init)
     space = space_of(config, task, learned)
     setting = {key: current_value(config, task, key, learned) for key in space}
     names = [f"{name}.json" for name in kind.lists]
     missing = [name for name in names if not (lists / name).is_file()]
-    if searched and (kind.selection is None or missing):
+    if kind.selection is None or missing:
         raise SpaceError(f"{task}: a search needs a validation split; missing: {', '.join(missing) or 'metrics'}")
     inputs = [
-        *(lists / name for name in names if name not in missing),
+        *(lists / name for name in names),
         tokenizer / "tokenizer.json",
         init / "model.pth",
     ]
     data = digest_of(inputs)
     search = json.dumps([asdict(config.tune), space], sort_keys=True).encode()
     name = f"tune-{task}-{fingerprint(task, config, data)}-{hashlib.sha256(search).hexdigest()[:8]}"
-    if not searched:
-        return _write(results.Outcome(task, selection, setting, []), out)
     work_dir = work_dir.resolve()
     folder = work_dir / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from albef.config import Config, overlay, section_of, to_dict
 from albef.tasks.base import task_class
+from albef.tuning.results import as_params
 
 DISTRIBUTIONS = ("uniform", "loguniform", "randint", "factor")
 """Distributions that a task may declare; see `albef.tasks.base.Task.search_space`."""
@@ -65,18 +66,6 @@ def current_value(config: Config, task: str, key: str, learned: Mapping[str, flo
             raise SpaceError(f"{task}.search_space: {key}: not a key of tasks.{task}.train")
         value = value[part]
     return learned.get(key) if value is None else value
-
-
-def as_params(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a setting with dotted keys as a nested part of ``params.yaml``."""
-    train: dict[str, Any] = {}
-    for key, value in setting.items():
-        *parents, last = key.split(".")
-        section = train
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = value
-    return {"tasks": {task: {"train": train}}}
 
 
 def trial_config(config: Config, task: str, setting: Mapping[str, Any]) -> Config:

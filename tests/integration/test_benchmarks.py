@@ -28,15 +28,10 @@ from benchmarks.load.local import FairSemaphore, Local
 from benchmarks.load.loop import Load, Run, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions, make_image, sentence
 from tests.errors import refuses
-from tests.served import TASKS, Served, served
+from tests.served import TASKS, Served
 from tests.worlds import tiny_config
 
 SMALL = (64, 48)
-
-
-@pytest.fixture(scope="module")
-def model() -> Served:
-    return served()
 
 
 def test_a_pretraining_step_is_measured() -> None:

@@ -26,16 +26,11 @@ from albef.serving.sample import Draft, Sampler, image_stats, text_stats
 from albef.serving.server import TritonServer
 from tests import ROOT
 from tests.errors import refuses
-from tests.served import Served, served
+from tests.served import Served
 
 CONFIG = DriftConfig(
     reference_rows=200, window=200, min_rows=30, max_shift=1.0, max_divergence=0.5, max_size_ratio=2.0, max_unknown=0.05
 )
-
-
-@pytest.fixture(scope="module")
-def model() -> Served:
-    return served()
 
 
 @pytest.fixture(scope="module")

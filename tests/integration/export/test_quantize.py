@@ -21,13 +21,7 @@ from albef.serving.runtime import ensure
 from albef.serving.session import metadata, open_session
 from benchmarks.load.local import Local
 from tests.errors import refuses
-from tests.served import Served, served
-
-
-@pytest.fixture(scope="module")
-def model() -> Served:
-    return served()
-
+from tests.served import Served
 
 LIMIT = 4
 INT8 = quantize.int8

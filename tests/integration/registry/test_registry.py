@@ -19,7 +19,6 @@ from albef.registry.models import RegistryError
 from albef.tasks import registry
 from tests.docs import execute, python_blocks
 from tests.errors import refuses
-from tests.served import Served, served
 from tests.worlds import write_params
 
 METRICS = {"retrieval": "r_mean", "vqa": "accuracy", "entailment": "accuracy", "grounding": "accuracy"}
@@ -43,11 +42,6 @@ def altered(repository: Path, target: Path) -> Path:
         graph.doc_string = "another"
         onnx.save(graph, path)
     return target
-
-
-@pytest.fixture(scope="module")
-def model() -> Served:
-    return served()
 
 
 @pytest.fixture

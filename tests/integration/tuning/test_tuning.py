@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
@@ -28,8 +29,9 @@ from albef.tuning.space import SpaceError
 from albef.tuning.study import NAME
 from albef.weights import checkpoint
 from tests import ROOT
+from tests.errors import refuses
 from tests.served import random_model
-from tests.worlds import color_world, tiny_config, tiny_tune
+from tests.worlds import color_world, tiny_config, tiny_tune, write_params
 
 CONFIG = dataclasses.replace(
     tiny_config(checkpoint_every=1),
@@ -44,18 +46,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_no_trial_is_no_search(world: Path, tmp_path: Path) -> None:
-    none = dataclasses.replace(CONFIG, tune=dataclasses.replace(CONFIG.tune, trials=0))
-    (tmp_path / "lists").mkdir()  # without a validation split
-    folders = (tmp_path / "lists", world, world / "tokenizer", world / "pretrain", tmp_path / "out")
-    assert search.run(none, "vqa", *folders, tmp_path / "scratch", "none").trials == []
+@pytest.mark.parametrize("change", [{"trials": 0}, {"tasks": ["retrieval"]}])
+def test_no_trial_is_no_search(world: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    none = dataclasses.replace(CONFIG, tune=dataclasses.replace(CONFIG.tune, **change))
+    params = str(write_params(none, tmp_path / "params.yaml"))
+    folders = ["lists", "images", "tokenizer", "init"]  # none of which is read
+    options = [part for name in folders for part in (f"--{name}", str(tmp_path / name))]
+    assert cli.main(["tune", "vqa", "--params", params, *options, "--out", str(tmp_path / "out")]) == 0
     assert overlay(none, read(tmp_path / "out" / "best.yaml")) == none
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {}
-    with pytest.raises(SpaceError) as caught:
+    assert (tmp_path / "out" / "trials.csv").read_text().count("\n") == 1
+    assert not list((tmp_path / "out" / "plots").iterdir())
+
+
+def test_a_search_needs_a_validation_split(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    folders = (tmp_path / "lists", world, world / "tokenizer", world / "pretrain", tmp_path / "out")
+    with refuses(SpaceError, "vqa_val.json"):
         search.run(CONFIG, "vqa", *folders, tmp_path / "scratch", "none")
-    assert "vqa_val.json" in str(caught.value)
-    rows = (tmp_path / "out" / "trials.csv").read_text()
-    assert rows == "trial,accuracy,epochs,optim.lr,optim.warmup_steps,alpha,error\n"
 
 
 def test_a_killed_trial_resumes_at_its_checkpoint(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from albef.config import read
-from albef.tuning import results, space
+from albef.tuning import results
 from albef.tuning.results import Outcome, SearchError, Trial
 
 SETTING = {"optim.lr": 1e-3, "alpha": 0.4}
@@ -36,7 +36,7 @@ def test_the_best_is_the_first_of_equals(tmp_path: Path) -> None:
         assert (tmp_path / "out" / "plots" / f"{name}.png").stat().st_size > 5000
     better = Outcome("vqa", "accuracy", SETTING, [*trials, Trial("d", {**SETTING, "alpha": 0.3}, [(1, 0.6)], "")])
     results.write(better, tmp_path / "out")
-    assert read(tmp_path / "out" / "best.yaml") == space.as_params("vqa", {"optim.lr": 1e-3, "alpha": 0.3})
+    assert read(tmp_path / "out" / "best.yaml") == results.as_params("vqa", {"optim.lr": 1e-3, "alpha": 0.3})
 
 
 def test_a_search_without_a_validated_trial_has_no_outcome() -> None:
