@@ -100,6 +100,13 @@ def _export(result: Served, task: str) -> None:
     onnx.run(config, task, model, folder / "tokenizer", folder / "export" / task)
 
 
+def copy_retrieval(repository: Path, target: Path) -> Path:
+    """Copy the retrieval endpoint and its graphs from a model repository."""
+    for folder in repository.glob("retrieval*"):
+        shutil.copytree(folder, target / folder.name)
+    return target
+
+
 @functools.cache
 def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="albef-served-")

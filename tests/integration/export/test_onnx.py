@@ -116,8 +116,9 @@ def test_failed_gate_leaves_the_old_export(model, tmp_path):
     out.mkdir()
     (out / "old").touch()
     config = dataclasses.replace(model.config, export=dataclasses.replace(model.config.export, tolerance=0.0))
+    folder = model.folder / "models/entailment"
     with refuses(ParityError, "export.tolerance", 0):
-        export.run(config, "retrieval", model.folder / "model", model.folder / "tokenizer", out)
+        export.run(config, "entailment", folder, model.folder / "tokenizer", out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in out.iterdir()] == ["old"]
 
@@ -157,8 +158,8 @@ def test_patch_stem_exports_too(model, tmp_path):
         config.model, patch_size=8, vision=dataclasses.replace(config.model.vision, stem="patch", depth=1)
     )
     config = dataclasses.replace(config, model=shape)
-    checkpoint.save(random_model(model.folder, config), tmp_path / "model" / "model.pth")
-    export.run(config, "retrieval", tmp_path / "model", model.folder / "tokenizer", tmp_path / "out")
+    checkpoint.save(random_model(model.folder, config, task="entailment"), tmp_path / "model" / "model.pth")
+    export.run(config, "entailment", tmp_path / "model", model.folder / "tokenizer", tmp_path / "out")
     assert graph_sizes(checkpoint.load(tmp_path / "model" / "model.pth")[0]).image_tokens == 17
     assert json.loads((tmp_path / "out" / "parity.json").read_text())["max_abs"] < 1e-4
 

@@ -26,7 +26,7 @@ from albef.serving.server import TritonServer
 from albef.serving.session import open_session
 from albef.tasks.retrieval import spec as retrieval
 from tests.errors import refuses
-from tests.served import Served
+from tests.served import Served, copy_retrieval
 
 
 class Reference:
@@ -302,12 +302,13 @@ def test_other_scores_versions_and_precisions(model, runtime, tmp_path, referenc
         serve=dataclasses.replace(config.serve, version=7, instances=2, index_dtype="float16"),
     )
     folder = model.folder
-    repository.run(config, model.exported, folder / "lists", folder, folder / "tokenizer", tmp_path / "repository")
+    repository.run(config, model.exported, folder / "lists", folder, folder / "tokenizer", tmp_path / "all")
+    alone = copy_retrieval(tmp_path / "all", tmp_path / "repository")
     query = reference.text("red above blue")
     similarity = dict(reference.rank(query, 40, False))
     matched = dict(reference.rank(query, 40, True))
     expected = {name: score + similarity[name] / config.model.temperature for name, score in matched.items()}
-    with TritonServer(tmp_path / "repository", runtime=runtime) as server, Client(server.grpc_url) as client:
+    with TritonServer(alone, runtime=runtime) as server, Client(server.grpc_url) as client:
         found = client.retrieve(text="red above blue", k=40)
         assert client.triton.is_model_ready("retrieval", "7")
     assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)

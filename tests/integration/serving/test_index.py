@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from PIL import Image
@@ -13,6 +12,7 @@ from albef.index.index import ImageTextIndex
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.server import TritonServer
 from tests.errors import refuses
+from tests.served import copy_retrieval
 
 
 def index(*arguments) -> int:
@@ -29,11 +29,7 @@ def save_image(path, left, right="black"):
 
 @pytest.fixture
 def repository(model, tmp_path):
-    shutil.copytree(model.repository, tmp_path / "repository")
-    for other in (tmp_path / "repository").iterdir():
-        if not other.name.startswith("retrieval"):
-            shutil.rmtree(other)
-    return tmp_path / "repository"
+    return copy_retrieval(model.repository, tmp_path / "repository")
 
 
 def everything(client: Client, **query) -> dict[str, float]:

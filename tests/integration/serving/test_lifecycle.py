@@ -46,11 +46,11 @@ def gone(group: int, seconds: float = 5.0) -> bool:
     return not family(group)
 
 
-def test_crashed_server_leaves_nothing_behind(model, runtime):
-    server = TritonServer(model.repository, runtime=runtime)
+def test_crashed_server_leaves_nothing_behind(retrieval_alone, runtime):
+    server = TritonServer(retrieval_alone, runtime=runtime)
     server.start()
     pid = server.pid
-    assert len(family(pid)) == 1 + len(list(model.repository.iterdir()))  # the server, and a stub a model
+    assert len(family(pid)) == 1 + len(list(retrieval_alone.iterdir()))  # the server, and a stub a model
     assert server.segments()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
@@ -77,10 +77,10 @@ def triton(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children() if child.name() == "tritonserver"]
 
 
-def test_command_stops_cleanly(model, runtime):
+def test_command_stops_cleanly(retrieval_alone, runtime):
     ports = free_ports(3)
     # The checkout as working directory: the endpoint must import what lies beside it, not this.
-    with subprocess.Popen(command(model.repository, ports), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+    with subprocess.Popen(command(retrieval_alone, ports), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
         try:
             assert f"127.0.0.1:{ports[1]}" in serving.stdout.readline()
             ask = ["ask", "retrieval", "red above blue", "-k", "2", "--url", f"127.0.0.1:{ports[1]}"]
@@ -98,8 +98,8 @@ def test_command_stops_cleanly(model, runtime):
     assert not list(Path("/dev/shm").glob(mine))
 
 
-def test_command_can_be_stopped_while_starting(model, runtime):
-    with subprocess.Popen(command(model.repository, free_ports(3)), cwd=ROOT, stdout=subprocess.PIPE) as serving:
+def test_command_can_be_stopped_while_starting(retrieval_alone, runtime):
+    with subprocess.Popen(command(retrieval_alone, free_ports(3)), cwd=ROOT, stdout=subprocess.PIPE) as serving:
         try:
             deadline = time.monotonic() + 20
             while not (servers := triton(serving.pid)) and time.monotonic() < deadline:
@@ -112,10 +112,10 @@ def test_command_can_be_stopped_while_starting(model, runtime):
     assert gone(servers[0])
 
 
-def test_command_ends_when_the_server_dies(model, runtime):
+def test_command_ends_when_the_server_dies(retrieval_alone, runtime):
     ports = free_ports(3)
     with subprocess.Popen(
-        command(model.repository, ports), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(retrieval_alone, ports), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as serving:
         try:
             serving.stdout.readline()
@@ -128,13 +128,13 @@ def test_command_ends_when_the_server_dies(model, runtime):
     assert gone(server)
 
 
-def test_taken_port_is_named(model, runtime):
+def test_taken_port_is_named(retrieval_alone, runtime):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with refuses(ServerError, f"127.0.0.1:{port}"):
-            TritonServer(model.repository, runtime=runtime, grpc_port=port).start()
+            TritonServer(retrieval_alone, runtime=runtime, grpc_port=port).start()
 
 
 def test_folder_without_models_is_refused(tmp_path, runtime):
@@ -150,28 +150,28 @@ def refused(repository: Path, runtime) -> str:
     return str(caught.value)
 
 
-def test_parts_of_another_model_are_refused(model, runtime, tmp_path):
+def test_parts_of_another_model_are_refused(retrieval_alone, runtime, tmp_path):
     repository = tmp_path / "elsewhere"
-    shutil.copytree(model.repository, repository)
+    shutil.copytree(retrieval_alone, repository)
     manifest = repository / "retrieval" / "1" / "index" / "manifest.json"
     text = manifest.read_text()
     data = json.loads(text)
     manifest.write_text(json.dumps({**data, "model_hash": "f" * 64}))
     assert "model_hash is ffffffffffff in the index" in refused(repository, runtime)
     manifest.write_text(text)
-    settings = repository / "vqa" / "1" / "settings.json"
+    settings = repository / "retrieval" / "1" / "settings.json"
     known = settings.read_text()
     settings.write_text(json.dumps({**json.loads(known), "model_hash": "e" * 64}))
-    assert "but vqa expects eeeeeeeeeeee" in refused(repository, runtime)
+    assert "but retrieval expects eeeeeeeeeeee" in refused(repository, runtime)
     settings.write_text(known)
     words = repository / "retrieval" / "1" / "tokenizer" / "tokenizer.json"
     words.write_text(words.read_text() + " ")
     assert "tokenizer.json: not the tokenizer of the model" in refused(repository, runtime)
 
 
-def test_moved_repository_answers_alike(model, runtime, tmp_path, client):
+def test_moved_repository_answers_alike(retrieval_alone, runtime, tmp_path, client):
     repository = tmp_path / "moved" / "models"
-    shutil.copytree(model.repository, repository)
+    shutil.copytree(retrieval_alone, repository)
     with TritonServer(repository, runtime=runtime, log=tmp_path / "server.log") as server:
         with Client(server.grpc_url) as other:
             assert other.retrieve(text="red") == client.retrieve(text="red")

@@ -29,11 +29,9 @@ from tests.integration.serving.test_answers import metric
 TEXT = "red above blue"
 
 
-def at(ports: list[int], model, runtime, **options) -> TritonServer:
+def at(ports: list[int], repository, runtime, **options) -> TritonServer:
     http, grpc, metrics = ports
-    return TritonServer(
-        model.repository, runtime=runtime, http_port=http, grpc_port=grpc, metrics_port=metrics, **options
-    )
+    return TritonServer(repository, runtime=runtime, http_port=http, grpc_port=grpc, metrics_port=metrics, **options)
 
 
 async def asked(url: str, timeout: float):
@@ -41,7 +39,7 @@ async def asked(url: str, timeout: float):
         return await client.retrieve(TEXT)
 
 
-def test_both_clients_wait_for_a_server_that_comes_late(model, runtime, client):
+def test_both_clients_wait_for_a_server_that_comes_late(retrieval_alone, runtime, client):
     expected, ports = client.retrieve(TEXT), free_ports(3)
     url, answered = f"127.0.0.1:{ports[1]}", []
 
@@ -55,7 +53,7 @@ def test_both_clients_wait_for_a_server_that_comes_late(model, runtime, client):
         waiting = [pool.submit(ask, kind) for kind in ("threads", "asyncio")]
         time.sleep(6)  # long enough for a channel with gRPC's own pauses to be in one of four seconds or more
         assert not any(each.done() for each in waiting)
-        with at(ports, model, runtime, explicit=True) as server:
+        with at(ports, retrieval_alone, runtime, explicit=True) as server:
             started = time.monotonic()
             assert [each.result(60) for each in waiting] == [expected, expected]
             # A pause of the channel and one of the client.
@@ -73,7 +71,7 @@ def test_both_clients_wait_for_a_server_that_comes_late(model, runtime, client):
                 later.join()
 
 
-def test_restarts_go_unnoticed(model, runtime, client):
+def test_restarts_go_unnoticed(retrieval_alone, runtime, client):
     expected, ports, over = client.retrieve(TEXT), free_ports(3), threading.Event()
     url = f"127.0.0.1:{ports[1]}"
 
@@ -92,7 +90,7 @@ def test_restarts_go_unnoticed(model, runtime, client):
                 found += await asyncio.gather(*(own.retrieve(TEXT) for _ in range(4)))
             return found
 
-    with at(ports, model, runtime) as server, ThreadPoolExecutor(2) as pool:
+    with at(ports, retrieval_alone, runtime) as server, ThreadPoolExecutor(2) as pool:
         asking = [pool.submit(threads), pool.submit(asyncio.run, gather())]
         try:
             for end in ("stopped", "killed"):

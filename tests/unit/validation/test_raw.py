@@ -97,7 +97,8 @@ def test_a_bad_row_is_named_with_its_file(
     with refuses(RawError, f"{name}.json", repr(expectation), 1, cause):
         raw.run(_prepare(), config, folder, tmp_path / "out")
     assert not _report(tmp_path / "out")[f"{name}.json", expectation]["success"]
-    raw.run(_prepare(), quarantine, folder, tmp_path / "out")  # one of ten or of twenty: left to the gate behind
+    if fault == "lost":
+        raw.run(_prepare(), quarantine, folder, tmp_path / "out")  # one of twenty: left to the gate behind
 
 
 def test_warnings_stop_nothing(delivered: Callable[..., Path], config: ValidateConfig, tmp_path: Path) -> None:
