@@ -90,8 +90,10 @@ def test_a_stage_declares_the_parameters_it_reads(tree: Tree, name: str) -> None
     read -= {f"tasks.{task}" for task in ("vqa", "entailment", "grounding")}  # absent here, so not sections but values
     hidden = sorted(key for key in read if not any(f"{key}.".startswith(f"{known}.") for known in keys))
     assert not hidden, f"{name} reads {hidden}: add them to its params in dvc.yaml"
-    # The tasks of a `foreach` have one list of parameters: what none of them reads is idle.
     verb, _, task = name.partition("@")
+    if verb == "tune":
+        return  # neither of the two is searched, which reads almost nothing
+    # The tasks of a `foreach` have one list of parameters: what none of them reads is idle.
     for other in TASKS if task else ():
         seen = json.loads((tree.record / f"{verb}@{other}.json").read_text())
         read |= {key.replace(f"tasks.{other}.", f"tasks.{task}.") for key in seen}

@@ -55,7 +55,8 @@ def request(
 
 def _read(outputs: dict[str, Array]) -> list[list[Answer]]:
     return [
-        [Answer(text.decode(), float(p)) for text, p in zip(row, probabilities, strict=True) if text]
+        # A generated answer may be empty, too, but its probability is above 0, unlike that of padding.
+        [Answer(text.decode(), float(p)) for text, p in zip(row, probabilities, strict=True) if text or p]
         for row, probabilities in zip(outputs[spec.ANSWERS], outputs[protocol.PROBABILITIES], strict=True)
     ]
 

@@ -103,6 +103,7 @@ def test_without_a_registry_to_tell_the_server_goes_back(place: Place, monkeypat
     def albef(name: str, *arguments: str) -> str:
         if name == "promote":  # the database is gone after the load
             monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         return real(name, *arguments)
 
     monkeypatch.setattr(_dvc, "albef", albef)

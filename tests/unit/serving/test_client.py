@@ -3,12 +3,16 @@ from __future__ import annotations
 import socket
 import threading
 
+import numpy as np
 import pytest
 
 from albef.serving.client import Client, ServerTimeoutError, ServerUnavailableError
+from albef.serving.protocol import PROBABILITIES
 from albef.serving.requests import Match, ServingError
 from albef.serving.server import free_ports
 from albef.tasks.retrieval.client import format_answer
+from albef.tasks.vqa import client as vqa
+from albef.tasks.vqa.spec import ANSWERS
 from tests.errors import refuses
 
 
@@ -33,6 +37,13 @@ def test_silent_server_times_out():
             client.retrieve(text="red")
         assert isinstance(caught.value, ServerTimeoutError | ServerUnavailableError)
         accepting.join(5)
+
+
+def test_a_generated_answer_may_be_empty_and_padding_is_none():
+    read = vqa.request(b"image", ["what"], generate=True).read
+    texts, probabilities = np.array([[b"red", b"", b""]], np.object_), np.array([[0.5, 0.25, 0]], np.float32)
+    (answers,) = read({ANSWERS: texts, PROBABILITIES: probabilities})
+    assert [(answer.text, answer.probability) for answer in answers] == [("red", 0.5), ("", 0.25)]
 
 
 def test_errors_are_what_the_command_line_catches():
