@@ -92,7 +92,10 @@ def measure(step: Callable[[], None], device: torch.device, steps: int, warmup: 
 
 
 def peak_flops(device: torch.device) -> float:
-    """Return the operations per second of a matrix product: bf16 on a GPU, fp32 on a CPU, which may emulate bf16."""
+    """Return the operations per second of a large matrix product.
+
+    It is bf16 on a GPU and fp32 on a CPU, which may emulate bf16.
+    """
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / measure(lambda: torch.mm(left, right), device, 10, 3)  # type: ignore[arg-type, return-value]

@@ -139,9 +139,12 @@ def as_params(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_unsearched(config: Config, task: str, out: Path) -> bool:
-    """Write the results of no search if the parameters ask for none, and return whether they do.
+    """Write the results of a task that is not searched.
 
     This takes milliseconds; the search itself imports torch.
+
+    Returns:
+        False if the parameters ask for a search; nothing is written then.
     """
     if not hasattr(config.tasks, task) or (config.tune.trials > 0 and task in config.tune.tasks):
         return False

@@ -27,7 +27,7 @@ def server(model: Served, runtime: Runtime) -> Iterator[TritonServer]:
 
 @pytest.fixture(scope="session")
 def retrieval_alone(model: Served) -> Path:
-    """The repository with the retrieval endpoint alone: a server of it starts in a fraction of the time."""
+    """The repository with the retrieval endpoint alone, which a server loads in less time."""
     return copy_retrieval(model.repository, model.folder / "alone")
 
 
