@@ -10,6 +10,14 @@ times="$(mktemp)" served="$(mktemp)" server=""
 kept=.dvc/tmp/demo.lock tracked="$(git ls-files dvc.lock)"
 if [ -z "$tracked" ] && [ ! -f dvc.lock ] && [ -f "$kept" ]; then cp "$kept" dvc.lock; fi
 
+# Processes of a killed run take a moment to vanish, and DVC refuses to run while one that held a lock exists.
+for _ in $(seq 60); do
+  held=""
+  for pid in $(grep -os '"pid": [0-9]*' .dvc/tmp/rwlock | grep -o '[0-9]*'); do [ ! -d "/proc/$pid" ] || held=1; done
+  [ -n "$held" ] || break
+  sleep 0.5
+done
+
 finish() {
   for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done # training saves a checkpoint
   if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
