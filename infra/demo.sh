@@ -6,10 +6,6 @@ export PATH="$PWD/.venv/bin:$PATH"
 question="${QUESTION:-a dog left of a red apple}"
 times="$(mktemp)" served="$(mktemp)" server=""
 
-# Where git does not track dvc.lock, the demo leaves the checkout clean: it keeps its own record of results.
-kept=.dvc/tmp/demo.lock tracked="$(git ls-files dvc.lock)"
-if [ -z "$tracked" ] && [ ! -f dvc.lock ] && [ -f "$kept" ]; then cp "$kept" dvc.lock; fi
-
 # Processes of a killed run take a moment to vanish, and DVC refuses to run while one that held a lock exists.
 for _ in $(seq 60); do
   held=""
@@ -17,6 +13,10 @@ for _ in $(seq 60); do
   [ -n "$held" ] || break
   sleep 0.5
 done
+
+# Where git does not track dvc.lock, the demo leaves the checkout clean: it keeps its own record of results.
+kept=.dvc/tmp/demo.lock tracked="$(git ls-files dvc.lock)"
+if [ -z "$tracked" ] && [ ! -f dvc.lock ] && [ -f "$kept" ]; then cp "$kept" dvc.lock; fi
 
 finish() {
   for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done # training saves a checkpoint

@@ -131,9 +131,10 @@ def orchestrated(tree: Tree, folder: Path) -> Iterator[Stack]:
             stack.until(lambda: "Deployed; the worker is running" in log.read_text() or script.poll(), 180)
             yield stack
         finally:
-            if script.poll() is None:
-                script.terminate()
-            script.wait(120)
+            script.terminate()  # without effect if it has ended
+            with suppress(subprocess.TimeoutExpired):
+                script.wait(120)
+            script.kill()
     assert not processes(tree.root), log.read_text()
 
 

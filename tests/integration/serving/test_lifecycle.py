@@ -74,7 +74,12 @@ def children(pid: int) -> list[int]:
 
 
 def triton(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children() if child.name() == "tritonserver"]
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == "tritonserver":
+                found.append(child.pid)
+    return found
 
 
 def test_command_stops_cleanly(retrieval_alone, runtime):

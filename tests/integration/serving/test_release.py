@@ -41,7 +41,7 @@ def other(model, tmp_path_factory) -> Path:
     return written(model, folder / "export", folder / "repository")
 
 
-def first(model, folder: Path) -> Path:
+def first_version(model, folder: Path) -> Path:
     for task in TASKS:
         shutil.copytree(model.exported / task, folder / "export" / task)
     return written(model, folder / "export", folder / "live")
@@ -49,7 +49,7 @@ def first(model, folder: Path) -> Path:
 
 @pytest.fixture
 def live(model, tmp_path) -> Path:
-    return first(model, tmp_path)
+    return first_version(model, tmp_path)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def explicit(live, runtime):
 @pytest.fixture(scope="module")
 def settled(model, runtime, tmp_path_factory):
     """Repository and server that stay at version 1."""
-    live = first(model, tmp_path_factory.mktemp("settled"))
+    live = first_version(model, tmp_path_factory.mktemp("settled"))
     with TritonServer(live, runtime=runtime, explicit=True) as running:
         yield live, running
 
