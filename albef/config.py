@@ -162,11 +162,16 @@ class TrainConfig:
     max_tokens: int | None  # and to this many tokens; null: no limit
     augment: Literal["none", "light", "randaugment"]
     precision: Literal["fp32", "bf16"]
-    compile: bool
+    compile: bool | None  # compile layers and losses; null: on GPUs
     num_workers: int = renamed("workers")  # data-loading processes; 0: load in the training process
     log_every: int  # steps
     checkpoint_every: int  # steps
     image_size: int | None = None  # pixels per side; null: that of the model section
+    gradient_accumulation: int = 1  # parts of a batch that are computed one after the other, to save memory
+    activation_checkpointing: bool = False  # compute the image encoder's activations twice, to save memory
+    cuda_graph: bool | None = None  # replay pretraining steps from a CUDA graph; null: where possible
+    deterministic: bool = False  # repeat results on GPUs bit for bit, at a cost
+    max_skipped_steps: int = 10  # steps in a row whose loss is not finite, after which training ends
 
 
 @dataclass(frozen=True, kw_only=True)

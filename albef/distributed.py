@@ -56,6 +56,15 @@ def all_reduce_mean(values: Tensor) -> Tensor:
     return values / world_size()
 
 
+def all_true(value: Tensor) -> Tensor:
+    """Return whether a boolean scalar is true on all ranks."""
+    if world_size() == 1:
+        return value
+    count = value.to(torch.int32)
+    dist.all_reduce(count, dist.ReduceOp.MIN)
+    return count.bool()
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Gather picklable objects of all ranks, in the order of ranks."""
     if world_size() == 1:

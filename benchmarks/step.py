@@ -1,4 +1,4 @@
-"""Time of a pretraining step on synthetic batches, eager and compiled.
+"""Time of a pretraining step on synthetic batches: as it is, compiled, and replayed from a CUDA graph.
 
 .venv/bin/python -m benchmarks.step --preset paper-4m --batch-size 64 256
 
@@ -10,9 +10,13 @@ matrix product.
 from __future__ import annotations
 
 import argparse
+import gc
+import itertools
 import statistics
 import tempfile
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +34,7 @@ from benchmarks.load.loop import table
 
 GFLOP_PER_SAMPLE = 258.0
 """Needed operations of a step per sample: ViT-B/16 at 256 pixels, BERT-base cut in two, 30 tokens, distillation."""
-HEADER = ["batch", "precision", "compiled", "ms", "images/s", "MFU %", "peak GiB"]
+HEADER = ["batch", "precision", "variant", "ms", "images/s", "MFU %", "GiB", "waits", "loss"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,13 @@ class NoTracker:
 
 
 def synthetic_batch(config: Config, words: Words, size: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
-    """Return a batch of random images and texts of full length."""
+    """Return a batch of random images, as bytes, and texts of full length."""
     generator = torch.Generator().manual_seed(0)
     side = config.model.image_size
     ids = torch.randint(5, words.vocab_size, (size, tokens), generator=generator)
     ids[:, 0] = words.cls
     batch = {
-        "image": torch.randn(size, 3, side, side, generator=generator),
+        "image": torch.randint(256, (size, 3, side, side), generator=generator, dtype=torch.uint8),
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "image_id": torch.arange(size),
@@ -101,41 +105,93 @@ def peak_flops(device: torch.device) -> float:
     return 2 * size**3 / measure(lambda: torch.mm(left, right), device, 10, 3)  # type: ignore[arg-type, return-value]
 
 
+def loop_of(config: Config, words: Words, variant: str, size: int, device: torch.device) -> Loop:
+    """Return a training loop over synthetic data."""
+    train = replace(
+        config.pretrain,
+        batch_size=size,
+        gradient_accumulation=1,
+        max_tokens=None,
+        compile=variant in ("compiled", "graph"),
+        cuda_graph=variant == "graph",
+    )
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    config = replace(config, pretrain=train, distributed=replace(config.distributed, world_size=1))
+    task = task_class("pretrain")(config, words)  # type: ignore[arg-type]
+    task.dataset = lambda data: Rows()  # type: ignore[assignment, method-assign, return-value]
+    with tempfile.TemporaryDirectory() as folder:
+        data = TaskData(Path(folder), Path(folder), words)  # type: ignore[arg-type]
+        loop = Loop(task, data, Path(folder), Path(folder), NoTracker(), device)  # type: ignore[arg-type]
+    loop.task.train()
+    return loop
+
+
+def synchronizations(step: Callable[[], None]) -> int:
+    """Return how often a step waits for the device."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        step()
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
+
+
+KINDS = {
+    "attention": ("_forward", "_backward_queries", "_backward_keys", "fmha", "flash", "cudnn"),
+    "products": ("gemm", "nvjet", "cutlass", "xmma", "wgmma", "splitk"),
+    "compiled": ("triton_",),
+    "optimizer, teacher": ("multi_tensor", "foreach", "adam"),
+    "gather, sort": ("index", "gather", "scatter", "sort"),
+    "copies": ("memcpy", "memset", "copy"),
+}
+"""Kinds of kernels by parts of their names, first match counts."""
+
+
+def breakdown(step: Callable[[], None], steps: int = 3) -> dict[str, float]:
+    """Return the milliseconds of a step by kind of kernel."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    totals: Counter[str] = Counter()
+    for event in profile.key_averages():
+        name = event.key.lower()
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
+        totals[kind] += event.self_device_time_total / 1e3 / steps
+    return dict(totals.most_common())
+
+
 def run(
-    config: Config, sizes: list[int], compiled: list[bool], steps: int, warmup: int, tokens: int, vocabulary: int
+    config: Config, sizes: list[int], variants: list[str], steps: int, warmup: int, tokens: int, vocabulary: int
 ) -> list[list[Any]]:
     """Return the rows of the table."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     words, peak = Words(vocabulary), peak_flops(device)
     rows = []
-    for size in sizes:
-        for compile_model in compiled:
-            train = replace(config.pretrain, batch_size=size, compile=compile_model)
-            torch.manual_seed(0)
-            torch.compiler.reset()
-            kind = task_class("pretrain")
-            task = kind(replace(config, pretrain=train), words)  # type: ignore[arg-type]
-            task.dataset = lambda data: Rows()  # type: ignore[assignment, method-assign, return-value]
-            with tempfile.TemporaryDirectory() as folder:
-                data = TaskData(Path(folder), Path(folder), words)  # type: ignore[arg-type]
-                loop = Loop(task, data, Path(folder), Path(folder), NoTracker(), device)  # type: ignore[arg-type]
-            loop.task.train()
-            batch = synthetic_batch(config, words, size, tokens, device)
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            seconds = measure(lambda loop=loop, batch=batch: loop.train_step(batch), device, steps, warmup)  # type: ignore[misc]
-            memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
-            mfu = 100 * GFLOP_PER_SAMPLE * 1e9 * size / seconds / peak
-            rows.append(
-                [
-                    size,
-                    train.precision,
-                    compile_model,
-                    *(f"{x:.1f}" for x in (1e3 * seconds, size / seconds, mfu, memory)),
-                ]
-            )
-            print(table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
-            del loop, task, batch
+    for size, variant in itertools.product(sizes, variants):
+        loop = loop_of(config, words, variant, size, device)
+        batch = synthetic_batch(config, words, size, tokens, device)
+
+        def step(loop: Loop = loop, batch: dict[str, Tensor] = batch) -> None:
+            loop.train_step([batch])
+
+        seconds = measure(step, device, steps, warmup)
+        mfu = 100 * GFLOP_PER_SAMPLE * 1e9 * size / seconds / peak
+        memory, waits, kinds = float("nan"), 0, ""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            waits = synchronizations(step)
+            memory = torch.cuda.max_memory_reserved() / 2**30
+            kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in breakdown(step).items())
+        loss = loop.step.read()[0]["loss"]
+        numbers = (f"{x:.1f}" for x in (1e3 * seconds, size / seconds, mfu, memory))
+        rows.append([size, config.pretrain.precision, variant, *numbers, waits, f"{loss:.3f}"])
+        print(table(HEADER, rows[-1:]).splitlines()[-1], kinds, flush=True)
+        del loop, batch, step
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     return rows
 
 
@@ -143,13 +199,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="paper-4m")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--variants", nargs="+", choices=["eager", "compiled", "graph"], default=["eager", "graph"])
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--vocabulary", type=int, default=30_522)
     args = parser.parse_args()
     config = from_dict(YAML(typ="safe").load(presets.content(args.preset)), Config, args.preset)
-    rows = run(config, args.batch_size, [False, True], args.steps, args.warmup, args.tokens, args.vocabulary)
+    rows = run(config, args.batch_size, args.variants, args.steps, args.warmup, args.tokens, args.vocabulary)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"\n{name}, torch {torch.__version__}\n\n{table(HEADER, rows)}")
 

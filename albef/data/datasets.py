@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
-from albef.data.images import open_image, to_pixels
+from albef.data.images import open_image, to_bytes
 from albef.data.schema import images_of, read_list
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class TrainSet(Dataset[Sample], ABC):
 
         With shared images, rows of a group hold the same arrays.
         """
-        shared: dict[tuple[int, int, str], NDArray[np.float32]] = {}
+        shared: dict[tuple[int, int, str], NDArray[np.uint8]] = {}
         samples = []
         for epoch, row in keys:
             sample, rng = self._text_sample(epoch, row)
@@ -129,7 +129,7 @@ class TrainSet(Dataset[Sample], ABC):
             samples.append({**sample, "images": images})
         return samples
 
-    def _shared_pixels(self, epoch: int, group: int, image: str) -> NDArray[np.float32]:
+    def _shared_pixels(self, epoch: int, group: int, image: str) -> NDArray[np.uint8]:
         # All texts of the group share one augmentation, so a single text that names a side forbids mirroring.
         text = " ".join(self._text_sample(epoch, row)[0]["text"] for row in self.group_rows[group])
         rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.encode())])
@@ -156,11 +156,11 @@ class TrainSet(Dataset[Sample], ABC):
         rows = torch.tensor([[index_of[id(image)] for image in column] for column in columns]).T
         return {"image": torch.from_numpy(np.stack(list(distinct.values()))), "image_rows": rows}
 
-    def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Return augmented pixels ``(3, size, size)`` of the image that ``text`` describes."""
+    def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Return augmented pixels ``(3, size, size)`` of the image that ``text`` describes, as bytes."""
         decoded = open_image(self.image_root / image)
         augmented = transforms.augment(decoded, text, self.size, self.train.augment, self.crop_scale, rng)
-        return to_pixels(augmented, self.size)
+        return to_bytes(augmented, self.size)
 
     def tokenize(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return ``input_ids`` and ``attention_mask``, each ``(B, L)``."""

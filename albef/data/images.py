@@ -26,8 +26,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
 """Path or content of an image file, an image, or an array (height, width) or (height, width, channels) of bytes."""
 
-_MEAN = np.array(MEAN, dtype=np.float32)
-_STD = np.array(STD, dtype=np.float32)
+_MEAN = np.array(MEAN, dtype=np.float32)[:, None, None]
+_STD = np.array(STD, dtype=np.float32)[:, None, None]
 
 
 class ImageError(ValueError):
@@ -149,8 +149,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_pixels(image: Image.Image, size: int) -> NDArray[np.float32]:
-    """Resize to a square (bicubic, as in the official evaluation) and normalize.
+def to_bytes(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Resize to a square (bicubic, as in the official evaluation).
 
     Args:
         image: An image, converted to RGB if needed.
@@ -163,5 +163,10 @@ def to_pixels(image: Image.Image, size: int) -> NDArray[np.float32]:
         image = image.convert("RGB")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-    return np.ascontiguousarray(((pixels - _MEAN) / _STD).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def to_pixels(image: Image.Image, size: int) -> NDArray[np.float32]:
+    """Resize as `to_bytes` does and normalize; shape (3, size, size)."""
+    pixels = to_bytes(image, size).astype(np.float32) / np.float32(255)
+    return np.asarray((pixels - _MEAN) / _STD)

@@ -28,6 +28,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         start: Batches to skip, the position of a resumed run.
         groups: Group of each row; rows of a group follow one another.
         shard: Rank and world size; each rank gets an equal contiguous part of every batch.
+        parts: Parts of a rank's batch, which follow one another.
 
     Raises:
         ValueError: If the data set is smaller than one batch, or ``batch_size`` is not divisible by the world size.
@@ -42,16 +43,21 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         start: int = 0,
         groups: NDArray[np.int64] | None = None,
         shard: tuple[int, int] = (0, 1),
+        parts: int = 1,
     ) -> None:
         if size < batch_size:
             raise ValueError(f"batch_size: {batch_size} is more than the {size} rows of the training list")
-        if batch_size % shard[1]:
-            raise ValueError(f"batch_size: {batch_size} is not divisible by the world size {shard[1]}")
+        if batch_size % (shard[1] * parts):
+            raise ValueError(
+                f"batch_size: {batch_size} is not divisible by world size x gradient_accumulation = "
+                f"{shard[1]} x {parts}"
+            )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.epoch, self.start, self.groups, self.shard = epoch, start, groups, shard
+        self.parts = parts
 
     def __len__(self) -> int:
-        return self.size // self.batch_size - self.start
+        return (self.size // self.batch_size - self.start) * self.parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rng = np.random.default_rng([self.seed, self.epoch])
@@ -61,8 +67,9 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             order = order[np.argsort(group_order[self.groups[order]], kind="stable")]
         for batch in range(self.start, self.size // self.batch_size):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            rows = np.split(rows, self.shard[1])[self.shard[0]]
-            yield [(self.epoch, int(row)) for row in rows]
+            rank, ranks = self.shard
+            for part in np.split(rows, ranks * self.parts)[rank * self.parts : (rank + 1) * self.parts]:
+                yield [(self.epoch, int(row)) for row in part]
 
 
 def train_loader(
@@ -73,13 +80,22 @@ def train_loader(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> DataLoader[dict[str, Tensor]]:
-    """Return the loader of one epoch, from batch ``start`` on.
+    """Return the loader of one epoch, from batch ``start`` on, in ``gradient_accumulation`` parts a batch.
 
     Loading processes also stack and tokenize. See `EpochSampler` for ``shard``.
     """
     return DataLoader(
         cast(Dataset[Any], dataset),
-        batch_sampler=EpochSampler(len(dataset), train.batch_size, train.seed, epoch, start, dataset.groups, shard),
+        batch_sampler=EpochSampler(
+            len(dataset),
+            train.batch_size,
+            train.seed,
+            epoch,
+            start,
+            dataset.groups,
+            shard,
+            train.gradient_accumulation,
+        ),
         collate_fn=partial(dataset.collate, encoder),
         num_workers=train.num_workers,
         pin_memory=torch.cuda.is_available(),

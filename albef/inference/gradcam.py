@@ -86,7 +86,7 @@ def itc_map(model: ALBEF, pixels: Tensor, input_ids: Tensor, attention_mask: Ten
     _check(block, len(vit.blocks), "image")
     layer = vit.blocks[block]
     embeds_by_cls = type(vit) is VisionTransformer and vit.has_class_token and vit.global_pool in ("", "token")
-    if not embeds_by_cls or type(layer) is not Block or type(layer.attn) is not Attention:
+    if not embeds_by_cls or type(layer) is not Block or not isinstance(layer.attn, Attention):
         raise ValueError(
             f"mode: itc needs the attention of [CLS], which the image encoder {model.config.vision.name} does not "
             "provide; use itm"

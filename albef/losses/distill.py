@@ -6,6 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def is_active(alpha: float | Tensor) -> bool:
+    """Return whether targets of the teacher are needed; a weight on the device is taken as positive."""
+    return isinstance(alpha, Tensor) or alpha > 0
+
+
 def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Return the mean cross-entropy of student and teacher logits, both ``(M, V)``.
 
@@ -15,12 +20,12 @@ def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return -(F.log_softmax(logits.float(), dim=-1) * soft).sum() / max(logits.shape[0], 1)
 
 
-def mix(hard: Tensor, logits: Tensor, teacher_logits: Tensor | None, alpha: float) -> Tensor:
+def mix(hard: Tensor, logits: Tensor, teacher_logits: Tensor | None, alpha: float | Tensor) -> Tensor:
     """Return ``(1 - alpha) * hard + alpha * soft``.
 
     Without a teacher, or with ``alpha`` 0, this is the hard loss.
     """
-    if teacher_logits is None or alpha == 0:
+    if teacher_logits is None or not is_active(alpha):
         return hard
     return (1 - alpha) * hard + alpha * soft_cross_entropy(logits, teacher_logits.detach())
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef.losses.distill import is_active
+
 
 @dataclass(frozen=True)
 class ITCResult:
@@ -54,11 +56,11 @@ def positives(ids: Tensor, queue_ids: Tensor) -> Tensor:
     return same.float() / same.sum(dim=1, keepdim=True)
 
 
-def _cross_entropy(logits: Tensor, hard: Tensor | None, soft_logits: Tensor, alpha: float) -> Tensor:
+def _cross_entropy(logits: Tensor, hard: Tensor | None, soft_logits: Tensor, alpha: float | Tensor) -> Tensor:
     log_p = F.log_softmax(logits, dim=1)
     target = log_p.diagonal() if hard is None else (log_p * hard).sum(dim=1)
     loss = -target.mean()
-    if alpha == 0:
+    if not is_active(alpha):
         return loss
     soft = -(log_p * F.softmax(soft_logits, dim=1)).sum(dim=1).mean()
     return alpha * soft + (1 - alpha) * loss
@@ -72,7 +74,7 @@ def itc_loss(
     image_queue: Tensor,
     text_queue: Tensor,
     temperature: Tensor,
-    alpha: float,
+    alpha: float | Tensor,
     ids: Tensor | None = None,
     queue_ids: Tensor | None = None,
 ) -> ITCResult:
@@ -93,8 +95,8 @@ def itc_loss(
     i2t = similarities(image_feat, text_feat_m, text_queue, temperature)
     t2i = similarities(text_feat, image_feat_m, image_queue, temperature)
     with torch.no_grad():
-        i2t_m = similarities(image_feat_m, text_feat_m, text_queue, temperature) if alpha else i2t
-        t2i_m = similarities(text_feat_m, image_feat_m, image_queue, temperature) if alpha else t2i
+        i2t_m = similarities(image_feat_m, text_feat_m, text_queue, temperature) if is_active(alpha) else i2t
+        t2i_m = similarities(text_feat_m, image_feat_m, image_queue, temperature) if is_active(alpha) else t2i
     hard = None if ids is None or queue_ids is None else positives(ids, queue_ids)
     loss = (_cross_entropy(i2t, hard, i2t_m, alpha) + _cross_entropy(t2i, hard, t2i_m, alpha)) / 2
     batch = image_feat.shape[0]

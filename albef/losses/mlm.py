@@ -5,11 +5,13 @@ B = texts, L = tokens, M = masked tokens, V = vocabulary.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef.losses.distill import mix
+from albef.losses.distill import is_active
 
 IGNORE = -100
 
@@ -40,17 +42,50 @@ def mask_tokens(
     return torch.where(selected & (draw >= 0.8) & (draw < 0.9), random_ids, masked), labels
 
 
-def mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float) -> Tensor:
+def capacity(tokens: int, probability: float) -> int:
+    """Return a number of masked tokens that is exceeded practically never (8 standard deviations above the mean)."""
+    expected, deviation = tokens * probability, math.sqrt(tokens * probability * (1 - probability))
+    return min(tokens, math.ceil((expected + 8 * deviation) / 64) * 64)
+
+
+def masked_places(labels: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return places ``(M,)`` of masked tokens, counted over all texts, and their labels ``(M,)``.
+
+    Args:
+        labels: ``(B, L)``, -100 at tokens that are not masked.
+        limit: Fixed M: shapes then do not depend on the draw, and nothing waits for the device. Missing rows are the
+            first token with label -100; tokens beyond it are left out.
+    """
+    flat = labels.flatten()
+    masked = flat != IGNORE
+    if limit is None:
+        places = masked.nonzero()[:, 0]
+        return places, flat[places]
+    slots = masked.cumsum(0) - 1
+    slots = torch.where(masked & (slots < limit), slots, limit)
+    places = torch.zeros(limit + 1, dtype=torch.long, device=flat.device)
+    chosen = torch.full_like(places, IGNORE)
+    places.scatter_(0, slots, torch.arange(len(flat), device=flat.device))
+    chosen.scatter_(0, slots, flat)
+    return places[:limit], chosen[:limit]
+
+
+def mlm_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float | Tensor) -> Tensor:
     """Return the mean loss over the masked tokens.
 
     The loss is 0 if no token of the batch is masked (the official code divides by zero there).
 
     Args:
         logits: ``(M, V)``, of the masked tokens only.
-        labels: Original ids ``(M,)``.
+        labels: Original ids ``(M,)``; rows of label -100 do not count.
         teacher_logits: ``(M, V)``; None without distillation.
         alpha: Weight of the teacher's distribution in the target.
     """
-    count = max(labels.shape[0], 1)
-    hard = F.cross_entropy(logits.float(), labels, reduction="sum") / count
-    return mix(hard, logits, teacher_logits, alpha)
+    masked = labels != IGNORE
+    count = masked.sum().clamp(min=1)
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    loss = -log_p.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    if teacher_logits is not None and is_active(alpha):
+        soft = -(log_p * F.softmax(teacher_logits.detach().float(), dim=-1)).sum(dim=-1)
+        loss = (1 - alpha) * loss + alpha * soft
+    return torch.where(masked, loss, 0.0).sum() / count

@@ -8,13 +8,15 @@ The task's architecture decides which modules exist; accessing an absent one rai
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from albef import distributed
 from albef.config import ModelConfig
 from albef.models.architecture import Architecture
 from albef.models.bert import MLMHead, init_transformer
@@ -24,6 +26,9 @@ from albef.models.queue import FeatureQueue
 from albef.models.text import FusionEncoder, TextEncoder
 from albef.models.vision import VisionEncoder
 from albef.tasks import registry
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Encoders(nn.Module):
@@ -80,7 +85,11 @@ class Encoders(nn.Module):
             States ``(B, L, W)`` and ITC features ``(B, P)`` of unit length.
         """
         embeds = self.text(input_ids, attention_mask)
-        return embeds, F.normalize(self.text_proj(embeds[:, 0]), dim=-1)
+        return embeds, self.text_features(embeds)
+
+    def text_features(self, embeds: Tensor) -> Tensor:
+        """Return ITC features ``(B, P)`` of unit length of text states ``(B, L, W)``."""
+        return F.normalize(self.text_proj(embeds[:, 0]), dim=-1)
 
     def fuse(
         self,
@@ -133,6 +142,11 @@ class ALBEF(nn.Module):
         vocab_size: Vocabulary size of the tokenizer.
         task: Task whose architecture to build; see `albef.tasks.registry`.
         inference: Omit the teacher and the queue, which only training needs.
+
+    Attributes:
+        part: Part of a training step, and their number: gradients are accumulated over parts, but the teacher and the
+            queue change once a step.
+        regions: Compiled forms of functions.
     """
 
     teacher: Encoders
@@ -155,6 +169,9 @@ class ALBEF(nn.Module):
             self.temperature = nn.Parameter(torch.tensor(config.temperature))
             if not inference:
                 self.queue = FeatureQueue(config.queue_size, config.projection)
+        self.part = (0, 1)
+        self.regions: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._enqueued: list[tuple[Tensor, ...]] = []
         self.train()
 
     @property
@@ -174,15 +191,30 @@ class ALBEF(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self) -> None:
-        """Update the teacher as the moving average of the student, in place.
+        """Update the teacher as the moving average of the student, in place, in the first part of a step.
 
         ``teacher = m * teacher + (1 - m) * student`` with ``m = config.momentum``.
         """
+        if self.part[0]:
+            return
         torch._foreach_lerp_(
             list(self.teacher.parameters()),
             [p.detach() for p in self.student.parameters()],
             1.0 - self.config.momentum,
         )
+
+    @torch.no_grad()
+    def enqueue(self, *features: Tensor) -> None:
+        """Put features of all ranks into the queue, in the last part of a step; see `FeatureQueue.enqueue`."""
+        self._enqueued.append(features)
+        if self.part[0] + 1 == self.part[1]:
+            columns = [torch.cat(column) for column in zip(*self._enqueued, strict=True)]
+            self._enqueued.clear()
+            self.queue.enqueue(*distributed.gather_rows(*columns))
+
+    def region(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the compiled form of a function, or the function itself if it is not compiled."""
+        return self.regions.get(function, function)
 
     @torch.no_grad()
     def sync_teacher(self) -> None:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef.config import TextConfig
+from albef.models import attention
+from albef.models.attention import ImageRows
 
 KeysValues = tuple[Tensor, Tensor]
 """Projected keys and values, each ``(B, H, N, D)``."""
@@ -70,18 +72,26 @@ class SelfAttention(nn.Module):
         Returns:
             ``(B, L, W)``, or ``(B, 1, W)`` with ``cls_only``.
         """
-        width = states.shape[-1]
-        if cls_only:
+        width, dropout = states.shape[-1], self.dropout if self.training else 0.0
+        if not cls_only:
+            packed = self.qkv(states)
+            heads = packed.unflatten(-1, (3, self.heads, -1))
+            keys_only = mask is None or mask.shape[:-1] == (len(states), 1, 1)
+            if keys_only and attention.fits_kernels(heads):
+                mixed = attention.self_attention(heads, None if mask is None else mask[:, 0, 0], dropout)
+                return self._finish(mixed.flatten(2), states)
+            query, key, value = packed.chunk(3, dim=-1)
+        else:
             query = F.linear(states[:, :1], self.qkv.weight[:width], self.qkv.bias[:width])
             key, value = F.linear(states, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
             states = states[:, :1]
-        else:
-            query, key, value = self.qkv(states).chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
-        mixed = F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self._finish(mixed.transpose(1, 2).flatten(2), states)
+
+    def _finish(self, mixed: Tensor, states: Tensor) -> Tensor:
+        """Project attention output ``(B, L, W)``, add ``states`` and normalize."""
+        mixed = F.dropout(self.out(mixed), self.dropout, self.training)
         return cast(Tensor, self.norm(mixed + states))
 
 
@@ -101,6 +111,20 @@ class CrossAttention(nn.Module):
         """Project ``tokens`` ``(B, N, key width)`` to keys and values."""
         key, value = self.key_value(tokens).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2).chunk(2, dim=1)
         return key, value
+
+    def packed(self, tokens: Tensor) -> Tensor:
+        """Project ``tokens`` ``(B, N, key width)`` to keys and values ``(B, N, 2, H, D)``."""
+        return cast(Tensor, self.key_value(tokens).unflatten(-1, (2, self.heads, -1)))
+
+    def attend(self, states: Tensor, packed: Tensor, rows: ImageRows | None = None) -> Tensor:
+        """Apply cross-attention of ``states`` ``(B, L, W)`` to projections of `packed`.
+
+        Args:
+            rows: Image of each text; None: text i attends to image i.
+        """
+        query = self.query(states).unflatten(-1, (self.heads, -1))
+        mixed = attention.cross_attention(query, packed, rows, self.dropout if self.training else 0.0)
+        return self.finish(mixed.transpose(1, 2), states)
 
     def forward(self, states: Tensor, keys_values: KeysValues, mask: Tensor | None = None) -> Tensor:
         """Apply cross-attention.
@@ -158,7 +182,12 @@ class MLMHead(nn.Module):
         Args:
             word_weight: Word embeddings ``(V, W)``.
         """
-        return F.linear(self.norm(F.gelu(self.dense(states))), word_weight, self.bias)
+        states, words = self.norm(F.gelu(self.dense(states))), len(self.bias)
+        if not states.is_cuda or words % 64 == 0:
+            return F.linear(states, word_weight, self.bias)
+        # Matrix products of odd sizes are several times slower on GPUs.
+        missing = -words % 64
+        return F.linear(states, F.pad(word_weight, (0, 0, 0, missing)), F.pad(self.bias, (0, missing)))[..., :words]
 
 
 def init_transformer(module: nn.Module) -> None:

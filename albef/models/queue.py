@@ -16,20 +16,21 @@ NO_ID = -100
 class FeatureQueue(nn.Module):
     """Ring buffer of the latest ``K`` teacher features, with their image ids.
 
-    The write position is a plain integer: reading it needs no host-device synchronization. The features are buffers,
-    so they move with the model and are saved with it.
+    Features and write position are on the device, so that a step needs no synchronization with it and can be captured
+    in a CUDA graph.
     """
 
     image: Tensor
     text: Tensor
     ids: Tensor
+    position: Tensor
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         self.register_buffer("image", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("text", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("ids", torch.full((size,), NO_ID))
-        self.position = 0
+        self.register_buffer("position", torch.tensor(0), persistent=False)
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -37,6 +38,8 @@ class FeatureQueue(nn.Module):
     @torch.no_grad()
     def enqueue(self, image_feat: Tensor, text_feat: Tensor, ids: Tensor | None = None) -> None:
         """Overwrite the oldest slots with features ``(B, P)``, wrapping around at the end.
+
+        The slots keep their content if a feature is not finite.
 
         Raises:
             ValueError: If the batch is larger than the queue.
@@ -46,18 +49,19 @@ class FeatureQueue(nn.Module):
             raise ValueError(
                 f"model.queue_size: {size} is less than the batch of {count}; raise it or lower batch_size"
             )
-        head = min(count, size - self.position)
-        for start, first, rows in ((self.position, 0, head), (0, head, count - head)):
-            if rows:
-                self.image[start : start + rows] = image_feat[first : first + rows]
-                self.text[start : start + rows] = text_feat[first : first + rows]
-                self.ids[start : start + rows] = NO_ID if ids is None else ids[first : first + rows]
-        self.position = (self.position + count) % size
+        slots = (self.position + torch.arange(count, device=self.position.device)) % size
+        # Features of a step that is not finite would spoil all steps until they are overwritten.
+        finite = image_feat.isfinite().all() & text_feat.isfinite().all()
+        self.image.index_copy_(0, slots, torch.where(finite, image_feat.to(self.image.dtype), self.image[slots]))
+        self.text.index_copy_(0, slots, torch.where(finite, text_feat.to(self.text.dtype), self.text[slots]))
+        new_ids = torch.full_like(slots, NO_ID) if ids is None else ids
+        self.ids.index_copy_(0, slots, torch.where(finite, new_ids, self.ids[slots]))
+        self.position.copy_((self.position + count * finite) % size)
 
     def get_extra_state(self) -> Tensor:
         """Return the write position, to be saved with the features."""
-        return torch.tensor(self.position)
+        return self.position.cpu().clone()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the write position."""
-        self.position = int(state) % len(self)
+        self.position.fill_(int(state) % len(self))

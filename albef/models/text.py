@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import TextConfig
+from albef.models.attention import ImageRows
 from albef.models.bert import (
     CrossAttention,
     Embeddings,
@@ -74,6 +75,28 @@ class FusionLayer(nn.Module):
         out: Tensor = self.feed_forward(self.cross_attention(states, keys_values, keys_mask))
         return out
 
+    def fuse(
+        self,
+        states: Tensor,
+        mask: Tensor,
+        packed: Tensor,
+        rows: ImageRows | None,
+        cls_only: bool = False,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """Map ``(B, L, W)`` to ``(B, L, W)`` with the projections of `CrossAttention.packed`.
+
+        Args:
+            rows: Image of each text; None: text i attends to image i.
+            cls_only: Return the first tokens ``(B, 1, W)`` only.
+            places: Return the tokens at these places of all texts in a row only, ``(M, W)``.
+        """
+        states = self.cross_attention.attend(self.attention(states, mask, cls_only), packed, rows)
+        if places is not None:
+            states = states.flatten(0, 1).index_select(0, places)
+        out: Tensor = self.feed_forward(states)
+        return out
+
 
 class FusionEncoder(nn.Module):
     """Multimodal encoder: text states cross-attend to an image in every layer.
@@ -102,6 +125,49 @@ class FusionEncoder(nn.Module):
             layer.cross_attention.keys_values(image_embeds)  # type: ignore[union-attr, operator]
             for layer in self.layers[:: self.images]
         ]
+
+    def packed_keys_values(self, image_embeds: Tensor) -> list[Tensor]:
+        """Project image tokens ``(I, N, image width)`` for `fuse`, ``(I, N, 2, H, D)`` for every layer."""
+        return [layer.cross_attention.packed(image_embeds) for layer in self.layers]  # type: ignore[union-attr, operator]
+
+    def fuse(
+        self,
+        text_embeds: Tensor,
+        attention_mask: Tensor,
+        packed: list[Tensor],
+        matched: ImageRows | None,
+        words: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Fuse the texts of all objectives of a training step in one pass.
+
+        All layers but the last run on all texts at once; the last computes only what the objectives read.
+
+        Args:
+            text_embeds: ``(T, L, W)`` from the text encoder: first those whose [CLS] is read, then one text of each
+                image whose words are read.
+            attention_mask: 0/1 mask ``(T, L)`` of the texts.
+            packed: From `packed_keys_values`, for ``I`` images.
+            matched: Image of each text of the first part; None if that part is empty.
+            words: Places ``(M,)`` of the words in the second part, counted over all its texts; None if it is empty.
+
+        Returns:
+            [CLS] states ``(T - I, W)`` or ``(T, W)``, and states of words ``(M, W)``.
+        """
+        mask, images = key_mask(attention_mask), len(packed[0])
+        split = 0 if matched is None else len(matched.rows)
+        rows = matched
+        if matched is not None and words is not None:
+            rows = ImageRows.of(torch.cat([matched.rows, torch.arange(images, device=mask.device)]), images)
+        states, last = text_embeds, len(self.layers) - 1
+        for layer, keys_values in zip(self.layers[:last], packed, strict=False):
+            states = layer.fuse(states, mask, keys_values, rows)  # type: ignore[union-attr, operator]
+        final = self.layers[last]
+        cls = word_states = states.new_empty(0, states.shape[-1])
+        if matched is not None:
+            cls = final.fuse(states[:split], mask[:split], packed[last], matched, cls_only=True)[:, 0]  # type: ignore[union-attr, operator]
+        if words is not None:
+            word_states = final.fuse(states[split:], mask[split:], packed[last], None, places=words)  # type: ignore[union-attr, operator]
+        return cls, word_states
 
     def rows(self, text_rows: int) -> Tensor | None:
         """Return the default image indices of the texts.

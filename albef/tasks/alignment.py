@@ -6,36 +6,52 @@ B = pairs of a batch, L = text tokens, N = image tokens, W = width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from albef import distributed
 from albef.config import AlignTrainConfig
 from albef.losses.itc import itc_loss
 from albef.losses.itm import draw_negatives, itm_loss
-from albef.models.albef import ALBEF
-from albef.models.bert import KeysValues
+from albef.models.albef import ALBEF, Encoders
+from albef.models.attention import ImageRows
 from albef.tasks.base import Batch, Task
 
 
 @dataclass(frozen=True)
+class MaskedTexts:
+    """Texts with masked words, for MLM in the same pass.
+
+    Args:
+        ids: ``(B, L)``.
+        places: Places ``(M,)`` of the masked words, counted over all texts.
+        distill: Also compute the teacher's states.
+    """
+
+    ids: Tensor
+    places: Tensor
+    distill: bool
+
+
+@dataclass(frozen=True)
 class Aligned:
-    """Losses of `align`, and encoder outputs for further objectives."""
+    """Losses of `align`, and fused states ``(M, W)`` of masked words, by student and teacher."""
 
     losses: dict[str, Tensor]
-    image_keys_values: list[KeysValues]
-    image_embeds_m: Tensor
+    words: Tensor | None = None
+    words_m: Tensor | None = None
 
 
 def align(
     model: ALBEF,
     batch: Batch,
-    alpha: float,
+    alpha: float | Tensor,
     ids: Tensor | None = None,
     negatives: tuple[Tensor, Tensor] | None = None,
     contrast: bool = True,
     hard: bool = True,
+    masked: MaskedTexts | None = None,
 ) -> Aligned:
     """Compute ITC and ITM losses; update teacher and queue.
 
@@ -49,20 +65,31 @@ def align(
         negatives: Indices ``(B,)`` of each text's negative image and of each image's negative text; drawn if None.
         contrast: Whether to return the ITC loss.
         hard: Whether to draw negatives by ITC similarity rather than uniformly.
+        masked: Masked texts to encode and to fuse along.
     """
-    student, queue = model.student, model.queue
+    student, queue, mask = model.student, model.queue, batch["attention_mask"]
+    size = len(mask)
     image_embeds, image_feat = student.encode_image(batch["image"])
-    text_embeds, text_feat = student.encode_text(batch["input_ids"], batch["attention_mask"])
+    text_states = _encode_texts(student, batch, masked)
+    text_embeds = text_states[:size]
+    text_feat = student.text_features(text_embeds)
     with torch.no_grad():
         model.update_teacher()
         image_embeds_m, image_feat_m = model.teacher.encode_image(batch["image"])
-        _, text_feat_m = model.teacher.encode_text(batch["input_ids"], batch["attention_mask"])
+        distilled = masked if masked is not None and masked.distill else None
+        text_states_m = _encode_texts(model.teacher, batch, distilled)
+        text_feat_m = model.teacher.text_features(text_states_m[:size])
+        words_m = None
+        if distilled is not None:
+            fusion_m = model.teacher.fusion
+            packed_m = fusion_m.packed_keys_values(image_embeds_m)
+            words_m = fusion_m.fuse(text_states_m[size:], mask, packed_m, None, distilled.places)[1]
     with torch.autocast(image_feat.device.type, enabled=False):
         image_feat, text_feat = image_feat.float(), text_feat.float()
         image_feat_m, text_feat_m = image_feat_m.float(), text_feat_m.float()
         # Clone, because the backward pass needs the queue as it was before this batch is enqueued.
         image_queue, text_queue = queue.image.clone(), queue.text.clone()
-        itc = itc_loss(
+        itc = model.region(itc_loss)(
             image_feat,
             text_feat,
             image_feat_m,
@@ -84,26 +111,31 @@ def align(
             valid = torch.cat([image_valid, text_valid])
         else:
             (image_index, text_index), valid = negatives, None
-    if ids is None:
-        queue.enqueue(*distributed.gather_rows(image_feat_m, text_feat_m))
-    else:
-        queue.enqueue(*distributed.gather_rows(image_feat_m, text_feat_m, ids))
+    model.enqueue(image_feat_m, text_feat_m, *([] if ids is None else [ids]))
 
-    # One pass over 3B pairs: (image, text), (negative image, text), (image, negative text).
-    rows = torch.arange(len(image_index), device=image_index.device)
-    keys_values = student.fusion.keys_values(image_embeds)
-    texts = torch.cat([rows, rows, text_index])
-    fused = student.fusion(
-        text_embeds[texts],
-        batch["attention_mask"][texts],
-        keys_values,
-        image_rows=torch.cat([rows, image_index, rows]),
-        cls_only=True,
+    # One pass over (image, text), (negative image, text), (image, negative text) and masked texts.
+    rows = torch.arange(size, device=image_index.device)
+    negative = text_embeds.index_select(0, text_index)
+    words = None if masked is None else masked.places
+    cls, word_states = student.fusion.fuse(
+        torch.cat([text_embeds, text_embeds, negative, *([] if masked is None else [text_states[size:]])]),
+        torch.cat([mask, mask, mask[text_index], *([] if masked is None else [mask])]),
+        student.fusion.packed_keys_values(image_embeds),
+        ImageRows.of(torch.cat([rows, image_index, rows]), size),
+        words,
     )
-    logits = model.itm_head(fused[:, 0])
-    itm = itm_loss(logits[: len(rows)], logits[len(rows) :], valid)
+    logits = model.itm_head(cls)
+    itm = itm_loss(logits[:size], logits[size:], valid)
     losses = {"itc_loss": itc.loss, "itm_loss": itm} if contrast else {"itm_loss": itm}
-    return Aligned(losses, keys_values, image_embeds_m)
+    return Aligned(losses, word_states, words_m)
+
+
+def _encode_texts(encoders: Encoders, batch: Batch, masked: MaskedTexts | None) -> Tensor:
+    """Return states of the texts ``(B, L, W)``, or of texts and masked texts ``(2B, L, W)``."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if masked is None:
+        return cast(Tensor, encoders.text(ids, mask))
+    return cast(Tensor, encoders.text(torch.cat([ids, masked.ids]), torch.cat([mask, mask])))
 
 
 class AlignmentTask(Task):
@@ -118,7 +150,9 @@ class AlignmentTask(Task):
             with torch.no_grad():
                 self.model.temperature.fill_(temperature)
 
-    def forward(self, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, alpha: float | Tensor, negatives: tuple[Tensor, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return the losses of a step; ``negatives`` as in `align`."""
         return align_images(self.model, batch, alpha, negatives)
 
@@ -129,7 +163,7 @@ class AlignmentTask(Task):
 
 
 def align_images(
-    model: ALBEF, batch: Batch, alpha: float, negatives: tuple[Tensor, Tensor] | None = None
+    model: ALBEF, batch: Batch, alpha: float | Tensor, negatives: tuple[Tensor, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Return the losses of `align` with positives by ``image_id (B,)``.
 

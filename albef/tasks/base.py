@@ -54,6 +54,8 @@ class Task(nn.Module, ABC):
     """Lists used for training and validation, without ``.json``."""
     selection: ClassVar[str | None] = None
     """Validation metric that selects the epoch to keep; None keeps the last epoch."""
+    fixed_shapes: ClassVar[bool] = False
+    """All shapes of a step follow from those of its batch, and nothing in it waits for the device."""
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
@@ -73,10 +75,11 @@ class Task(nn.Module, ABC):
         """Return the training set."""
 
     @abstractmethod
-    def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, alpha: float | Tensor) -> dict[str, Tensor]:
         """Return the losses of a training step; update teacher and queue.
 
-        Keys of losses end in ``_loss``; other scalars are only logged.
+        Keys of losses end in ``_loss``; other scalars are only logged. ``alpha`` is on the device if `fixed_shapes`
+        lets a CUDA graph replay the step.
         """
 
     def begin(self) -> None:

@@ -13,13 +13,15 @@ import io
 import json
 import logging
 import math
+import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -35,14 +37,13 @@ from albef.io import write_file
 from albef.losses.distill import ramped_alpha
 from albef.tasks.base import Task, TaskData
 from albef.training import state as run_state
+from albef.training.compiled import compile_regions
+from albef.training.inputs import on_device, padded
 from albef.training.optim import build_optimizer, learning_rate
+from albef.training.step import TrainingError, TrainStep
 from albef.weights import checkpoint as model_file
 
 _logger = logging.getLogger(__name__)
-
-
-class TrainingError(ValueError):
-    """Training cannot continue."""
 
 
 class Tracker(Protocol):
@@ -102,22 +103,23 @@ class Loop:
         self, task: Task, data: TaskData, work_dir: Path, out: Path, tracker: Tracker, device: torch.device
     ) -> None:
         self.config = task.train_config(task.config)
+        if self.config.deterministic and device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
+            torch.use_deterministic_algorithms(True, warn_only=True)
         self.task, self.data, self.tracker, self.device = task.to(device), data, tracker, device
         self.work_dir, self.out = work_dir, out
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
         self.is_main = distributed.rank() == 0
         self.optimizer = build_optimizer(task, self.config.optim, task.config.model.official_quirks)
-        self.parameters = [p for p in task.parameters() if p.requires_grad]
         self.progress = Progress()
-        self.sums: dict[str, Tensor] = {}
-        self.num_summed = 0
-        if self.config.compile:
-            model = task.model
-            for encoders in (model.student, *([model.teacher] if model.architecture.teacher else [])):
-                for module in (encoders.vision, encoders.text, encoders.fusion):
-                    module.compile()
-        self.forward = _data_parallel(self.task, device) if distributed.world_size() > 1 else self.task
+        if self.config.activation_checkpointing:
+            for encoders in (task.model.student, *([task.model.teacher] if task.model.architecture.teacher else [])):
+                encoders.vision.vit.set_grad_checkpointing(True)
+        if device.type == "cuda" if self.config.compile is None else self.config.compile:
+            compile_regions(task.model)
+        forward = _data_parallel(self.task, device) if distributed.world_size() > 1 else self.task
+        self.step = TrainStep(task, forward, self.optimizer, self.config, device)
 
     def run(self) -> dict[str, float]:
         """Train to the end, resuming from the latest checkpoint if any.
@@ -146,8 +148,9 @@ class Loop:
         start = self.progress.step - epoch * self.steps_per_epoch
         logged_at = time.perf_counter()
         shard = (distributed.rank(), distributed.world_size())
-        for batch in train_loader(self.dataset, self.data.encoder, self.config, epoch, start, shard):
-            self.train_step({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
+        loader = train_loader(self.dataset, self.data.encoder, self.config, epoch, start, shard)
+        for parts in self._parts(on_device(loader, self.device)):
+            self.train_step(parts)
             bar.update()
             step = self.progress.step
             if step % self.config.log_every == 0:
@@ -165,26 +168,20 @@ class Loop:
                 _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
                 raise SystemExit(128 + signal.SIGTERM)
 
-    def train_step(self, batch: dict[str, Tensor]) -> None:
-        """Train on a batch that is on the device; does not synchronize with it."""
+    def _parts(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
+        """Yield the parts of each batch."""
+        batches = iter(batches)
+        while parts := list(islice(batches, self.config.gradient_accumulation)):
+            yield parts
+
+    def train_step(self, parts: Sequence[dict[str, Tensor]]) -> None:
+        """Train on the parts of a batch that are on the device; does not wait for it."""
         config, step = self.config, self.progress.step
         rate = learning_rate(step, self.steps_per_epoch, config.epochs, config.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
         alpha = ramped_alpha(config.alpha, step, config.alpha_ramp_epochs * self.steps_per_epoch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            outputs = self.forward(batch, alpha)
-        losses = {name: value for name, value in outputs.items() if name.endswith("_loss")}
-        loss = torch.stack(list(losses.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.optim.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, config.optim.clip)
-        self.optimizer.step()
-        for name, value in {**outputs, "loss": loss}.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.num_summed += 1
+        if self.device.type == "cuda":
+            parts = [padded(part, self.data.encoder.pad, config.max_tokens) for part in parts]
+        self.step(parts, rate, alpha)
         self.progress.step += 1
 
     def _log(self) -> dict[str, float]:
@@ -193,22 +190,16 @@ class Loop:
         This is the only host-device synchronization of the training steps.
 
         Raises:
-            TrainingError: If a loss is not finite.
+            TrainingError: If the losses of too many steps in a row were not finite.
         """
         step = self.progress.step
-        sums = distributed.all_reduce_mean(torch.stack(list(self.sums.values()))).tolist()
-        means = {name: value / self.num_summed for name, value in zip(self.sums, sums, strict=True)}
-        self.sums, self.num_summed = {}, 0
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"{self.task.name}: {name} is {value} near step {step}; lower optim.lr or check the data"
-                )
+        means, skipped = self.step.read()
         row = {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "lr": learning_rate(step - 1, self.steps_per_epoch, self.config.epochs, self.config.optim),
             **means,
+            "skipped_steps": skipped,
         }
         if self.task.model.architecture.align:
             row["temperature"] = self.task.model.temperature.item()
@@ -230,14 +221,12 @@ class Loop:
         _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:
-        sums = {name: value.cpu() for name, value in self.sums.items()}
-        workers = distributed.gather_objects({"random": run_state.random_state(), "sums": sums})
+        workers = distributed.gather_objects({"random": run_state.random_state(), "sums": self.step.state()})
         if not self.is_main:
             return
         state = {
             "step": self.progress.step,
             "progress": vars(self.progress),
-            "counted": self.num_summed,
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "workers": workers,
@@ -254,9 +243,8 @@ class Loop:
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        self.num_summed = state["counted"]
         worker = state["workers"][distributed.rank()]
-        self.sums = {name: value.to(self.device) for name, value in worker["sums"].items()}
+        self.step.load_state(worker["sums"])
         run_state.restore_random(worker["random"])
         if self.is_main:
             _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)

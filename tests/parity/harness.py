@@ -24,6 +24,7 @@ from albef.tasks.base import Task, task_class
 from albef.weights.infer_config import infer_config
 from albef.weights.official import load_official, read_official
 from tests import ROOT
+from tests.devices import DEVICE, on_device
 
 HEADS = 4
 MOMENTUM = 0.995
@@ -72,7 +73,7 @@ class Case:
             batch["image"] = self.inputs["image_pair"]
         if "answers_per_question" in self.inputs:
             counts = self.inputs["answers_per_question"]
-            batch["answer_question"] = torch.arange(len(counts)).repeat_interleave(counts)
+            batch["answer_question"] = torch.arange(len(counts), device=DEVICE).repeat_interleave(counts)
         return batch
 
 
@@ -107,8 +108,8 @@ def load_case(path: Path) -> Case:
     with np.load(path) as arrays:
         data = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     return Case(
-        task.eval(),
-        {key[3:]: value for key, value in data.items() if key.startswith("in.")},
+        task.eval().to(DEVICE),
+        on_device({key[3:]: value for key, value in data.items() if key.startswith("in.")}),
         {key[4:]: value for key, value in data.items() if key.startswith("out.")},
     )
 
@@ -116,6 +117,6 @@ def load_case(path: Path) -> Case:
 def assert_close(actual: Tensor, expected: Tensor, name: str, rtol: float = RTOL) -> None:
     """Compare relative to the largest magnitude of the expected tensor."""
     scale = max(float(expected.abs().max()), 1e-12)
-    error = float((actual.detach().double() - expected.double()).abs().max()) / scale
+    error = float((actual.detach().cpu().double() - expected.double()).abs().max()) / scale
     assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     assert error <= rtol, f"{name}: relative error {error:.2e} > {rtol:.0e}"

@@ -13,10 +13,9 @@ from torch import Tensor
 from albef.config import Config
 from albef.data.datasets import PRETRAIN_CROP
 from albef.data.image_text import PairDataset
-from albef.losses.mlm import IGNORE, mask_tokens, mlm_loss
-from albef.models.albef import Encoders
-from albef.models.bert import KeysValues
-from albef.tasks.alignment import align
+from albef.losses.distill import is_active
+from albef.losses.mlm import capacity, mask_tokens, masked_places, mlm_loss
+from albef.tasks.alignment import MaskedTexts, align
 from albef.tasks.base import Batch, Task, TaskData
 
 if TYPE_CHECKING:
@@ -28,11 +27,15 @@ class Pretrain(Task):
 
     name: ClassVar[str] = "pretrain"
     lists: ClassVar[tuple[str, ...]] = ("pretrain",)
+    fixed_shapes: ClassVar[bool] = True
+    keep_ids: Tensor
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
         self.mask_id = encoder.mask
-        self.keep_ids = sorted({encoder.pad, encoder.cls, encoder.sep})
+        self.register_buffer(
+            "keep_ids", torch.tensor(sorted({encoder.pad, encoder.cls, encoder.sep})), persistent=False
+        )
 
     def dataset(self, data: TaskData) -> PairDataset:
         """Return the training set of image-caption pairs.
@@ -46,7 +49,7 @@ class Pretrain(Task):
     def forward(
         self,
         batch: Batch,
-        alpha: float,
+        alpha: float | Tensor,
         negatives: tuple[Tensor, Tensor] | None = None,
         masked: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
@@ -56,46 +59,33 @@ class Pretrain(Task):
             negatives: As in `align`; drawn if None.
             masked: Masked ids and labels, both ``(B, L)``; drawn if None.
         """
-        config = self.config.pretrain
-        self.model.clamp_temperature()
+        config, model, ids = self.config.pretrain, self.model, batch["input_ids"]
+        model.clamp_temperature()
+        limit = None
+        if masked is None:
+            keep = (ids[..., None] == self.keep_ids).any(dim=-1)
+            masked = mask_tokens(ids, keep, self.mask_id, model.vocab_size, config.mask_probability)
+            limit = capacity(ids.numel(), config.mask_probability) if ids.is_cuda else None
+        masked_ids, labels = masked
+        places, labels = masked_places(labels, limit)
+        alpha_mlm = alpha if config.distill_mlm else 0.0
         aligned = align(
-            self.model,
+            model,
             batch,
             alpha if config.distill_itc else 0.0,
             negatives=negatives,
             contrast=config.itc,
             hard=config.hard_negatives,
+            masked=MaskedTexts(masked_ids, places, distill=is_active(alpha_mlm)),
         )
-        alpha = alpha if config.distill_mlm else 0.0
-        if masked is None:
-            ids = batch["input_ids"]
-            keep = torch.isin(ids, torch.tensor(self.keep_ids, device=ids.device))
-            masked = mask_tokens(ids, keep, self.mask_id, self.model.vocab_size, config.mask_probability)
-        masked_ids, labels = masked
-        rows = labels != IGNORE
-        logits = masked_word_logits(
-            self.model.student, masked_ids, batch["attention_mask"], rows, aligned.image_keys_values
-        )
-        logits_m = None
-        if alpha:
+        assert aligned.words is not None
+        logits, logits_m = model.student.word_logits(aligned.words), None
+        if aligned.words_m is not None:
             with torch.no_grad():
-                teacher = self.model.teacher
-                keys_values = teacher.fusion.keys_values(aligned.image_embeds_m)
-                logits_m = masked_word_logits(teacher, masked_ids, batch["attention_mask"], rows, keys_values)
+                logits_m = model.teacher.word_logits(aligned.words_m)
         with torch.autocast(logits.device.type, enabled=False):
-            return {**aligned.losses, "mlm_loss": mlm_loss(logits, labels[rows], logits_m, alpha)}
-
-
-def masked_word_logits(
-    encoders: Encoders, masked_ids: Tensor, attention_mask: Tensor, rows: Tensor, keys_values: list[KeysValues]
-) -> Tensor:
-    """Return word logits ``(M, V)`` of the M masked tokens.
-
-    Args:
-        rows: Boolean mask ``(B, L)`` of these tokens.
-    """
-    states = encoders.fusion(encoders.text(masked_ids, attention_mask), attention_mask, keys_values)
-    return encoders.word_logits(states[rows])
+            loss = model.region(mlm_loss)(logits, labels, logits_m, alpha_mlm)
+        return {**aligned.losses, "mlm_loss": loss}
 
 
 TASK = Pretrain

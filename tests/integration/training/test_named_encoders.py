@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,10 @@ def test_pretrained_resumed_and_exported(world: Path, tmp_path: Path, monkeypatc
     killed = _loop(world, tmp_path)
     step = killed.train_step
 
-    def until(batch: dict[str, Tensor]) -> None:
+    def until(parts: Sequence[dict[str, Tensor]]) -> None:
         if killed.progress.step == 1:
             raise _Killed
-        step(batch)
+        step(parts)
 
     monkeypatch.setattr(killed, "train_step", until)
     with pytest.raises(_Killed):

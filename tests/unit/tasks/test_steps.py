@@ -17,6 +17,7 @@ from albef.tasks import alignment, registry
 from albef.tasks.base import Task, TaskData, task_class
 from albef.tasks.pretrain.train import Pretrain
 from albef.weights import checkpoint
+from tests.devices import DEVICE, on_device
 from tests.worlds import color_world, tiny_config
 
 
@@ -28,11 +29,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
 
 def _task(name: str, config: Config, data: TaskData) -> Task:
     torch.manual_seed(0)
-    return task_class(name)(config, data.encoder).eval()
+    return task_class(name)(config, data.encoder).eval().to(DEVICE)
 
 
 def _batch(task: Task, data: TaskData) -> dict[str, Tensor]:
-    return next(iter(train_loader(task.dataset(data), data.encoder, task.train_config(task.config), epoch=0)))
+    loader = train_loader(task.dataset(data), data.encoder, task.train_config(task.config), epoch=0)
+    return on_device(next(iter(loader)))
 
 
 def _losses(data: TaskData, alpha: float, **switches: Any) -> dict[str, float]:
@@ -49,7 +51,7 @@ def _losses(data: TaskData, alpha: float, **switches: Any) -> dict[str, float]:
     masked[:, 1] = task.mask_id
     labels = torch.full_like(masked, -100)
     labels[:, 1] = batch["input_ids"][:, 1]
-    shifted = torch.arange(8).roll(1)
+    shifted = torch.arange(8, device=DEVICE).roll(1)
     losses = task(batch, alpha, negatives=(shifted, shifted), masked=(masked, labels))
     return {name: value.item() for name, value in losses.items()}
 
@@ -151,7 +153,7 @@ def test_sharing_images_changes_no_loss(data: TaskData, name: str) -> None:
     for share in (False, True):
         train = dataclasses.replace(task.train_config(task.config), share_images=share)
         dataset = type(task.dataset(data))(texts, data.images, 32, train)
-        batch = dataset.collate(data.encoder, dataset.__getitems__([(0, row) for row in range(6)]))
+        batch = on_device(dataset.collate(data.encoder, dataset.__getitems__([(0, row) for row in range(6)])))
         places = 2 if name == "nlvr2" else 1
         assert len(batch["image"]) == (places if share else 6 * places)
         task = _task(name, tiny_config(augment="none"), data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from albef.data.loader import train_loader
 from albef.data.tokenizer import Encoder
 from albef.tasks import registry
 from albef.tasks.base import TaskData, task_class
 from albef.tasks.registry import UnknownTaskError
 from albef.tracking.tracker import Tracker
+from albef.training import state as run_state
 from albef.training.loop import Loop, TrainingError
 from albef.weights import checkpoint
+from tests.devices import DEVICE, on_device
 from tests.errors import refuses
 from tests.worlds import color_world, tiny_config
 
@@ -26,13 +31,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _loop(world: Path, out: Path, name: str, precision: Literal["fp32", "bf16"] = "fp32", epochs: int = 1) -> Loop:
-    config = tiny_config(epochs=epochs, precision=precision)
+    config = tiny_config(epochs=epochs, precision=precision, deterministic=True)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
     task = task_class(name)(config, encoder)
     data = TaskData(world / "lists", world, encoder)
     tracker = Tracker("none", name, {}, {}, out)
-    return Loop(task, data, out / "scratch", out, tracker, torch.device("cpu"))
+    return Loop(task, data, out / "scratch", out, tracker, DEVICE)
 
 
 LOSSES = {
@@ -70,10 +75,10 @@ def test_every_task_resumes_to_the_bit(world: Path, tmp_path: Path, monkeypatch:
     at += at % killed.config.checkpoint_every == 0
     step = killed.train_step
 
-    def until(batch: dict[str, Tensor]) -> None:
+    def until(parts: Sequence[dict[str, Tensor]]) -> None:
         if killed.progress.step == at:
             raise _Killed
-        step(batch)
+        step(parts)
 
     monkeypatch.setattr(killed, "train_step", until)
     with pytest.raises(_Killed):
@@ -97,20 +102,58 @@ def test_bf16_follows_fp32(world: Path, tmp_path: Path) -> None:
     assert {p.dtype for p in loops[1].task.parameters()} == {torch.float32}
 
 
-def test_a_loss_that_is_no_number_stops_the_run_by_name(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop = _loop(world, tmp_path, "pretrain")
+def _break(loop: Loop, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the loss of some steps not a number."""
     forward = loop.task.forward
 
     def broken(batch: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
         losses = forward(batch, alpha)
-        return {**losses, "itm_loss": losses["itm_loss"] * float("nan")}
+        return {**losses, "itm_loss": losses["itm_loss"] * (float("nan") if loop.progress.step in steps else 1.0)}
 
     monkeypatch.setattr(loop.task, "forward", broken)
-    with refuses(TrainingError, "pretrain", "nan", "step 2"):
+
+
+@pytest.mark.parametrize("name", ["pretrain", "entailment"])
+def test_a_step_that_is_not_finite_changes_nothing(world: Path, tmp_path: Path, name: str) -> None:
+    loop = _loop(world, tmp_path, name)
+    batches = train_loader(loop.dataset, loop.data.encoder, loop.config, 0)
+    for number, batch in enumerate(batches):
+        moved = on_device(batch)
+        if number == 2:
+            before = {key: value.clone() for key, value in loop.task.state_dict().items()}
+            with torch.no_grad():  # an image that no encoder survives
+                moved["image"] = moved["image"].float()
+                moved["image"][0, 0, 0, 0] = float("nan")
+        loop.train_step([moved])
+        if number == 2:
+            break
+    after = loop.task.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {key for key in changed if not key.startswith("model.teacher")} == set()
+    assert all(value.isfinite().all() for value in after.values())
+    means, skipped = loop.step.read()
+    assert skipped == 1
+    assert all(math.isfinite(value) for value in means.values())
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = _loop(world, tmp_path, "pretrain", epochs=3)
+    _break(loop, monkeypatch, set(range(5, 40)))
+    with refuses(TrainingError, "pretrain", "max_skipped_steps", 10):
         loop.run()
     assert not (tmp_path / "model.pth").exists()
+    state = run_state.load(tmp_path / "scratch" / "checkpoint.pt")
+    assert state is not None
+    assert all(value.isfinite().all() for value in state["task"].values())
+
+
+def test_a_few_such_steps_are_counted(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = _loop(world, tmp_path, "pretrain")
+    _break(loop, monkeypatch, {1, 2, 7})
+    loop.run()
+    assert loop.progress.history[-1]["skipped_steps"] == 3
 
 
 def test_an_unknown_task_is_refused() -> None:

@@ -1,0 +1,52 @@
+"""Batches on their way to the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_MULTIPLE = 8
+
+
+def on_device(batches: Iterable[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Yield batches on the device; on a GPU the next one is copied while the current one is used."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield {name: value.to(device) for name, value in batch.items()}
+        return
+    stream = torch.cuda.Stream()
+    ahead: tuple[dict[str, Tensor], torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            copied = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            event = torch.cuda.Event()
+            event.record(stream)
+        if ahead is not None:
+            yield _available(*ahead)
+        ahead = copied, event
+    if ahead is not None:
+        yield _available(*ahead)
+
+
+def _available(batch: dict[str, Tensor], event: torch.cuda.Event) -> dict[str, Tensor]:
+    stream = torch.cuda.current_stream()
+    stream.wait_event(event)
+    for value in batch.values():
+        value.record_stream(stream)
+    return batch
+
+
+def padded(batch: dict[str, Tensor], pad: int, length: int | None) -> dict[str, Tensor]:
+    """Return a batch whose texts have ``length`` tokens, or a multiple of 8, so that few shapes occur."""
+    tokens = batch["input_ids"].shape[1]
+    missing = length - tokens if length is not None and length >= tokens else -tokens % _MULTIPLE
+    if missing == 0:
+        return batch
+    texts = {
+        "input_ids": F.pad(batch["input_ids"], (0, missing), value=pad),
+        "attention_mask": F.pad(batch["attention_mask"], (0, missing)),
+    }
+    return {**batch, **texts}

@@ -1,0 +1,162 @@
+"""A training step: losses, gradients, optimizer.
+
+It never waits for the device, so that a GPU always has work queued. Scalars that change, such as the learning rate, are
+on the device where a CUDA graph replays the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from albef import distributed
+from albef.config import TrainConfig
+from albef.tasks.base import Batch, Task
+from albef.training.graph import Graphs
+
+
+class TrainingError(ValueError):
+    """Training cannot continue."""
+
+
+class TrainStep:
+    """One update of the weights from the parts of a batch.
+
+    A step whose loss or gradient is not finite changes no weights, no optimizer state and no queue; it is counted.
+
+    Args:
+        task: Model and losses.
+        forward: The task, or the task wrapped for several ranks.
+        optimizer: From `albef.training.optim.build_optimizer`.
+        config: Training parameters.
+        device: Device of the task.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        forward: Task | DistributedDataParallel,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        self.task, self.forward, self.optimizer, self.config, self.device = task, forward, optimizer, config, device
+        self.parameters = [p for p in task.parameters() if p.requires_grad]
+        self.sums: dict[str, Tensor] = {}
+        # Steps that count, steps skipped, steps skipped in a row until now, longest such row.
+        self.counts = torch.zeros(4, device=device)
+        self.graphs: Graphs | None = None
+        if uses_graph(task, config, device):
+            self.graphs = Graphs(self._run)
+            self._alpha = torch.zeros((), device=device)
+        self.link_rates()
+
+    def link_rates(self) -> None:
+        """Put learning rates on the device where a graph reads them; call it after loading the optimizer's state."""
+        if self.graphs is not None:
+            for group in self.optimizer.param_groups:
+                group |= {"lr": torch.zeros((), device=self.device), "capturable": True}
+
+    def __call__(self, parts: Sequence[Batch], rate: float, alpha: float) -> None:
+        """Train on a batch that is on the device.
+
+        Args:
+            parts: Parts of the batch that gradients are accumulated over.
+            rate: Learning rate.
+            alpha: Weight of momentum distillation.
+        """
+        for group in self.optimizer.param_groups:
+            scaled = rate * group["lr_scale"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(scaled)
+            else:
+                group["lr"] = scaled
+        if self.graphs is None:
+            self._run(parts, alpha)
+        else:
+            self.graphs(parts, self._alpha.fill_(alpha))
+
+    def _run(self, parts: Sequence[Batch], alpha: float | Tensor) -> None:
+        count = len(parts)
+        totals: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for index, batch in enumerate(parts):
+            self.task.model.part = (index, count)
+            wrapped = isinstance(self.forward, DistributedDataParallel)
+            with self.forward.no_sync() if wrapped and index + 1 < count else nullcontext():  # type: ignore[operator]
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                    outputs = self.forward(batch, alpha)
+                loss = torch.stack([value for name, value in outputs.items() if name.endswith("_loss")]).sum()
+                (loss if count == 1 else loss / count).backward()
+            for name, value in {**outputs, "loss": loss}.items():
+                part = value.detach().float() / count
+                totals[name] = totals[name] + part if name in totals else part
+        self._update(totals)
+
+    def _update(self, totals: dict[str, Tensor]) -> None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        finite = distributed.all_true(norm.isfinite() & totals["loss"].isfinite())
+        if self.config.optim.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.clip, norm)
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            self.optimizer.found_inf = (~finite).float()  # its kernel then changes nothing
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
+        for name, value in {**totals, "grad_norm": norm.detach()}.items():
+            value = torch.where(finite, value, 0.0)
+            if name in self.sums:
+                self.sums[name] += value
+            else:
+                self.sums[name] = value.clone()
+        row = torch.where(finite, 0.0, self.counts[2] + 1)
+        self.counts.copy_(
+            torch.stack([self.counts[0] + finite, self.counts[1] + ~finite, row, self.counts[3].maximum(row)])
+        )
+
+    def read(self) -> tuple[dict[str, float], int]:
+        """Return mean losses since the last call and the number of skipped steps since the start.
+
+        This waits for the device.
+
+        Raises:
+            TrainingError: If too many steps in a row were skipped.
+        """
+        values = distributed.all_reduce_mean(torch.stack([*self.sums.values(), *self.counts])).tolist()
+        good, skipped, _, longest = values[len(self.sums) :]
+        if longest >= self.config.max_skipped_steps:
+            raise TrainingError(
+                f"{self.task.name}: loss or gradient of {longest:.0f} steps in a row is not finite, expected fewer than "
+                f"max_skipped_steps ({self.config.max_skipped_steps}); lower optim.lr or check the data"
+            )
+        means = {name: value / good if good else float("nan") for name, value in zip(self.sums, values, strict=False)}
+        for value in self.sums.values():
+            value.zero_()
+        self.counts[0] = 0
+        return means, int(skipped)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums of losses and the counts, to be saved in a checkpoint."""
+        return {"counts": self.counts.cpu(), **{name: value.cpu() for name, value in self.sums.items()}}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore `state`."""
+        self.counts.copy_(state["counts"])
+        self.sums = {name: value.to(self.device) for name, value in state.items() if name != "counts"}
+        self.link_rates()
+
+
+def uses_graph(task: Task, config: TrainConfig, device: torch.device) -> bool:
+    """Return whether the step is captured in a CUDA graph: on one GPU, if all its shapes are those of the batch."""
+    possible = (
+        device.type == "cuda"
+        and task.fixed_shapes
+        and config.optim.kind == "adamw"
+        and distributed.world_size() == 1
+        and not config.activation_checkpointing
+    )
+    return possible and config.cuda_graph is not False
