@@ -144,9 +144,13 @@ def main() -> None:
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for size in args.batch_size:
         if args.sweep:
-            print(table(["batch", "attention", "kernel", "queries, keys, warps, stages", "ms"], sweep(size)), flush=True)
+            print(
+                table(["batch", "attention", "kernel", "queries, keys, warps, stages", "ms"], sweep(size)), flush=True
+            )
         else:
-            print(table(["batch", "attention", "implementation", "forward ms", "backward ms"], compare(size)), flush=True)
+            print(
+                table(["batch", "attention", "implementation", "forward ms", "backward ms"], compare(size)), flush=True
+            )
 
 
 if __name__ == "__main__":

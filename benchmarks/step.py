@@ -134,7 +134,7 @@ def synchronizations(step: Callable[[], None]) -> int:
         torch.cuda.set_sync_debug_mode("warn")
         step()
         torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in caught)
+    return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
 KINDS = {
@@ -148,14 +148,17 @@ KINDS = {
 """Kinds of kernels by parts of their names, first match counts."""
 
 
-def breakdown(step: Callable[[], None], steps: int = 3) -> dict[str, float]:
-    """Return the milliseconds of a step by kind of kernel."""
+def breakdown(step: Callable[[], None], kernels: int, steps: int = 3) -> dict[str, float]:
+    """Return the milliseconds of a step by kind of kernel, and print those of the slowest kernels."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(steps):
             step()
         torch.cuda.synchronize()
     totals: Counter[str] = Counter()
-    for event in profile.key_averages():
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    for event in events[:kernels]:
+        print(f"{event.self_device_time_total / 1e3 / steps:8.3f} ms {event.count // steps:5}  {event.key[:150]}")
+    for event in events:
         name = event.key.lower()
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
         totals[kind] += event.self_device_time_total / 1e3 / steps
@@ -163,7 +166,14 @@ def breakdown(step: Callable[[], None], steps: int = 3) -> dict[str, float]:
 
 
 def run(
-    config: Config, sizes: list[int], variants: list[str], steps: int, warmup: int, tokens: int, vocabulary: int
+    config: Config,
+    sizes: list[int],
+    variants: list[str],
+    steps: int,
+    warmup: int,
+    tokens: int,
+    vocabulary: int,
+    kernels: int = 0,
 ) -> list[list[Any]]:
     """Return the rows of the table."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -183,7 +193,7 @@ def run(
             torch.cuda.reset_peak_memory_stats()
             waits = synchronizations(step)
             memory = torch.cuda.max_memory_reserved() / 2**30
-            kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in breakdown(step).items())
+            kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in breakdown(step, kernels).items())
         loss = loop.step.read()[0]["loss"]
         numbers = (f"{x:.1f}" for x in (1e3 * seconds, size / seconds, mfu, memory))
         rows.append([size, config.pretrain.precision, variant, *numbers, waits, f"{loss:.3f}"])
@@ -204,9 +214,12 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--vocabulary", type=int, default=30_522)
+    parser.add_argument("--kernels", type=int, default=0, help="number of slowest kernels to print")
     args = parser.parse_args()
     config = from_dict(YAML(typ="safe").load(presets.content(args.preset)), Config, args.preset)
-    rows = run(config, args.batch_size, args.variants, args.steps, args.warmup, args.tokens, args.vocabulary)
+    rows = run(
+        config, args.batch_size, args.variants, args.steps, args.warmup, args.tokens, args.vocabulary, args.kernels
+    )
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"\n{name}, torch {torch.__version__}\n\n{table(HEADER, rows)}")
 

@@ -134,12 +134,13 @@ def rank_answers(
     Args:
         question_states: Fused states ``(B, N, W)``.
         question_mask: 0/1 mask ``(B, N)``.
-        tree: Candidates, on the device of the states.
+        tree: Candidates.
         shortlist: Number of candidates to score completely.
         official_quirks: As the official ``rank_answer``, count the first token twice and cut the shortlist at exactly
             ``shortlist`` candidates. Otherwise ties at the cut, candidates with the same first token, are all kept.
     """
     size, device = question_states.shape[0], question_states.device
+    tree = tree.to(device)
     keys_values, mask = decoder.keys_values(question_states), key_mask(question_mask)
     layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
     questions = torch.arange(size, device=device)[:, None]

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef.losses.distill import is_active
+
 
 def predicted(answer_mask: Tensor) -> Tensor:
     """Return a mask ``(A, L)`` of the tokens whose successor is predicted.
@@ -27,7 +29,7 @@ def answer_loss(
     answer_weight: Tensor,
     questions: int,
     teacher_logits: Tensor | None,
-    alpha: float,
+    alpha: float | Tensor,
 ) -> Tensor:
     """Return the weighted negative log-likelihood of the answers per question.
 
@@ -46,7 +48,7 @@ def answer_loss(
     targets = answer_ids[:, 1:][rows[:, :-1]]
     log_p = F.log_softmax(logits.float(), dim=-1)
     loss = -log_p.gather(1, targets[:, None]).squeeze(1)
-    if teacher_logits is not None and alpha:
+    if teacher_logits is not None and is_active(alpha):
         soft = -(log_p * F.softmax(teacher_logits.detach().float(), dim=-1)).sum(dim=-1)
         loss = (1 - alpha) * loss + alpha * soft
     answer = torch.arange(len(answer_weight), device=loss.device)[:, None].expand_as(rows)[rows]

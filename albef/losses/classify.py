@@ -11,7 +11,7 @@ from torch import Tensor
 from albef.losses.distill import mix
 
 
-def classification_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float) -> Tensor:
+def classification_loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, alpha: float | Tensor) -> Tensor:
     """Return the mean cross-entropy with labels and teacher.
 
     Args:

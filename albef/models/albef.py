@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from albef import distributed
 from albef.config import ModelConfig
 from albef.models.architecture import Architecture
 from albef.models.bert import MLMHead, init_transformer
@@ -171,7 +170,7 @@ class ALBEF(nn.Module):
                 self.queue = FeatureQueue(config.queue_size, config.projection)
         self.part = (0, 1)
         self.regions: dict[Callable[..., Any], Callable[..., Any]] = {}
-        self._enqueued: list[tuple[Tensor, ...]] = []
+        self._collected: list[tuple[Tensor, ...]] = []
         self.train()
 
     @property
@@ -203,14 +202,14 @@ class ALBEF(nn.Module):
             1.0 - self.config.momentum,
         )
 
-    @torch.no_grad()
-    def enqueue(self, *features: Tensor) -> None:
-        """Put features of all ranks into the queue, in the last part of a step; see `FeatureQueue.enqueue`."""
-        self._enqueued.append(features)
-        if self.part[0] + 1 == self.part[1]:
-            columns = [torch.cat(column) for column in zip(*self._enqueued, strict=True)]
-            self._enqueued.clear()
-            self.queue.enqueue(*distributed.gather_rows(*columns))
+    def collect(self, *features: Tensor) -> list[Tensor] | None:
+        """Keep features for the queue; return those of all parts of the step in its last part."""
+        self._collected.append(features)
+        if self.part[0] + 1 < self.part[1]:
+            return None
+        columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
+        self._collected.clear()
+        return columns
 
     def region(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return the compiled form of a function, or the function itself if it is not compiled."""

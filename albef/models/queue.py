@@ -60,7 +60,7 @@ class FeatureQueue(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return the write position, to be saved with the features."""
-        return self.position.cpu().clone()
+        return self.position.clone()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the write position."""

@@ -128,6 +128,8 @@ class FusionEncoder(nn.Module):
 
     def packed_keys_values(self, image_embeds: Tensor) -> list[Tensor]:
         """Project image tokens ``(I, N, image width)`` for `fuse`, ``(I, N, 2, H, D)`` for every layer."""
+        if torch.is_autocast_enabled(image_embeds.device.type):  # once instead of in every layer
+            image_embeds = image_embeds.to(torch.get_autocast_dtype(image_embeds.device.type))
         return [layer.cross_attention.packed(image_embeds) for layer in self.layers]  # type: ignore[union-attr, operator]
 
     def fuse(
@@ -160,13 +162,13 @@ class FusionEncoder(nn.Module):
             rows = ImageRows.of(torch.cat([matched.rows, torch.arange(images, device=mask.device)]), images)
         states, last = text_embeds, len(self.layers) - 1
         for layer, keys_values in zip(self.layers[:last], packed, strict=False):
-            states = layer.fuse(states, mask, keys_values, rows)  # type: ignore[union-attr, operator]
+            states = layer.fuse(states, mask, keys_values, rows)  # type: ignore[operator]
         final = self.layers[last]
         cls = word_states = states.new_empty(0, states.shape[-1])
         if matched is not None:
             cls = final.fuse(states[:split], mask[:split], packed[last], matched, cls_only=True)[:, 0]  # type: ignore[union-attr, operator]
         if words is not None:
-            word_states = final.fuse(states[split:], mask[split:], packed[last], None, places=words)  # type: ignore[union-attr, operator]
+            word_states = final.fuse(states[split:], mask[split:], packed[last], None, places=words)  # type: ignore[operator]
         return cls, word_states
 
     def rows(self, text_rows: int) -> Tensor | None:

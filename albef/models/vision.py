@@ -67,7 +67,7 @@ class ConvStem(nn.Module):
         return cast(Tensor, self.proj(pixels)).flatten(2).transpose(1, 2)
 
 
-class _Attention(timm.layers.Attention):  # type: ignore[misc]
+class _Attention(timm.layers.Attention):
     """timm's self-attention, by the kernels of `albef.models.attention` where they fit."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
@@ -81,7 +81,8 @@ class _Attention(timm.layers.Attention):  # type: ignore[misc]
     def replace(cls, module: nn.Module) -> None:
         """Let a timm attention without extras run by this class; its weights and their names stay."""
         plain = type(module) is timm.layers.Attention and all(
-            type(getattr(module, name, None)) in (nn.Identity, type(None)) for name in ("q_norm", "k_norm", "norm", "gate")
+            type(getattr(module, name, None)) in (nn.Identity, type(None))
+            for name in ("q_norm", "k_norm", "norm", "gate")
         )
         if plain and module.attn_drop.p == 0 and module.proj_drop.p == 0:  # type: ignore[union-attr]
             module.__class__ = cls

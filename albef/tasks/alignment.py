@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from albef import distributed
 from albef.config import AlignTrainConfig
 from albef.losses.itc import itc_loss
 from albef.losses.itm import draw_negatives, itm_loss
@@ -111,7 +112,9 @@ def align(
             valid = torch.cat([image_valid, text_valid])
         else:
             (image_index, text_index), valid = negatives, None
-    model.enqueue(image_feat_m, text_feat_m, *([] if ids is None else [ids]))
+    rows_of_step = model.collect(image_feat_m, text_feat_m, *([] if ids is None else [ids]))
+    if rows_of_step is not None:
+        queue.enqueue(*distributed.gather_rows(*rows_of_step))
 
     # One pass over (image, text), (negative image, text), (image, negative text) and masked texts.
     rows = torch.arange(size, device=image_index.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from albef.config import ClassificationConfig, Config, section_of
 from albef.losses.classify import classification_loss
+from albef.losses.distill import is_active
 from albef.tasks.base import Batch, Task, TaskData
 from albef.tasks.classification_data import ClassificationDataset
 from albef.tasks.classification_eval import ClassificationSet, evaluate
@@ -39,7 +40,7 @@ class Classification(Task):
             data.lists / f"{self.prefix}_train.json", data.images, self.config.model, self.train_config(self.config)
         )
 
-    def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, alpha: float | Tensor) -> dict[str, Tensor]:
         """Return loss and accuracy of a step.
 
         The teacher is updated first, as in the official code.
@@ -48,7 +49,7 @@ class Classification(Task):
         logits = self.model.student.classify(*inputs)
         with torch.no_grad():
             self.model.update_teacher()
-            teacher = self.model.teacher.classify(*inputs) if alpha else None
+            teacher = self.model.teacher.classify(*inputs) if is_active(alpha) else None
         with torch.autocast(logits.device.type, enabled=False):
             loss = classification_loss(logits, batch["label"], teacher, alpha)
         accuracy = (logits.detach().argmax(dim=1) == batch["label"]).float().mean()

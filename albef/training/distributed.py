@@ -31,7 +31,7 @@ from albef.tasks.base import task_class
 from albef.tracking.runs import absolute_uri
 from albef.training.job import Job
 from albef.training.job import train as train_here
-from albef.training.loop import TrainingError
+from albef.training.step import TrainingError
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since workers exchange little data through Ray."""

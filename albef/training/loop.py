@@ -40,7 +40,7 @@ from albef.training import state as run_state
 from albef.training.compiled import compile_regions
 from albef.training.inputs import on_device, padded
 from albef.training.optim import build_optimizer, learning_rate
-from albef.training.step import TrainingError, TrainStep
+from albef.training.step import TrainStep
 from albef.weights import checkpoint as model_file
 
 _logger = logging.getLogger(__name__)

@@ -36,14 +36,24 @@ _SOURCES = (
     "tasks/classification.py",
     "tasks/classification_data.py",
     "tasks/classification_eval.py",
+    "training/inputs.py",
     "training/loop.py",
     "training/optim.py",
     "training/state.py",
+    "training/step.py",
     "weights/adapt_weights.py",
 )
 """Modules and packages of this library that decide the results of training; the task's own are added."""
 _TASK_MODULES = ("train", "evaluate")
-_NEUTRAL = ("checkpoint_every", "compile", "log_every", "num_workers")
+_NEUTRAL = (
+    "activation_checkpointing",
+    "checkpoint_every",
+    "compile",
+    "cuda_graph",
+    "log_every",
+    "max_skipped_steps",
+    "num_workers",
+)
 """Training parameters that a resumed run may change, because its results do not depend on them."""
 
 

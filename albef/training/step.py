@@ -103,7 +103,7 @@ class TrainStep:
         if self.config.optim.clip:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.clip, norm)
         if isinstance(self.optimizer, torch.optim.AdamW):
-            self.optimizer.found_inf = (~finite).float()  # its kernel then changes nothing
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # its kernel then changes nothing
             self.optimizer.step()
         elif finite:
             self.optimizer.step()
@@ -114,9 +114,8 @@ class TrainStep:
             else:
                 self.sums[name] = value.clone()
         row = torch.where(finite, 0.0, self.counts[2] + 1)
-        self.counts.copy_(
-            torch.stack([self.counts[0] + finite, self.counts[1] + ~finite, row, self.counts[3].maximum(row)])
-        )
+        good, skipped, longest = self.counts[0] + finite, self.counts[1] + ~finite, self.counts[3].maximum(row)
+        self.counts.copy_(torch.stack([good, skipped, row, longest]))
 
     def read(self) -> tuple[dict[str, float], int]:
         """Return mean losses since the last call and the number of skipped steps since the start.
@@ -130,8 +129,8 @@ class TrainStep:
         good, skipped, _, longest = values[len(self.sums) :]
         if longest >= self.config.max_skipped_steps:
             raise TrainingError(
-                f"{self.task.name}: loss or gradient of {longest:.0f} steps in a row is not finite, expected fewer than "
-                f"max_skipped_steps ({self.config.max_skipped_steps}); lower optim.lr or check the data"
+                f"{self.task.name}: loss or gradient of {longest:.0f} steps in a row is not finite, expected fewer "
+                f"than max_skipped_steps ({self.config.max_skipped_steps}); lower optim.lr or check the data"
             )
         means = {name: value / good if good else float("nan") for name, value in zip(self.sums, values, strict=False)}
         for value in self.sums.values():

@@ -42,7 +42,9 @@ class TextAssignment(Task):
             data.lists / "pretrain.json", data.images, self.config.model, self.config.text_assignment, PRETRAIN_CROP
         )
 
-    def forward(self, batch: Batch, alpha: float, pairs: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, alpha: float | Tensor, pairs: tuple[Tensor, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return loss and accuracy of a step.
 
         Args:

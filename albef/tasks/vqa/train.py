@@ -15,6 +15,7 @@ from torch import Tensor
 
 from albef.data.datasets import Sample, TrainSet
 from albef.losses.answer import answer_loss, predicted
+from albef.losses.distill import is_active
 from albef.models.albef import Encoders
 from albef.tasks.base import Batch, Task, TaskData
 from albef.tasks.vqa.evaluate import QuestionSet, evaluate, read_candidates
@@ -80,7 +81,7 @@ class Vqa(Task):
             data.lists / "vqa_train.json", data.images, self.config.model, self.config.tasks.vqa.train
         )
 
-    def forward(self, batch: Batch, alpha: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, alpha: float | Tensor) -> dict[str, Tensor]:
         """Return the loss of a step.
 
         The teacher is updated first, as in the official code.
@@ -88,7 +89,7 @@ class Vqa(Task):
         logits = _answer_logits(self.model.student, batch)
         with torch.no_grad():
             self.model.update_teacher()
-            teacher = _answer_logits(self.model.teacher, batch) if alpha else None
+            teacher = _answer_logits(self.model.teacher, batch) if is_active(alpha) else None
         with torch.autocast(logits.device.type, enabled=False):
             loss = answer_loss(
                 logits,

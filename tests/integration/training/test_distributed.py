@@ -27,8 +27,8 @@ from albef.losses.distill import ramped_alpha
 from albef.models.queue import FeatureQueue
 from albef.tasks.base import TaskData, task_class
 from albef.training import distributed, run
-from albef.training.loop import TrainingError
 from albef.training.optim import build_optimizer, learning_rate
+from albef.training.step import TrainingError
 from albef.weights import checkpoint
 from tests.errors import refuses
 from tests.served import random_model

@@ -18,7 +18,8 @@ from albef.tasks.base import TaskData, task_class
 from albef.tasks.registry import UnknownTaskError
 from albef.tracking.tracker import Tracker
 from albef.training import state as run_state
-from albef.training.loop import Loop, TrainingError
+from albef.training.loop import Loop
+from albef.training.step import TrainingError
 from albef.weights import checkpoint
 from tests.devices import DEVICE, on_device
 from tests.errors import refuses
