@@ -166,7 +166,7 @@ class FusionEncoder(nn.Module):
         final = self.layers[last]
         cls = word_states = states.new_empty(0, states.shape[-1])
         if matched is not None:
-            cls = final.fuse(states[:split], mask[:split], packed[last], matched, cls_only=True)[:, 0]  # type: ignore[union-attr, operator]
+            cls = final.fuse(states[:split], mask[:split], packed[last], matched, cls_only=True)[:, 0]  # type: ignore[operator]
         if words is not None:
             word_states = final.fuse(states[split:], mask[split:], packed[last], None, places=words)  # type: ignore[operator]
         return cls, word_states
