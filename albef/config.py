@@ -12,9 +12,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from albef.config_parsing import (
+    AtLeast0,
+    AtLeast1,
+    Fraction,
+    NonNegative,
+    Positive,
+    named_by,
+    renamed,
+    replaced,
+    resolved,
+)
 from albef.config_parsing import ConfigError as ConfigError
 from albef.config_parsing import from_dict as from_dict
-from albef.config_parsing import named_by, renamed, replaced, resolved
 from albef.config_parsing import to_dict as to_dict
 from albef.tasks import registry
 
@@ -55,18 +65,18 @@ class ValidateConfig:
     """Data validation (`albef.validation`)."""
 
     on_bad_record: Literal["refuse", "quarantine"]  # fail, or exclude bad records
-    max_bad_share: float  # quarantine: fail above this fraction of bad records in a list
-    min_image_side: int  # pixels
-    max_image_side: int  # pixels
-    max_caption_words: int
-    max_label_share: float  # maximum fraction of the most frequent class in a classification list
-    min_known_answers: float  # minimum fraction of VQA questions whose most common answer is in the answer list
+    max_bad_share: Fraction  # quarantine: fail above this fraction of bad records in a list
+    min_image_side: AtLeast1  # pixels
+    max_image_side: AtLeast1  # pixels
+    max_caption_words: AtLeast1
+    max_label_share: Fraction  # maximum fraction of the most frequent class in a classification list
+    min_known_answers: Fraction  # minimum fraction of VQA questions whose most common answer is in the answer list
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     kind: Literal["wordpiece", "bert"]
-    vocab_size: int  # wordpiece: maximum size of the trained vocabulary
+    vocab_size: AtLeast1  # wordpiece: maximum size of the trained vocabulary
     source: str | None = None  # bert: local folder, or model name on the Hugging Face Hub
 
 
@@ -75,11 +85,11 @@ class VisionConfig:
     """Image encoder: a vision transformer of given sizes, or a named one."""
 
     name: str | None = None  # model of timm; the sizes below then override its own
-    width: int = named_by("name")
-    depth: int = named_by("name")
-    heads: int = named_by("name")
+    width: AtLeast1 = named_by("name")
+    depth: AtLeast1 = named_by("name")
+    heads: AtLeast1 = named_by("name")
     stem: Literal["patch", "conv"] = named_by("name")  # patch embedding: one projection, or three convolutions
-    drop_path: float  # stochastic depth rate
+    drop_path: Fraction  # stochastic depth rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +97,15 @@ class TextConfig:
     """Text and fusion encoder: a BERT of given sizes, or a named one."""
 
     name: str | None = None  # folder with config.json, name on the hub or model type; the sizes below override its own
-    width: int = named_by("name")
-    layers: int = named_by("name")  # of the text encoder; null: half of the layers of `name`
-    fusion_layers: int = named_by("name")  # null: the other layers of `name`
-    heads: int = named_by("name")
-    ffn: int = named_by("name")  # width of the feed-forward layers
-    max_positions: int = named_by("name")
-    norm_eps: float | None = None  # of layer normalization; null: that of `name`, or BERT's
-    dropout: float
-    decoder_layers: int | None = None  # of the VQA answer decoder; null: same as fusion_layers
+    width: AtLeast1 = named_by("name")
+    layers: AtLeast1 = named_by("name")  # of the text encoder; null: half of the layers of `name`
+    fusion_layers: AtLeast1 = named_by("name")  # null: the other layers of `name`
+    heads: AtLeast1 = named_by("name")
+    ffn: AtLeast1 = named_by("name")  # width of the feed-forward layers
+    max_positions: AtLeast1 = named_by("name")
+    norm_eps: Positive | None = None  # of layer normalization; null: that of `name`, or BERT's
+    dropout: Fraction
+    decoder_layers: AtLeast1 | None = None  # of the VQA answer decoder; null: same as fusion_layers
 
     @property
     def layer_norm_eps(self) -> float:
@@ -107,14 +117,14 @@ class TextConfig:
 class ModelConfig:
     """Dimensions of ALBEF (paper section 3.1), except the vocabulary size."""
 
-    image_size: int  # pixels per side
-    patch_size: int = named_by("vision.name")  # pixels per side
+    image_size: AtLeast1  # pixels per side
+    patch_size: AtLeast1 = named_by("vision.name")  # pixels per side
     vision: VisionConfig
     text: TextConfig
-    projection: int  # width of ITC features
-    queue_size: int
-    momentum: float  # decay of the momentum teacher
-    temperature: float  # initial ITC temperature
+    projection: AtLeast1  # width of ITC features
+    queue_size: AtLeast1
+    momentum: Fraction  # decay of the momentum teacher
+    temperature: Positive  # initial ITC temperature
     official_quirks: bool = renamed("faithful")  # reproduce quirks of the official code that change results
 
 
@@ -129,56 +139,77 @@ class InitConfig:
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     kind: Literal["adamw", "muon"]  # muon: Muon for weight matrices, AdamW for the rest (official: adamw)
-    lr: float
-    min_lr: float
-    warmup_lr: float  # at the start of the warm-up
-    warmup_steps: int
-    weight_decay: float
-    beta2: float
-    clip: float  # maximum gradient norm; 0: no clipping
-    temperature_lr_scale: float  # learning rate of the temperature relative to lr (official: 1)
+    lr: Positive
+    min_lr: NonNegative
+    warmup_lr: NonNegative  # at the start of the warm-up
+    warmup_steps: AtLeast0
+    weight_decay: NonNegative
+    beta2: Fraction
+    clip: NonNegative  # maximum gradient norm; 0: no clipping
+    temperature_lr_scale: NonNegative  # learning rate of the temperature relative to lr (official: 1)
     schedule: Literal["step", "epoch"]  # update interval of the cosine schedule (official: epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:  # workers of all training stages (`albef.training.distributed`)
-    world_size: int = renamed("workers")  # processes that each batch is split over; 1: train in this process
-    cpus_per_worker: int
-    gpus_per_worker: int
-    max_failures: int  # how often lost workers are replaced before the stage fails
+    world_size: AtLeast1 = renamed("workers")  # processes that each batch is split over; 1: train in this process
+    cpus_per_worker: AtLeast1
+    gpus_per_worker: AtLeast0
+    max_failures: AtLeast0  # how often lost workers are replaced before the stage fails
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Training parameters common to all tasks."""
 
-    seed: int
-    epochs: int
-    batch_size: int
+    seed: AtLeast0
+    epochs: AtLeast1
+    batch_size: AtLeast1  # of a step, over all devices
     optim: OptimConfig
-    alpha: float  # weight of the momentum-distillation targets
-    alpha_ramp_epochs: float  # epochs over which alpha rises linearly from 0 (official: 1, or 0 for none)
-    max_words: int  # texts are truncated to this many words
-    max_tokens: int | None  # and to this many tokens; null: no limit
+    alpha: Fraction  # weight of the momentum-distillation targets
+    alpha_ramp_epochs: NonNegative  # epochs over which alpha rises linearly from 0 (official: 1, or 0 for none)
+    max_words: AtLeast1  # texts are truncated to this many words
+    max_tokens: AtLeast1 | None  # and to this many tokens; null: no limit
     augment: Literal["none", "light", "randaugment"]
     precision: Literal["fp32", "bf16"]
-    compile: bool | None  # compile layers and losses; null: on GPUs
-    num_workers: int = renamed("workers")  # data-loading processes; 0: load in the training process
-    log_every: int  # steps
-    checkpoint_every: int  # steps
-    image_size: int | None = None  # pixels per side; null: that of the model section
-    gradient_accumulation: int = 1  # parts of a batch that are computed one after the other, to save memory
+    num_workers: AtLeast0 = renamed("workers")  # data-loading processes; 0: load in the training process
+    log_every: AtLeast1  # steps
+    checkpoint_every: AtLeast1  # steps
+    image_size: AtLeast1 | None = None  # pixels per side; null: that of the model section
+    device_batch_size: AtLeast1 | None = None  # rows computed at a time on a device; null: its whole share of a batch
+    eval_tokens: AtLeast1 | None = (
+        None  # tokens that texts are truncated to in evaluation and serving; null: max_tokens
+    )
+    compile: bool | None = None  # compile layers and losses; null: on GPUs
     activation_checkpointing: bool = False  # compute the image encoder's activations twice, to save memory
     cuda_graph: bool | None = None  # replay pretraining steps from a CUDA graph; null: where possible
     deterministic: bool = False  # repeat results on GPUs bit for bit, at a cost
-    max_skipped_steps: int = 10  # steps in a row whose loss is not finite, after which training ends
+    max_skipped_steps: AtLeast1 = 10  # steps in a row whose loss is not finite, after which training ends
+
+    def parts(self, world_size: int) -> int:
+        """Return the number of parts of a device's share of a batch, which gradients are accumulated over.
+
+        Raises:
+            ValueError: If the devices and their parts do not divide the batch.
+        """
+        if self.batch_size % world_size:
+            raise ValueError(f"batch_size: {self.batch_size} is not divisible by the world size {world_size}")
+        share = self.batch_size // world_size
+        if self.device_batch_size is None:
+            return 1
+        if share % self.device_batch_size:
+            raise ValueError(
+                f"device_batch_size: {self.device_batch_size} does not divide {share}, the share of each of "
+                f"{world_size} devices in batch_size {self.batch_size}"
+            )
+        return share // self.device_batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignTrainConfig(TrainConfig):
     """Fine-tuning with ITC."""
 
-    temperature: float | None  # initial ITC temperature; null: as loaded with the weights
+    temperature: Positive | None  # initial ITC temperature; null: as loaded with the weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +223,7 @@ class FusionTrainConfig(TrainConfig):
 class PretrainConfig(TrainConfig):
     """Pretraining, with the ablation switches of table 1 (ALBEF: all true)."""
 
-    mask_probability: float  # fraction of tokens selected for MLM
+    mask_probability: Fraction  # fraction of tokens selected for MLM
     itc: bool  # image-text contrastive loss
     hard_negatives: bool  # sample ITM negatives by ITC similarity instead of uniformly
     distill_itc: bool  # momentum distillation, with weight alpha, in ITC
@@ -211,7 +242,7 @@ class TaskConfig:
 class BatchConfig:
     """An evaluation that has nothing to choose but its batch size."""
 
-    batch_size: int
+    batch_size: AtLeast1
 
 
 @dataclass(frozen=True, kw_only=True)

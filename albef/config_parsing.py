@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -16,6 +17,36 @@ _logger = logging.getLogger(__name__)
 
 class ConfigError(ValueError):
     """Unknown, missing or wrong key in the parameter file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Allowed values of a number, as an annotation of its type.
+
+    Args:
+        low: Smallest value.
+        high: Largest value; None for no limit.
+        above: Exclude ``low`` itself.
+    """
+
+    low: float
+    high: float | None = None
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        reaches = value > self.low if self.above else value >= self.low
+        return reaches and math.isfinite(value) and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+        return low if self.high is None else f"{low} and at most {self.high:g}"
+
+
+AtLeast0 = Annotated[int, Range(0)]
+AtLeast1 = Annotated[int, Range(1)]
+NonNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+Fraction = Annotated[float, Range(0, 1)]
 
 
 def renamed(old: str) -> Any:
@@ -44,7 +75,7 @@ def resolved(resolve: Callable[[], Any]) -> Any:
 
 def field_types(cls: type) -> dict[str, Any]:
     """Return the types of the fields of a dataclass."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return hints | {f.name: f.metadata["resolve"]() for f in dataclasses.fields(cls) if "resolve" in f.metadata}
 
 
@@ -74,6 +105,9 @@ def _check_keys(keys: Iterable[Any], known: Sequence[str], where: str) -> None:
 
 
 def _expected(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        kind, limits = get_args(hint)
+        return f"{_expected(kind)} {limits}"
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     return getattr(hint, "__name__", str(hint))
@@ -83,6 +117,14 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _section(value, hint, where)
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        try:
+            number = _convert(value, args[0], where)
+        except ConfigError:
+            number = None
+        if number is None or number not in args[1]:
+            raise ConfigError(f"{where}: expected {_expected(hint)}, got {value!r}")
+        return number
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None

@@ -110,7 +110,7 @@ def loop_of(config: Config, words: Words, variant: str, size: int, device: torch
     train = replace(
         config.pretrain,
         batch_size=size,
-        gradient_accumulation=1,
+        device_batch_size=None,
         max_tokens=None,
         compile=variant in ("compiled", "graph"),
         cuda_graph=variant == "graph",

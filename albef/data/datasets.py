@@ -96,6 +96,10 @@ class TrainSet(Dataset[Sample], ABC):
         The result holds its text as ``text``. All randomness comes from ``rng``.
         """
 
+    def description(self, sample: Sample) -> str:
+        """Return the words that say something of the image; those that name a side forbid mirroring it."""
+        return str(sample["text"])
+
     @abstractmethod
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Collate samples into batch tensors; runs in the process that loaded them."""
@@ -121,7 +125,7 @@ class TrainSet(Dataset[Sample], ABC):
             sample, rng = self._text_sample(epoch, row)
             paths = images_of(self.records[row])
             if self.groups is None:
-                images = [self.pixels(path, sample["text"], rng) for path in paths]
+                images = [self.pixels(path, self.description(sample), rng) for path in paths]
             else:
                 image_keys = [(epoch, int(self.groups[row]), path) for path in paths]
                 shared |= {key: self._shared_pixels(*key) for key in dict.fromkeys(image_keys) if key not in shared}
@@ -131,7 +135,7 @@ class TrainSet(Dataset[Sample], ABC):
 
     def _shared_pixels(self, epoch: int, group: int, image: str) -> NDArray[np.uint8]:
         # All texts of the group share one augmentation, so a single text that names a side forbids mirroring.
-        text = " ".join(self._text_sample(epoch, row)[0]["text"] for row in self.group_rows[group])
+        text = " ".join(self.description(self._text_sample(epoch, row)[0]) for row in self.group_rows[group])
         rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.encode())])
         return self.pixels(image, text, rng)
 
@@ -157,7 +161,7 @@ class TrainSet(Dataset[Sample], ABC):
         return {"image": torch.from_numpy(np.stack(list(distinct.values()))), "image_rows": rows}
 
     def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Return augmented pixels ``(3, size, size)`` of the image that ``text`` describes, as bytes."""
+        """Return augmented pixels ``(3, size, size)`` of an image, as bytes; ``text`` as in `description`."""
         decoded = open_image(self.image_root / image)
         augmented = transforms.augment(decoded, text, self.size, self.train.augment, self.crop_scale, rng)
         return to_bytes(augmented, self.size)

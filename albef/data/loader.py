@@ -48,10 +48,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         if size < batch_size:
             raise ValueError(f"batch_size: {batch_size} is more than the {size} rows of the training list")
         if batch_size % (shard[1] * parts):
-            raise ValueError(
-                f"batch_size: {batch_size} is not divisible by world size x gradient_accumulation = "
-                f"{shard[1]} x {parts}"
-            )
+            raise ValueError(f"batch_size: {batch_size} is not divisible by {shard[1]} devices x {parts} parts")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.epoch, self.start, self.groups, self.shard = epoch, start, groups, shard
         self.parts = parts
@@ -80,7 +77,7 @@ def train_loader(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> DataLoader[dict[str, Tensor]]:
-    """Return the loader of one epoch, from batch ``start`` on, in ``gradient_accumulation`` parts a batch.
+    """Return the loader of one epoch, from batch ``start`` on, in the parts of each batch (`TrainConfig.parts`).
 
     Loading processes also stack and tokenize. See `EpochSampler` for ``shard``.
     """
@@ -94,7 +91,7 @@ def train_loader(
             start,
             dataset.groups,
             shard,
-            train.gradient_accumulation,
+            train.parts(shard[1]),
         ),
         collate_fn=partial(dataset.collate, encoder),
         num_workers=train.num_workers,

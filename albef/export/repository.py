@@ -129,7 +129,7 @@ def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Pat
         "tokenizer_hash": origin[protocol.TOKENIZER_KEY],
         "image_size": sizes.image_size,
         "max_words": train.max_words,
-        "max_tokens": train.max_tokens or config.model.text.max_positions,
+        "max_tokens": train.eval_tokens or train.max_tokens or config.model.text.max_positions,
         "batch_size": serve.max_batch_size,
         "max_k": serve.max_k,
         "max_image_bytes": serve.max_image_bytes,

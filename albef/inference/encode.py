@@ -47,7 +47,9 @@ def pixels_of(images: Sequence[ImageSource], size: int, device: torch.device) ->
 
 def words_of(texts: Sequence[str], encoder: Encoder, train: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """Tokenize texts as ids and mask ``(B, L)``, truncated as in training."""
-    ids, mask = encoder.encode_batch(list(texts), max_tokens=train.max_tokens, max_words=train.max_words)
+    ids, mask = encoder.encode_batch(
+        list(texts), max_tokens=train.eval_tokens or train.max_tokens, max_words=train.max_words
+    )
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 

@@ -161,6 +161,9 @@ def resolve(config: ModelConfig) -> ModelConfig:
         vision = replace(vision, width=vit.embed_dim, depth=len(vit.blocks), heads=heads, stem="patch")
         config = replace(config, patch_size=int(vit.patch_embed.patch_size[0]), vision=vision)
     config = replace(config, text=_resolve_text(config.text))
+    for key, part in (("vision", config.vision), ("text", config.text)):
+        if part.width is not None and part.heads is not None and part.width % part.heads:
+            raise ConfigError(f"model.{key}.heads: {part.heads} does not divide model.{key}.width ({part.width})")
     for where, section in (("model", config), ("model.vision", config.vision), ("model.text", config.text)):
         for field in fields(section):
             if "named_by" in field.metadata and getattr(section, field.name) is None:

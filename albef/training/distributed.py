@@ -25,7 +25,6 @@ from typing import Any
 import torch
 
 from albef.config import Config
-from albef.data.loader import EpochSampler
 from albef.io import write_file
 from albef.tasks.base import task_class
 from albef.tracking.runs import absolute_uri
@@ -49,8 +48,7 @@ def run(config: Config, job: Job) -> dict[str, float]:
     from ray.train.torch import TorchTrainer
 
     settings = config.distributed
-    batch_size = task_class(job.task).train_config(config).batch_size
-    EpochSampler(batch_size, batch_size, seed=0, shard=(0, settings.world_size))  # check before Ray starts
+    task_class(job.task).train_config(config).parts(settings.world_size)  # check before Ray starts
     job = _with_absolute_paths(job)
     state = job.work_dir / f"{job.task}-ray"
     shutil.rmtree(state, ignore_errors=True)  # left by a killed run; resuming needs only the checkpoints of the loop

@@ -171,7 +171,7 @@ class Loop:
     def _parts(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
         """Yield the parts of each batch."""
         batches = iter(batches)
-        while parts := list(islice(batches, self.config.gradient_accumulation)):
+        while parts := list(islice(batches, self.config.parts(distributed.world_size()))):
             yield parts
 
     def train_step(self, parts: Sequence[dict[str, Tensor]]) -> None:

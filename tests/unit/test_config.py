@@ -53,7 +53,7 @@ def is_optional(path: tuple[str, ...]) -> bool:
 
 def has_default(path: tuple[str, ...]) -> bool:
     """Return whether a leaf may be omitted."""
-    return path[-1] in ("init", "code", "name") or path[:-1] == ("release", "metrics")
+    return path[-1] in ("init", "code", "compile", "name") or path[:-1] == ("release", "metrics")
 
 
 LEAVES = leaves(plain())
@@ -78,6 +78,43 @@ def test_a_missing_key_is_named(path: tuple[str, ...]) -> None:
     del parent(data, path)[path[-1]]
     with refuses(ConfigError, f"params.{'.'.join(path)}"):
         from_dict(data, Config)
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), [
+    ("pretrain.epochs", 0, "at least 1"),
+    ("pretrain.batch_size", -32, "at least 1"),
+    ("pretrain.device_batch_size", 0, "at least 1"),
+    ("pretrain.log_every", 0, "at least 1"),
+    ("pretrain.mask_probability", 1.5, "at most 1"),
+    ("pretrain.optim.lr", 0.0, "above 0"),
+    ("pretrain.optim.lr", float("nan"), "above 0"),
+    ("pretrain.optim.clip", float("inf"), "at least 0"),
+    ("model.temperature", 0.0, "above 0"),
+    ("model.text.heads", 0, "at least 1"),
+    ("tasks.retrieval.train.temperature", -1.0, "above 0"),
+    ("distributed.world_size", 0, "at least 1"),
+])  # fmt: skip
+def test_a_value_that_cannot_train_is_refused_with_its_range(key: str, value: float, expected: str) -> None:
+    data = plain()
+    path = tuple(key.split("."))
+    parent(data, path)[path[-1]] = value
+    with refuses(ConfigError, f"params.{key}", expected, value):
+        from_dict(data, Config)
+
+
+@pytest.mark.parametrize(("batch", "part", "devices", "parts"), [
+    (512, 64, 8, 1), (512, 64, 1, 8), (512, 64, 2, 4), (512, None, 4, 1),
+])  # fmt: skip
+def test_fewer_devices_take_more_parts(batch: int, part: int | None, devices: int, parts: int) -> None:
+    config = dataclasses.replace(load(ROOT / "params.yaml").pretrain, batch_size=batch, device_batch_size=part)
+    assert config.parts(devices) == parts
+
+
+@pytest.mark.parametrize(("part", "devices", "names"), [(None, 3, (512, 3)), (64, 16, (64, 32)), (100, 1, (100, 512))])
+def test_devices_that_do_not_divide_a_batch(part: int | None, devices: int, names: tuple[int, ...]) -> None:
+    config = dataclasses.replace(load(ROOT / "params.yaml").pretrain, batch_size=512, device_batch_size=part)
+    with refuses(ValueError, "batch_size", *names):
+        config.parts(devices)
 
 
 @given(st.sampled_from(LEAVES), st.text("abcxyz_", min_size=1))

@@ -22,10 +22,11 @@ COLUMNS = (
     "pretrain", "text_assignment", "coco", "flickr", "vqa", "entailment", "nlvr2", "grounding",
 )  # fmt: skip
 # The official files pretrain.yaml, NLVR_pretrain.yaml, Retrieval_coco.yaml, Retrieval_flickr.yaml, VQA.yaml, VE.yaml,
-# NLVR.yaml and Grounding.yaml; batches are those of one GPU, warm-up counts in steps (100 for each of theirs).
+# NLVR.yaml and Grounding.yaml; batches are those of one of eight GPUs, warm-up counts in steps (100 for each of
+# theirs).
 TABLE: dict[str, tuple[Any, ...]] = {
     "image_size":             (256,  256,  384,  384,  384,  384,  384,  384),
-    "batch_size":             (64,   64,   32,   32,   32,   32,   16,   32),
+    "device_batch_size":      (64,   64,   32,   32,   32,   32,   16,   32),
     "test batch":             (None, None, 64,   64,   16,   64,   16,   32),
     "epochs":                 (30,   1,    5,    10,   8,    5,    10,   5),
     "optim.lr":               (1e-4, 2e-5, 1e-5, 1e-5, 2e-5, 2e-5, 2e-5, 1e-5),
@@ -110,6 +111,11 @@ def test_hyper_parameters_are_those_of_the_table(name: str, tmp_path: Path) -> N
             assert found == expected, f"{name}, {task}: {key}"
         for key, expected in EVERYWHERE.items():
             assert value(train, key) == expected, f"{name}, {task}: {key}"
+        assert train.batch_size == 8 * train.device_batch_size
+        assert train.parts(config.distributed.world_size) == (1 if config.distributed.world_size == 8 else 8)
+    assert config.distributed.world_size == (1 if name.startswith(("paper-1gpu", "finetune")) else 8)
+    assert config.tasks.retrieval.train.eval_tokens == 30
+    assert config.tasks.vqa.train.eval_tokens == config.model.text.max_positions
 
 
 @pytest.mark.parametrize("name", NAMES)

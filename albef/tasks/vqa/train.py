@@ -49,6 +49,10 @@ class QuestionDataset(TrainSet):
         """Return the question as ``text``, and ``answers`` (text -> weight)."""
         return {"text": record["question"], "answers": weighted_answers(record)}
 
+    def description(self, sample: Sample) -> str:
+        """Return question and answers."""
+        return " ".join([sample["text"], *sample["answers"]])
+
     def collate(self, encoder: Encoder, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Collate B questions with A answers in total.
 
