@@ -65,6 +65,15 @@ def all_true(value: Tensor) -> Tensor:
     return count.bool()
 
 
+def any_true(value: bool, device: torch.device) -> bool:
+    """Return whether a value is true on any rank; waits for all of them."""
+    if world_size() == 1:
+        return value
+    count = torch.tensor(int(value), device=device)
+    dist.all_reduce(count, dist.ReduceOp.MAX)
+    return bool(count)
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Gather picklable objects of all ranks, in the order of ranks."""
     if world_size() == 1:

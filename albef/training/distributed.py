@@ -32,6 +32,8 @@ from albef.training.job import Job
 from albef.training.job import train as train_here
 from albef.training.step import TrainingError
 
+_STOP, _STOPPED = "stop", "stopped"
+"""Files of the state folder: the request to stop, and the workers' answer."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since workers exchange little data through Ray."""
 
@@ -52,6 +54,7 @@ def run(config: Config, job: Job) -> dict[str, float]:
     job = _with_absolute_paths(job)
     state = job.work_dir / f"{job.task}-ray"
     shutil.rmtree(state, ignore_errors=True)  # left by a killed run; resuming needs only the checkpoints of the loop
+    state.mkdir(parents=True)
     resources = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
     with cluster(settings.world_size * settings.cpus_per_worker), _worker_logs() as logs:
         trainer = TorchTrainer(
@@ -71,12 +74,14 @@ def run(config: Config, job: Job) -> dict[str, float]:
         )
         failure: Exception | None = None
         try:
-            with _exit_on_sigterm():
+            with _stop_on_sigterm(state / _STOP):
                 trainer.fit()
         except train.TrainingFailedError as error:
             failure = error
-    rejection = _rejection(state)
+    rejection, stopped = _rejection(state), (state / _STOPPED).exists()
     shutil.rmtree(state, ignore_errors=True)
+    if stopped:
+        raise SystemExit(128 + signal.SIGTERM)
     if rejection:
         raise TrainingError(rejection)
     if failure is not None:
@@ -98,7 +103,9 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     logger.addHandler(QueueHandler(arguments["logs"]))
     torch.set_num_threads(config.distributed.cpus_per_worker)
     try:
-        train_here(config, job, get_device())
+        train_here(config, job, get_device(), stop_file=state / _STOP)
+    except SystemExit:  # stopped, with a checkpoint; an exit would be a failure to Ray, which restarts workers
+        write_file(state / _STOPPED, "")
     except ValueError as error:  # invalid input or parameters, which a restart would not change
         write_file(state / "refused", str(error))
         raise
@@ -131,14 +138,16 @@ def _worker_logs() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, to shut down Ray and its workers."""
+def _stop_on_sigterm(file: Path) -> Iterator[None]:
+    """On SIGTERM, request all workers to save a checkpoint and to end; a second one ends them at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread can set signal handlers
         return
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
+        if file.exists():
+            raise SystemExit(128 + signum)
+        file.touch()
 
     previous = signal.signal(signal.SIGTERM, handle)
     try:

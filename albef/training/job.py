@@ -47,8 +47,8 @@ class Job:
     tracking_uri: str | None = None
 
 
-def train(config: Config, job: Job, device: torch.device) -> dict[str, float]:
-    """Train in this process, possibly as one rank of several.
+def train(config: Config, job: Job, device: torch.device, stop_file: Path | None = None) -> dict[str, float]:
+    """Train in this process, possibly as one rank of several; see `Loop` for ``stop_file``.
 
     Returns:
         Final metrics, on rank 0 only; see `Loop.run`.
@@ -72,7 +72,8 @@ def train(config: Config, job: Job, device: torch.device) -> dict[str, float]:
     folder.mkdir(parents=True, exist_ok=True)
     uri = job.tracking_uri if distributed.rank() == 0 else "none"
     with start_run(job.task, config, folder, uri, data, seed=task_seed) as tracker:
-        loop = Loop(task, TaskData(job.lists, image_root(job.images), encoder), folder, job.out, tracker, device)
+        data_of_task = TaskData(job.lists, image_root(job.images), encoder)
+        loop = Loop(task, data_of_task, folder, job.out, tracker, device, stop_file)
         metrics = loop.run()
         tracker.log_metrics({f"final_{k}": v for k, v in metrics.items()}, loop.progress.step)
         for name in ("history.csv", "metrics.json"):

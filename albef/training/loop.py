@@ -7,6 +7,7 @@ validates and writes files.
 
 from __future__ import annotations
 
+import copy
 import csv
 import inspect
 import io
@@ -16,6 +17,7 @@ import math
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,10 +42,14 @@ from albef.training import state as run_state
 from albef.training.compiled import compile_regions
 from albef.training.inputs import on_device, padded
 from albef.training.optim import build_optimizer, learning_rate
-from albef.training.step import TrainStep
+from albef.training.step import TrainingError, TrainStep
+from albef.training.writer import Writer
 from albef.weights import checkpoint as model_file
 
 _logger = logging.getLogger(__name__)
+
+_AGREE_EVERY = 10
+"""Steps between the agreements of several ranks whether to stop, since each waits for the device."""
 
 
 class Tracker(Protocol):
@@ -64,20 +70,32 @@ class Progress:
 
 
 class _Stop:
-    """Signal handler that requests the loop to save a checkpoint and exit."""
+    """Signal handler that requests the loop to save a checkpoint and exit.
 
-    def __init__(self) -> None:
-        self.requested = False
+    Args:
+        file: File whose existence requests it, too.
+        device: Device of the ranks' agreement.
+    """
+
+    def __init__(self, file: Path | None, device: torch.device) -> None:
+        self.file, self.device, self.signaled = file, device, False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.signaled = True
+
+    def requested(self, step: int) -> bool:
+        """Return whether to stop after a step; all ranks get the same answer."""
+        if distributed.world_size() == 1:
+            return self.signaled
+        if step % _AGREE_EVERY:
+            return False
+        return distributed.any_true(self.signaled or (self.file is not None and self.file.exists()), self.device)
 
 
 @contextmanager
-def _on_sigterm() -> Iterator[_Stop]:
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread() or distributed.world_size() > 1:
-        # Only the main thread can set signal handlers, and a single rank that exits would block the others.
+def _on_sigterm(file: Path | None, device: torch.device) -> Iterator[_Stop]:
+    stop = _Stop(file, device)
+    if threading.current_thread() is not threading.main_thread():  # only this one can set signal handlers
         yield stop
         return
     previous = signal.signal(signal.SIGTERM, stop)
@@ -97,17 +115,26 @@ class Loop:
         out: Folder for the results.
         tracker: Tracker that metrics are logged to.
         device: Device to train on.
+        stop_file: File whose existence stops several ranks as SIGTERM stops a single process.
     """
 
     def __init__(
-        self, task: Task, data: TaskData, work_dir: Path, out: Path, tracker: Tracker, device: torch.device
+        self,
+        task: Task,
+        data: TaskData,
+        work_dir: Path,
+        out: Path,
+        tracker: Tracker,
+        device: torch.device,
+        stop_file: Path | None = None,
     ) -> None:
         self.config = task.train_config(task.config)
         if self.config.deterministic and device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.task, self.data, self.tracker, self.device = task.to(device), data, tracker, device
-        self.work_dir, self.out = work_dir, out
+        self.work_dir, self.out, self.stop_file = work_dir, out, stop_file
+        self.writer = Writer()
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
         self.is_main = distributed.rank() == 0
@@ -128,20 +155,53 @@ class Loop:
             Final metrics, on rank 0 only.
 
         Raises:
-            TrainingError: If a loss is not finite.
+            TrainingError: If the losses of too many steps in a row are not finite, or results cannot be written.
             SystemExit: With code 143 after SIGTERM, once a checkpoint is saved.
         """
+        self._check_output()
+        self._warn_if_short()
         self._resume()
         total = self.steps_per_epoch * self.config.epochs
         disable = None if self.is_main else True
         bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=disable)
-        with _on_sigterm() as stop, bar:
-            for epoch in range(self.progress.step // max(self.steps_per_epoch, 1), self.config.epochs):
-                self._epoch(epoch, bar, stop)
+        with _on_sigterm(self.stop_file, self.device) as stop, bar:
+            for epoch in range(len(self.progress.validation), self.config.epochs):
+                if self.progress.step < (epoch + 1) * self.steps_per_epoch:
+                    self._epoch(epoch, bar, stop)
+                    self.step.check()
+                    self._save()  # before validation: a run that is killed in it validates again
                 if self.is_main:
                     self._validate(epoch)
-                self._save()  # the other ranks wait here for rank 0
+                else:
+                    self.progress.validation.append({})
+                distributed.barrier()  # the other ranks wait here for rank 0
+        self.writer.wait()
         return self._finish() if self.is_main else {}
+
+    def _check_output(self) -> None:
+        """Raise TrainingError if results cannot be written, before any time is spent on them."""
+        if not self.is_main:
+            return
+        for folder in (self.out, self.work_dir):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise TrainingError(f"{folder}: cannot write here ({error.strerror}); choose another folder") from error
+
+    def _warn_if_short(self) -> None:
+        """Say which intervals are longer than the run."""
+        total, optim = self.steps_per_epoch * self.config.epochs, self.config.optim
+        for key, steps in (("optim.warmup_steps", optim.warmup_steps), ("log_every", self.config.log_every)):
+            if steps > total and self.is_main:
+                _logger.warning(
+                    "%s: %s is %d, but the run has %d steps; lower it or train longer",
+                    self.task.name,
+                    key,
+                    steps,
+                    total,
+                )
 
     def _epoch(self, epoch: int, bar: tqdm[Any], stop: _Stop) -> None:
         self.task.train()
@@ -161,10 +221,12 @@ class Loop:
                 bar.set_postfix(loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
                 if self.is_main:
                     _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
-            last = step % self.steps_per_epoch == 0
-            if stop.requested or (step % self.config.checkpoint_every == 0 and not last):
+            last, stopped = step % self.steps_per_epoch == 0, stop.requested(step)
+            if stopped or (step % self.config.checkpoint_every == 0 and not last):
+                self.step.check()
                 self._save()
-            if stop.requested:
+            if stopped:
+                self.writer.wait()
                 _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
                 raise SystemExit(128 + signal.SIGTERM)
 
@@ -226,12 +288,12 @@ class Loop:
             return
         state = {
             "step": self.progress.step,
-            "progress": vars(self.progress),
+            "progress": copy.deepcopy(vars(self.progress)),
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "workers": workers,
         }
-        run_state.save(self.work_dir / "checkpoint.pt", state)
+        self.writer.write(self.work_dir / "checkpoint.pt", state)
 
     def _resume(self) -> None:
         state = run_state.load(self.work_dir / "checkpoint.pt")

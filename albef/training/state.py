@@ -41,6 +41,7 @@ _SOURCES = (
     "training/optim.py",
     "training/state.py",
     "training/step.py",
+    "training/writer.py",
     "weights/adapt_weights.py",
 )
 """Modules and packages of this library that decide the results of training; the task's own are added."""

@@ -117,6 +117,17 @@ class TrainStep:
         good, skipped, longest = self.counts[0] + finite, self.counts[1] + ~finite, self.counts[3].maximum(row)
         self.counts.copy_(torch.stack([good, skipped, row, longest]))
 
+    def check(self) -> None:
+        """Wait for the device and raise TrainingError if too many steps in a row were skipped."""
+        self._check(self.counts[3].item())
+
+    def _check(self, longest: float) -> None:
+        if longest >= self.config.max_skipped_steps:
+            raise TrainingError(
+                f"{self.task.name}: loss or gradient of {longest:.0f} steps in a row is not finite, expected fewer "
+                f"than max_skipped_steps ({self.config.max_skipped_steps}); lower optim.lr or check the data"
+            )
+
     def read(self) -> tuple[dict[str, float], int]:
         """Return mean losses since the last call and the number of skipped steps since the start.
 
@@ -127,11 +138,7 @@ class TrainStep:
         """
         values = distributed.all_reduce_mean(torch.stack([*self.sums.values(), *self.counts])).tolist()
         good, skipped, _, longest = values[len(self.sums) :]
-        if longest >= self.config.max_skipped_steps:
-            raise TrainingError(
-                f"{self.task.name}: loss or gradient of {longest:.0f} steps in a row is not finite, expected fewer "
-                f"than max_skipped_steps ({self.config.max_skipped_steps}); lower optim.lr or check the data"
-            )
+        self._check(longest)
         means = {name: value / good if good else float("nan") for name, value in zip(self.sums, values, strict=False)}
         for value in self.sums.values():
             value.zero_()

@@ -7,6 +7,8 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -173,6 +175,27 @@ def test_two_workers_of_which_one_is_killed_pretrain_as_one_process_in_turn(
     found, _ = checkpoint.read(tmp_path / "model.pth")
     for name, value in found.items():
         torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-4)
+
+
+def test_sigterm_saves_what_both_workers_did(
+    world: Path, cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def terminate() -> None:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("scratch/pretrain-*/checkpoint.pt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    config = _config(epochs=40, checkpoint_every=10)
+    sender = threading.Thread(target=terminate)
+    sender.start()
+    with pytest.raises(SystemExit) as exit:
+        _train(config, world, tmp_path)
+    sender.join()
+    assert exit.value.code == 128 + signal.SIGTERM
+    assert not (tmp_path / "model.pth").exists()
+    assert list(tmp_path.glob("scratch/pretrain-*/checkpoint.pt"))
+    assert "stopped by SIGTERM" in caplog.text
 
 
 def test_what_cannot_go_on_is_said_once(world: Path, cluster: None, tmp_path: Path) -> None:

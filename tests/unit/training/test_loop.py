@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 import torch
@@ -31,8 +33,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return color_world(tmp_path_factory.mktemp("loop") / "world")
 
 
-def _loop(world: Path, out: Path, name: str, precision: Literal["fp32", "bf16"] = "fp32", epochs: int = 1) -> Loop:
-    config = tiny_config(epochs=epochs, precision=precision, deterministic=True)
+def _loop(world: Path, out: Path, name: str, dropout: float = 0.1, **train: Any) -> Loop:
+    config = tiny_config(**{"epochs": 1, "deterministic": True, **train})
+    text = dataclasses.replace(config.model.text, dropout=dropout)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
     task = task_class(name)(config, encoder)
@@ -96,11 +100,93 @@ def test_every_task_resumes_to_the_bit(world: Path, tmp_path: Path, monkeypatch:
 
 def test_bf16_follows_fp32(world: Path, tmp_path: Path) -> None:
     """Matrix products in bf16, losses and weights in fp32."""
-    loops = [_loop(world, tmp_path / precision, "pretrain", precision) for precision in ("fp32", "bf16")]  # type: ignore[arg-type]
+    loops = [_loop(world, tmp_path / name, "pretrain", precision=name) for name in ("fp32", "bf16")]
     metrics = [loop.run() for loop in loops]
     assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=0.05)
     assert metrics[0]["loss"] != metrics[1]["loss"]
     assert {p.dtype for p in loops[1].task.parameters()} == {torch.float32}
+
+
+def test_sigterm_at_the_end_of_an_epoch_leaves_its_validation_to_the_next_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _loop(world, tmp_path / "whole", "entailment", epochs=2).run()
+    stopped = _loop(world, tmp_path / "stopped", "entailment", epochs=2)
+    step = stopped.train_step
+
+    def until(parts: Sequence[dict[str, Tensor]]) -> None:
+        step(parts)
+        if stopped.progress.step == stopped.steps_per_epoch:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(stopped, "train_step", until)
+    with pytest.raises(SystemExit) as exit:
+        stopped.run()
+    assert exit.value.code == 128 + signal.SIGTERM
+    assert stopped.progress.validation == []
+    _loop(world, tmp_path / "stopped", "entailment", epochs=2).run()
+    for file in ("history.csv", "metrics.json"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
+
+
+def test_a_kill_during_validation_repeats_the_validation_only(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _loop(world, tmp_path / "whole", "entailment").run()
+    killed = _loop(world, tmp_path / "killed", "entailment")
+
+    def kill(data: TaskData) -> dict[str, float]:
+        killed.writer.wait()
+        raise _Killed
+
+    monkeypatch.setattr(killed.task, "validate", kill)
+    with pytest.raises(_Killed):
+        killed.run()
+    again = _loop(world, tmp_path / "killed", "entailment")
+    monkeypatch.setattr(again, "train_step", None)
+    again.run()
+    assert (tmp_path / "whole" / "metrics.json").read_bytes() == (tmp_path / "killed" / "metrics.json").read_bytes()
+
+
+def test_parts_of_a_batch_are_the_batch(world: Path, tmp_path: Path) -> None:
+    """Without losses over the batch, parts change results by rounding only; the teacher moves once a step."""
+    weights = []
+    for name, rows in (("whole", None), ("parts", 2)):
+        loop = _loop(world, tmp_path / name, "entailment", device_batch_size=rows, dropout=0.0)
+        loop.run()
+        weights.append(checkpoint.read(tmp_path / name / "model.pth")[0])
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-5)
+
+
+def test_the_queue_gets_the_parts_of_a_batch_at_its_end(world: Path, tmp_path: Path) -> None:
+    loop = _loop(world, tmp_path, "pretrain", device_batch_size=2)
+    queue = loop.task.model.queue
+    seen: list[int] = []
+    forward = loop.task.forward
+    loop.task.forward = lambda *args: (seen.append(int(queue.position)), forward(*args))[1]  # type: ignore[method-assign]
+    batches = map(on_device, train_loader(loop.dataset, loop.data.encoder, loop.config, 0))
+    loop.train_step([next(batches) for _ in range(4)])
+    assert seen == [0, 0, 0, 0]
+    assert int(queue.position) == 8
+
+
+@pytest.mark.parametrize("place", ["out", "scratch"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(
+    world: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    loop = _loop(world, tmp_path / "out", "entailment")
+    monkeypatch.setattr(loop, "out" if place == "out" else "work_dir", tmp_path / "file" / "folder")
+    monkeypatch.setattr(loop, "train_step", None)
+    with refuses(TrainingError, tmp_path / "file" / "folder"):
+        loop.run()
+
+
+def test_intervals_longer_than_the_run_are_said(world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loop = _loop(world, tmp_path, "entailment", log_every=1000)
+    loop.run()
+    assert "log_every is 1000" in caplog.text
 
 
 def _break(loop: Loop, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
