@@ -65,12 +65,13 @@ def _options(q: Tensor, keys: int, rows: Tensor | None, mask: Tensor | None, dro
     }
 
 
-def _first(tokens: int, block: int, mask: Tensor | None) -> int:
+def first(tokens: int, block: int, mask: Tensor | None) -> int:
     """Return 1 if one token is treated apart from the blocks: an image has its [CLS] besides its patches."""
     return int(mask is None and tokens > block and tokens % block == 1)
 
 
-def _tiles(kernel: str, queries: int, keys: int) -> Blocks:
+def tiles(kernel: str, queries: int, keys: int) -> Blocks:
+    """Return the tile sizes of a kernel for the numbers of queries and keys."""
     return TILES.get((kernel, queries <= _SHORT, keys <= _SHORT), TILES[kernel, False, False])
 
 
@@ -99,11 +100,11 @@ def forward(
     count, queries, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(count, heads, queries, dtype=torch.float32, device=q.device)
-    blocks = _tiles("forward", queries, k.shape[1])
+    blocks = tiles("forward", queries, k.shape[1])
     kernels.forward[(triton.cdiv(queries, blocks.queries), count * heads)](
         q, k, v, out, lse, rows, mask, seed, *q.stride()[:3], *k.stride()[:3], *out.stride()[:3],
         **_options(q, k.shape[1], rows, mask, dropout), **_launch(blocks),
-        FIRST=_first(k.shape[1], blocks.keys, mask),
+        FIRST=first(k.shape[1], blocks.keys, mask),
     )  # fmt: skip
     return out, lse
 
@@ -135,15 +136,15 @@ def backward(
     delta = torch.empty_like(lse)
     strides = (*q.stride()[:3], *k.stride()[:3], *out.stride()[:3])
     options = {**_options(q, keys, rows, mask, dropout), "score_scale": q.shape[-1] ** -0.5}
-    blocks = _tiles("backward_queries", queries, keys)
+    blocks = tiles("backward_queries", queries, keys)
     kernels.backward_queries[(triton.cdiv(queries, blocks.queries), count * heads)](
         grad, q, k, v, out, lse, delta, dq, rows, mask, seed, *strides, *dq.stride()[:3],
-        **options, **_launch(blocks), FIRST=_first(keys, blocks.keys, mask),
+        **options, **_launch(blocks), FIRST=first(keys, blocks.keys, mask),
     )  # fmt: skip
-    blocks = _tiles("backward_keys", queries, keys)
+    blocks = tiles("backward_keys", queries, keys)
     kernels.backward_keys[(triton.cdiv(keys, blocks.keys), images * heads)](
         grad, q, k, v, lse, delta, dk, dv, order, offsets, mask, seed, *strides, *dk.stride()[:3],
-        **options, **_launch(blocks), FIRST=_first(queries, blocks.queries, mask),
+        **options, **_launch(blocks), FIRST=first(queries, blocks.queries, mask),
     )  # fmt: skip
 
 

@@ -1,0 +1,112 @@
+"""Code for GPUs as far as a CPU can check it: regions compile whole, kernels compile for the hardware."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from albef.data.loader import train_loader
+from albef.data.tokenizer import Encoder
+from albef.losses.mlm import IGNORE
+from albef.tasks.base import TaskData, task_class
+from albef.tasks.pretrain import train as pretrain
+from albef.training.compiled import compile_regions
+from albef.training.inputs import padded
+from tests.worlds import color_world, tiny_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
+    world = color_world(tmp_path_factory.mktemp("gpu") / "world", images=16)
+    return TaskData(world / "lists", world, Encoder.from_file(world / "tokenizer" / "tokenizer.json"))
+
+
+def _step(data: TaskData, compiled: bool) -> dict[str, float]:
+    torch.manual_seed(0)
+    task = task_class("pretrain")(tiny_config(), data.encoder).train()
+    if compiled:
+        compile_regions(task.model, backend="eager")
+    batch = next(iter(train_loader(task.dataset(data), data.encoder, task.train_config(task.config), 0)))
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = task(batch, torch.tensor(0.4))
+    losses["loss"] = torch.stack(list(losses.values())).sum()
+    losses["loss"].backward()
+    gradient = task.model.student.vision.vit.blocks[0].attn.qkv.weight.grad
+    return {name: value.item() for name, value in losses.items()} | {"gradient": gradient.norm().item()}
+
+
+def test_regions_compile_without_a_break(data: TaskData) -> None:
+    assert _step(data, compiled=True) == _step(data, compiled=False)
+
+
+def test_a_fixed_number_of_masked_words_changes_nothing(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On GPUs, shapes do not depend on how many words are masked, and texts are padded."""
+    task = task_class("pretrain")(tiny_config(), data.encoder).eval()
+    loader = train_loader(task.dataset(data), data.encoder, task.train_config(task.config), 0)
+    batch = next(iter(loader))
+    places = pretrain.masked_places
+    losses = []
+    for limit in (None, 64):
+        longer = padded(batch, data.encoder.pad, None if limit is None else batch["input_ids"].shape[1] + 3)
+        labels = torch.full_like(longer["input_ids"], IGNORE)
+        labels[:, 1:3] = longer["input_ids"][:, 1:3]
+        monkeypatch.setattr(pretrain, "masked_places", lambda labels, _, limit=limit: places(labels, limit))
+        shifted = torch.arange(len(labels)).roll(1)
+        with torch.no_grad():
+            before = copy.deepcopy(task.state_dict())
+            losses.append(task(longer, 0.4, negatives=(shifted, shifted), masked=(longer["input_ids"], labels)))
+            task.load_state_dict(before)
+    for name, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][name], rtol=1e-5, atol=1e-6)
+
+
+def _signature(kernel: Any, constants: dict[str, Any]) -> dict[str, str]:
+    types = {"lse": "*fp32", "delta": "*fp32", "rows": "*i64", "order": "*i64", "offsets": "*i64", "seed": "*i64"}
+    types |= {"mask": "*i1", "scale": "fp32", "score_scale": "fp32", "rescale": "fp32"}
+    tensors = ("q", "k", "v", "out", "grad", "dq", "dk", "dv")
+    return {
+        name: "constexpr" if name in constants else "*bf16" if name in tensors else types.get(name, "i32")
+        for name in kernel.arg_names
+    }
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kind", ["image", "text", "cross"])
+def test_kernels_compile_for_a_gpu(kind: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton compiles without a GPU; its interpreter accepts code that its compiler refuses."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from albef.models import triton_attention, triton_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    queries, keys = {"image": (257, 257), "text": (30, 30), "cross": (30, 257)}[kind]
+    absent = {
+        "image": ("rows", "order", "offsets", "mask", "seed"),
+        "text": ("rows", "order", "offsets"),
+        "cross": ("mask",),
+    }
+    for name in ("forward", "backward_queries", "backward_keys"):
+        kernel, blocks = getattr(triton_kernels, name), triton_attention.tiles(name, queries, keys)
+        long, tile = (queries, blocks.queries) if name == "backward_keys" else (keys, blocks.keys)
+        constants = {
+            "ROWS": kind == "cross", "MASK": kind == "text", "DROPOUT": kind != "image", "D": 64,
+            "FIRST": triton_attention.first(long, tile, None if kind != "text" else torch.empty(0)),
+            "BLOCK_M": blocks.queries, "BLOCK_N": blocks.keys,
+            **dict.fromkeys(name for name in absent[kind] if name in kernel.arg_names),
+        }  # fmt: skip
+        source = ASTSource(
+            fn=kernel,
+            signature=_signature(kernel, constants),
+            constexprs={(kernel.arg_names.index(key),): value for key, value in constants.items()},
+        )
+        options = {"num_warps": blocks.warps, "num_stages": blocks.stages}
+        binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        assert binary.asm["cubin"]
+        assert binary.metadata.shared < 160 * 1024, "more shared memory than an A100 has"
