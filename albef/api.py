@@ -206,7 +206,8 @@ class Albef:
             encoded = encode_images(self.model, items, settings.batch_size, device)
             words = words_of(strings, self.encoder, section.train, torch.device("cpu"))
             bank = text_bank(self.model, *words, settings.batch_size)
-            similarity = (encoded.feats.float() @ bank.feats.float().T).cpu()
+            with full_precision(encoded.feats):
+                similarity = (encoded.feats @ bank.feats.T).cpu()
             count = min(max(k, shortlist or self.config.serve.shortlist), len(items))
             pairs = torch.zeros(similarity.shape, dtype=torch.bool)
             pairs.scatter_(0, similarity.topk(count, dim=0).indices, True)

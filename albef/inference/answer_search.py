@@ -19,6 +19,7 @@ from torch import Tensor
 
 from albef.models.bert import KeysValues, key_mask
 from albef.models.decoder import AnswerDecoder, DecoderLayer
+from albef.models.precision import full_precision
 
 _HEAD_ROWS = 512
 """Rows whose vocabulary logits are held in memory at once."""
@@ -92,12 +93,17 @@ def _log_likelihood(decoder: AnswerDecoder, states: Tensor, rows: Tensor, target
         targets: Token ids ``(n,)``.
     """
     head, word = decoder.head, decoder.embeddings.word.weight
-    features = head.norm(F.gelu(head.dense(states)))
-    total = torch.cat(
-        [F.linear(part, word, head.bias).float().logsumexp(dim=-1) for part in features.split(_HEAD_ROWS)]
-    )
-    logits: Tensor = (features[rows] * word[targets]).sum(dim=-1) + head.bias[targets]
-    return logits.float() - total[rows]
+    with full_precision(states):
+        features = head.norm(F.gelu(head.dense(states.float())))
+        total = torch.cat([F.linear(part, word, head.bias).logsumexp(dim=-1) for part in features.split(_HEAD_ROWS)])
+        logits: Tensor = (features[rows] * word[targets]).sum(dim=-1) + head.bias[targets]
+        return logits - total[rows]
+
+
+def _log_probabilities(decoder: AnswerDecoder, states: Tensor) -> Tensor:
+    """Return log-probabilities ``(..., V)`` of the token after states ``(..., W)``."""
+    with full_precision(states):
+        return F.log_softmax(decoder.word_logits(states.float()), dim=-1)
 
 
 def _first_tokens(decoder: AnswerDecoder, states: Tensor, tree: AnswerTree) -> Tensor:
@@ -107,7 +113,7 @@ def _first_tokens(decoder: AnswerDecoder, states: Tensor, tree: AnswerTree) -> T
         states: Decoder states ``(B, W)`` of [CLS].
     """
     first, inverse = tree.targets[:, 0].unique(return_inverse=True)
-    return F.log_softmax(decoder.word_logits(states).float(), dim=-1)[:, first][:, inverse]
+    return _log_probabilities(decoder, states)[:, first][:, inverse]
 
 
 def _shortlisted(log_p: Tensor, shortlist: int, official_quirks: bool) -> Tensor:
@@ -219,7 +225,7 @@ def generate(
     done: list[list[tuple[list[int], float]]] = [[] for _ in range(size)]
     for position in range(max_tokens + 1):
         states, past = decoder.step(tokens, position, past, keys_values, question_mask)
-        log_p = scores[..., None] + F.log_softmax(decoder.word_logits(states).float(), dim=-1)
+        log_p = scores[..., None] + _log_probabilities(decoder, states)
         if position == max_tokens:
             _collect(done, written, scores)  # maximum length: keep unfinished answers
             break

@@ -67,7 +67,7 @@ def itm_map_of(model: ALBEF, image_embeds: Tensor, input_ids: Tensor, attention_
         last = len(fusion.layers) - 1
         for index in range(block + 1, len(fusion.layers)):
             states = fusion.layers[index](states, mask, keys_values[index], index == last)
-        match = model.itm_head(states[:, 0])[:, 1].sum()
+        match = model.itm_logits(states[:, 0])[:, 1].sum()
         (gradient,) = torch.autograd.grad(match, attention)
     cam = (attention.detach() * gradient.clamp(min=0))[..., 1:] * attention_mask[:, None, :, None]
     return _grid(cam.mean(dim=1))

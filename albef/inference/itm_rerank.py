@@ -114,4 +114,4 @@ def _match(model: ALBEF, states: Tensor, queries: Tensor, keys_values: list[Keys
             mixed = F.scaled_dot_product_attention(queries.flatten(0, 1).transpose(0, 1)[None], key, value)
             states = layer.cross_attention.finish(mixed, states.view(1, -1, width))
         states = layer.feed_forward(states)
-    return cast(Tensor, model.itm_head(states.view(count, -1, width)[:, 0]))
+    return model.itm_logits(states.view(count, -1, width)[:, 0])

@@ -21,6 +21,7 @@ from albef.models.architecture import Architecture
 from albef.models.bert import MLMHead, init_transformer
 from albef.models.decoder import AnswerDecoder
 from albef.models.encoders import resolve
+from albef.models.precision import full_precision
 from albef.models.queue import FeatureQueue
 from albef.models.text import FusionEncoder, TextEncoder
 from albef.models.vision import VisionEncoder
@@ -71,7 +72,8 @@ class Encoders(nn.Module):
             Tokens ``(B, N, W)`` and ITC features ``(B, P)`` of unit length.
         """
         embeds = self.vision(pixels)
-        return embeds, F.normalize(self.vision_proj(embeds[:, 0]), dim=-1)
+        with full_precision(embeds):
+            return embeds, F.normalize(self.vision_proj(embeds[:, 0].float()), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode texts.
@@ -88,7 +90,8 @@ class Encoders(nn.Module):
 
     def text_features(self, embeds: Tensor) -> Tensor:
         """Return ITC features ``(B, P)`` of unit length of text states ``(B, L, W)``."""
-        return F.normalize(self.text_proj(embeds[:, 0]), dim=-1)
+        with full_precision(embeds):
+            return F.normalize(self.text_proj(embeds[:, 0].float()), dim=-1)
 
     def fuse(
         self,
@@ -251,4 +254,9 @@ class ALBEF(nn.Module):
         """
         keys_values = self.student.fusion.keys_values(image_embeds)
         fused = self.student.fusion(text_embeds, attention_mask, keys_values, cls_only=True)
-        return cast(Tensor, self.itm_head(fused[:, 0]))
+        return self.itm_logits(fused[:, 0])
+
+    def itm_logits(self, states: Tensor) -> Tensor:
+        """Return ITM logits ``(B, 2)`` of fused [CLS] states ``(B, W)``; column 1 is "match"."""
+        with full_precision(states):
+            return cast(Tensor, self.itm_head(states.float()))

@@ -76,8 +76,7 @@ class SelfAttention(nn.Module):
         if not cls_only:
             packed = self.qkv(states)
             heads = packed.unflatten(-1, (3, self.heads, -1))
-            keys_only = mask is None or mask.shape[:-1] == (len(states), 1, 1)
-            if keys_only and attention.fits_kernels(heads):
+            if attention.fits_kernels(heads) and (mask is None or mask.shape[:-1] == (states.shape[0], 1, 1)):
                 mixed = attention.self_attention(heads, None if mask is None else mask[:, 0, 0], dropout)
                 return self._finish(mixed.flatten(2), states)
             query, key, value = packed.chunk(3, dim=-1)

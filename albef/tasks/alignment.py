@@ -127,7 +127,7 @@ def align(
         ImageRows.of(torch.cat([rows, image_index, rows]), size),
         words,
     )
-    logits = model.itm_head(cls)
+    logits = model.itm_logits(cls)
     itm = itm_loss(logits[:size], logits[size:], valid)
     losses = {"itc_loss": itc.loss, "itm_loss": itm} if contrast else {"itm_loss": itm}
     return Aligned(losses, word_states, words_m)

@@ -24,6 +24,7 @@ from albef.data.schema import read_list
 from albef.inference.encode import evaluating, pixels_of, words_of
 from albef.inference.itm_rerank import TextBank, match_image, text_bank
 from albef.models.albef import ALBEF
+from albef.models.precision import full_precision
 from albef.tasks.job import Job, spaced
 from albef.tasks.retrieval.spec import MATCH, RerankConfig, RetrievalConfig
 
@@ -116,7 +117,8 @@ def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: Retrie
         images = encode_images(model, split.images, config.evaluate.batch_size, device)
         ids, mask = words_of(split.texts, encoder, config.train, torch.device("cpu"))
         texts = text_bank(model, ids, mask, config.evaluate.batch_size)
-        similarity = (images.feats.float() @ texts.feats.float().T).cpu()
+        with full_precision(images.feats):
+            similarity = (images.feats @ texts.feats.T).cpu()
         scores = rerank(model, images, texts, similarity, config.evaluate)
     itc = similarity.numpy()
     metrics = recalls(scores[0], split.image_of_text, scores[1])
