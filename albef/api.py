@@ -30,6 +30,7 @@ from albef.data.text import clean
 from albef.inference.boxes import best_box, hot_box, upsample
 from albef.inference.encode import evaluating, pixels_of, words_of
 from albef.inference.itm_rerank import match_image, text_bank
+from albef.models.precision import full_precision
 from albef.serving.requests import Answer
 from albef.tasks import registry
 from albef.tasks.classification_eval import classify
