@@ -187,7 +187,9 @@ class TrainConfig:
     max_skipped_steps: AtLeast1 = 10  # steps in a row whose loss is not finite, after which training ends
 
     def parts(self, world_size: int) -> int:
-        """Return the number of parts of a device's share of a batch, which gradients are accumulated over.
+        """Return the number of parts that a device computes its share of a batch in.
+
+        Gradients are accumulated over them.
 
         Raises:
             ValueError: If the devices and their parts do not divide the batch.

@@ -44,7 +44,7 @@ class Workload:
 
 
 def workloads(batch: int) -> list[Workload]:
-    """Return the attention of a ViT block, of a text layer, and of texts to images, in bf16 on the GPU."""
+    """Return the attention of a ViT block, of a text layer, and of texts to images."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, device="cuda", dtype=torch.bfloat16).requires_grad_()

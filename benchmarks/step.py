@@ -1,4 +1,6 @@
-"""Time of a pretraining step on synthetic batches: as it is, compiled, and replayed from a CUDA graph.
+"""Time of a pretraining step on synthetic batches.
+
+Variants: as it is, compiled, and replayed from a CUDA graph.
 
 .venv/bin/python -m benchmarks.step --preset paper-4m --batch-size 64 256
 
@@ -149,7 +151,7 @@ KINDS = {
 
 
 def breakdown(step: Callable[[], None], kernels: int, steps: int = 3) -> dict[str, float]:
-    """Return the milliseconds of a step by kind of kernel, and print those of the slowest kernels."""
+    """Return the milliseconds of a step by kind of kernel; print the slowest kernels."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(steps):
             step()

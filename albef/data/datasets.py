@@ -97,7 +97,10 @@ class TrainSet(Dataset[Sample], ABC):
         """
 
     def description(self, sample: Sample) -> str:
-        """Return the words that say something of the image; those that name a side forbid mirroring it."""
+        """Return the words about the image.
+
+        If they name a side, the image is not mirrored.
+        """
         return str(sample["text"])
 
     @abstractmethod

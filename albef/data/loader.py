@@ -77,7 +77,9 @@ def train_loader(
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> DataLoader[dict[str, Tensor]]:
-    """Return the loader of one epoch, from batch ``start`` on, in the parts of each batch (`TrainConfig.parts`).
+    """Return the loader of one epoch, from batch ``start`` on.
+
+    It yields the parts of each batch (`TrainConfig.parts`).
 
     Loading processes also stack and tokenize. See `EpochSampler` for ``shard``.
     """

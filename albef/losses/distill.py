@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def is_active(alpha: float | Tensor) -> bool:
-    """Return whether targets of the teacher are needed; a weight on the device is taken as positive."""
+    """Return whether targets of the teacher are needed.
+
+    A weight on the device is taken as positive.
+    """
     return isinstance(alpha, Tensor) or alpha > 0
 
 

@@ -43,7 +43,10 @@ def mask_tokens(
 
 
 def capacity(tokens: int, probability: float) -> int:
-    """Return a number of masked tokens that is exceeded practically never (8 standard deviations above the mean)."""
+    """Return a number of masked tokens that is practically never exceeded.
+
+    It is 8 standard deviations above the mean, rounded up to a multiple of 64.
+    """
     expected, deviation = tokens * probability, math.sqrt(tokens * probability * (1 - probability))
     return min(tokens, math.ceil((expected + 8 * deviation) / 64) * 64)
 

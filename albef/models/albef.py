@@ -193,9 +193,9 @@ class ALBEF(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self) -> None:
-        """Update the teacher as the moving average of the student, in place, in the first part of a step.
+        """Update the teacher as the moving average of the student, in place.
 
-        ``teacher = m * teacher + (1 - m) * student`` with ``m = config.momentum``.
+        Only the first part of a step does so. ``teacher = m * teacher + (1 - m) * student``, ``m = config.momentum``.
         """
         if self.part[0]:
             return
@@ -206,7 +206,11 @@ class ALBEF(nn.Module):
         )
 
     def collect(self, *features: Tensor) -> list[Tensor] | None:
-        """Keep features for the queue; return those of all parts of the step in its last part."""
+        """Keep features for the queue.
+
+        Returns:
+            The features of all parts in the last part of a step, else None.
+        """
         self._collected.append(features)
         if self.part[0] + 1 < self.part[1]:
             return None

@@ -127,7 +127,11 @@ class FusionEncoder(nn.Module):
         ]
 
     def packed_keys_values(self, image_embeds: Tensor) -> list[Tensor]:
-        """Project image tokens ``(I, N, image width)`` for `fuse`, ``(I, N, 2, H, D)`` for every layer."""
+        """Project image tokens ``(I, N, image width)`` for `fuse`.
+
+        Returns:
+            Keys and values of every layer, ``(I, N, 2, H, D)``.
+        """
         if torch.is_autocast_enabled(image_embeds.device.type):  # once instead of in every layer
             image_embeds = image_embeds.to(torch.get_autocast_dtype(image_embeds.device.type))
         return [layer.cross_attention.packed(image_embeds) for layer in self.layers]  # type: ignore[union-attr, operator]

@@ -66,7 +66,10 @@ def _options(q: Tensor, keys: int, rows: Tensor | None, mask: Tensor | None, dro
 
 
 def first(tokens: int, block: int, mask: Tensor | None) -> int:
-    """Return 1 if one token is treated apart from the blocks: an image has its [CLS] besides its patches."""
+    """Return 1 if one token is treated apart from the blocks, else 0.
+
+    An image has its [CLS] besides its patches.
+    """
     return int(mask is None and tokens > block and tokens % block == 1)
 
 
@@ -176,7 +179,14 @@ def cross_attention(
     seed: Tensor | None,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return attention of ``q (T, M, H, D)`` to packed keys and values ``(I, N, 2, H, D)``; see `forward`."""
+    """Return attention of ``q`` to packed keys and values.
+
+    Args:
+        q: ``(T, M, H, D)``.
+        kv: ``(I, N, 2, H, D)``.
+        rows, order, offsets: As in `albef.models.attention.ImageRows`.
+        seed, dropout: As in `forward`.
+    """
     k, v = kv.unbind(2)
     return forward(q, k, v, rows, None, seed, dropout)
 

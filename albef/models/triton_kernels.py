@@ -10,7 +10,10 @@ import triton.language as tl
 
 @triton.jit
 def kept(seed, index, threshold):
-    """Return whether dropout keeps each element: a hash of its index (Wellons' lowbias32) is above the threshold."""
+    """Return whether dropout keeps each element.
+
+    A hash of its index (Wellons' lowbias32) is compared with the threshold.
+    """
     x = index.to(tl.uint32) * 0x9E3779B9 + seed.to(tl.uint32)
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = (x ^ (x >> 15)) * 0x846CA68B

@@ -89,7 +89,7 @@ class _Attention(timm.layers.Attention):
 
 
 class _PatchProjection(nn.Conv2d):
-    """Convolution of patches that do not overlap: on GPUs one matrix product, which is several times faster."""
+    """Convolution of patches that do not overlap; on GPUs, one matrix product."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map pixels ``(B, C, H, H)`` to ``(B, W, G, G)``."""

@@ -134,7 +134,7 @@ def align(
 
 
 def _encode_texts(encoders: Encoders, batch: Batch, masked: MaskedTexts | None) -> Tensor:
-    """Return states of the texts ``(B, L, W)``, or of texts and masked texts ``(2B, L, W)``."""
+    """Return states ``(B, L, W)`` of texts, with masked texts ``(2B, L, W)``."""
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if masked is None:
         return cast(Tensor, encoders.text(ids, mask))

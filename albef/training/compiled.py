@@ -20,7 +20,10 @@ _VARIANTS = 64
 
 
 def compile_regions(model: ALBEF, backend: str = "inductor") -> None:
-    """Compile the layers and losses of a model, in place; a region that cannot be compiled raises an error."""
+    """Compile the layers and losses of a model, in place.
+
+    A region that cannot be compiled raises an error when it first runs.
+    """
     torch._dynamo.config.recompile_limit = _VARIANTS
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
     for encoders in (model.student, *([model.teacher] if model.architecture.teacher else [])):

@@ -139,7 +139,10 @@ def _worker_logs() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _stop_on_sigterm(file: Path) -> Iterator[None]:
-    """On SIGTERM, request all workers to save a checkpoint and to end; a second one ends them at once."""
+    """On SIGTERM, request all workers to save a checkpoint and to end.
+
+    A second SIGTERM ends them at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread can set signal handlers
         return

@@ -12,7 +12,10 @@ _MULTIPLE = 8
 
 
 def on_device(batches: Iterable[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Yield batches on the device; on a GPU the next one is copied while the current one is used."""
+    """Yield batches on the device.
+
+    On a GPU, the next one is copied while the current one is used.
+    """
     if device.type != "cuda":
         for batch in batches:
             yield {name: value.to(device) for name, value in batch.items()}
@@ -40,7 +43,10 @@ def _available(batch: dict[str, Tensor], event: torch.cuda.Event) -> dict[str, T
 
 
 def padded(batch: dict[str, Tensor], pad: int, length: int | None) -> dict[str, Tensor]:
-    """Return a batch whose texts have ``length`` tokens, or a multiple of 8, so that few shapes occur."""
+    """Pad the texts of a batch so that few shapes occur.
+
+    They get ``length`` tokens, or a multiple of 8 if that is None.
+    """
     tokens = batch["input_ids"].shape[1]
     missing = length - tokens if length is not None and length >= tokens else -tokens % _MULTIPLE
     if missing == 0:

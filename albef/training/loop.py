@@ -237,7 +237,7 @@ class Loop:
             yield parts
 
     def train_step(self, parts: Sequence[dict[str, Tensor]]) -> None:
-        """Train on the parts of a batch that are on the device; does not wait for it."""
+        """Train on the parts of a batch, which are on the device."""
         config, step = self.config, self.progress.step
         rate = learning_rate(step, self.steps_per_epoch, config.epochs, config.optim)
         alpha = ramped_alpha(config.alpha, step, config.alpha_ramp_epochs * self.steps_per_epoch)

@@ -56,7 +56,10 @@ class TrainStep:
         self.link_rates()
 
     def link_rates(self) -> None:
-        """Put learning rates on the device where a graph reads them; call it after loading the optimizer's state."""
+        """Put learning rates on the device, where a graph reads them.
+
+        Loading the optimizer's state replaces them.
+        """
         if self.graphs is not None:
             for group in self.optimizer.param_groups:
                 group |= {"lr": torch.zeros((), device=self.device), "capturable": True}
@@ -157,7 +160,10 @@ class TrainStep:
 
 
 def uses_graph(task: Task, config: TrainConfig, device: torch.device) -> bool:
-    """Return whether the step is captured in a CUDA graph: on one GPU, if all its shapes are those of the batch."""
+    """Return whether the step is captured in a CUDA graph.
+
+    It is on one GPU, if all its shapes follow from those of the batch.
+    """
     possible = (
         device.type == "cuda"
         and task.fixed_shapes

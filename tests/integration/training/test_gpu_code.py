@@ -1,4 +1,4 @@
-"""Code for GPUs as far as a CPU can check it: regions compile whole, kernels compile for the hardware."""
+"""Code for GPUs, as far as a CPU can check it."""
 
 from __future__ import annotations
 

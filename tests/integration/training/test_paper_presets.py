@@ -1,4 +1,4 @@
-"""The paper's presets in bf16 at toy width: training, validation and evaluation of every task, and an export."""
+"""The paper's presets in bf16 at toy width, from training to export."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_presets_differ_in_their_data_only() -> None:
-    """What the test below runs stands for all presets."""
+    """The test below runs one of them for all."""
     for name in presets.names():
         base = _toy("paper-4m-flickr" if name.endswith("flickr") else "paper-4m")
         ours = _toy(name)

@@ -115,7 +115,7 @@ check(
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="the kernels run on the GPU")
 def test_kernels_in_the_interpreter() -> None:
-    """Run the kernels' code on the CPU: masks, dropout, several texts an image, a token apart from the blocks."""
+    """Masks, dropout, several texts an image, a token apart from the blocks."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-W", "ignore", "-c", _INTERPRETED]

@@ -149,7 +149,7 @@ def test_a_kill_during_validation_repeats_the_validation_only(
 
 
 def test_parts_of_a_batch_are_the_batch(world: Path, tmp_path: Path) -> None:
-    """Without losses over the batch, parts change results by rounding only; the teacher moves once a step."""
+    """Without losses over the batch, parts change results by rounding only."""
     weights = []
     for name, rows in (("whole", None), ("parts", 2)):
         loop = _loop(world, tmp_path / name, "entailment", device_batch_size=rows, dropout=0.0)
