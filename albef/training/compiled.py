@@ -6,6 +6,7 @@ kernels of `albef.models.attention`, runs as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,13 +20,18 @@ _VARIANTS = 64
 """Most compiled forms of a region: by type of layer, student or teacher, with or without gradients, and by shape."""
 
 
-def compile_regions(model: ALBEF, backend: str = "inductor") -> None:
+def compile_regions(model: ALBEF, fixed_shapes: bool, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile the layers and losses of a model, in place.
 
-    A region that cannot be compiled raises an error when it first runs.
+    A region that cannot be compiled raises an error when it first runs. Evaluation, whose shapes vary more, should run
+    the layers as they are: ``torch.compiler.set_stance("force_eager")``.
+
+    Args:
+        fixed_shapes: Compile for every shape anew; otherwise sizes that vary become variables of the code.
+        backend: Of ``torch.compile``.
     """
     torch._dynamo.config.recompile_limit = _VARIANTS
-    options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
+    options: dict[str, Any] = {"fullgraph": True, "dynamic": False if fixed_shapes else None, "backend": backend}
     for encoders in (model.student, *([model.teacher] if model.architecture.teacher else [])):
         _compile_encoders(encoders, options)
     compiled = partial(torch.compile, **options)

@@ -144,8 +144,9 @@ class Loop:
             for encoders in (task.model.student, *([task.model.teacher] if task.model.architecture.teacher else [])):
                 encoders.vision.vit.set_grad_checkpointing(True)
         if device.type == "cuda" if self.config.compile is None else self.config.compile:
-            compile_regions(task.model)
-        forward = _data_parallel(self.task, device) if distributed.world_size() > 1 else self.task
+            compile_regions(task.model, task.fixed_shapes)
+        ranks = distributed.world_size()
+        forward = _data_parallel(self.task, device, self.config.parts(ranks)) if ranks > 1 else self.task
         self.step = TrainStep(task, forward, self.optimizer, self.config, device)
 
     def run(self) -> dict[str, float]:
@@ -270,7 +271,8 @@ class Loop:
 
     def _validate(self, epoch: int) -> None:
         self.task.eval()
-        metrics = self.task.validate(self.data) if self.task.validates(self.data) else {}
+        with torch.compiler.set_stance("force_eager"):  # its shapes vary too much to be compiled
+            metrics = self.task.validate(self.data) if self.task.validates(self.data) else {}
         self.progress.validation.append(metrics)
         if metrics:
             self.tracker.log_metrics({f"val_{k}": v for k, v in metrics.items()}, self.progress.step)
@@ -329,7 +331,7 @@ class Loop:
         return metrics
 
 
-def _data_parallel(task: Task, device: torch.device) -> DistributedDataParallel:
+def _data_parallel(task: Task, device: torch.device, parts: int) -> DistributedDataParallel:
     """Wrap a task so that gradients are averaged over the ranks.
 
     Buffers are not synchronized: teacher, queue and frozen modules start equal and change equally on all ranks.
@@ -338,7 +340,8 @@ def _data_parallel(task: Task, device: torch.device) -> DistributedDataParallel:
     parameters = inspect.signature(DistributedDataParallel).parameters
     # Renamed in torch 2.15.
     sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-    options: dict[str, Any] = {sync_buffers: False, "static_graph": True, "gradient_as_bucket_view": True}
+    options: dict[str, Any] = {sync_buffers: False, "gradient_as_bucket_view": True}
+    options["static_graph"] = parts == 1  # a static graph cannot accumulate gradients
     return DistributedDataParallel(task, devices, **options)
 
 

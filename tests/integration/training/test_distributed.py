@@ -132,8 +132,14 @@ def test_without_batch_wide_losses_two_workers_are_one_process(world: Path, clus
     init = tmp_path / "init"
     checkpoint.save(random_model(world, config, task="pretrain"), init / "model.pth")
     metrics = {
-        workers: _train(_config(dropout=0.0, workers=workers), world, tmp_path / str(workers), "entailment", init)
-        for workers in (1, 2)
+        workers: _train(
+            _config(dropout=0.0, workers=workers, device_batch_size=rows),
+            world,
+            tmp_path / str(workers),
+            "entailment",
+            init,
+        )
+        for workers, rows in ((1, None), (2, 2))  # two workers, each in two parts
     }
     one, two = (_history(tmp_path / str(workers)) for workers in (1, 2))
     for left, right in zip(one, two, strict=True):

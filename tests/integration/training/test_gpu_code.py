@@ -14,8 +14,10 @@ from albef.data.tokenizer import Encoder
 from albef.losses.mlm import IGNORE
 from albef.tasks.base import TaskData, task_class
 from albef.tasks.pretrain import train as pretrain
+from albef.tracking.tracker import Tracker
 from albef.training.compiled import compile_regions
 from albef.training.inputs import padded
+from albef.training.loop import Loop
 from tests.worlds import color_world, tiny_config
 
 
@@ -29,7 +31,7 @@ def _step(data: TaskData, compiled: bool) -> dict[str, float]:
     torch.manual_seed(0)
     task = task_class("pretrain")(tiny_config(), data.encoder).train()
     if compiled:
-        compile_regions(task.model, backend="eager")
+        compile_regions(task.model, task.fixed_shapes, backend="eager")
     batch = next(iter(train_loader(task.dataset(data), data.encoder, task.train_config(task.config), 0)))
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -42,6 +44,29 @@ def _step(data: TaskData, compiled: bool) -> dict[str, float]:
 
 def test_regions_compile_without_a_break(data: TaskData) -> None:
     assert _step(data, compiled=True) == _step(data, compiled=False)
+
+
+def test_validation_compiles_nothing(data: TaskData, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = task_class("retrieval")(tiny_config(epochs=1), data.encoder)
+    loop = Loop(
+        task, data, tmp_path / "scratch", tmp_path, Tracker("none", "retrieval", {}, {}, tmp_path), torch.device("cpu")
+    )
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    compile_regions(task.model, task.fixed_shapes, backend=backend)
+    loop.task.train()
+    batch = next(iter(train_loader(loop.dataset, data.encoder, loop.config, 0)))
+    loop.train_step([batch])
+    after_a_step = len(compiled)
+    assert after_a_step > 0
+    loop._validate(0)
+    assert loop.progress.validation[0]["r_mean"] >= 0
+    assert len(compiled) == after_a_step
 
 
 def test_a_fixed_number_of_masked_words_changes_nothing(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +100,7 @@ def _signature(kernel: Any, constants: dict[str, Any]) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("kind", ["image", "text", "cross"])
+@pytest.mark.parametrize(("kind", "capability"), [("image", 80), ("text", 90), ("cross", 90)])
 def test_kernels_compile_for_a_gpu(kind: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton compiles without a GPU; its interpreter accepts code that its compiler refuses."""
     triton = pytest.importorskip("triton")
