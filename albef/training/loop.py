@@ -175,7 +175,7 @@ class Loop:
                     self._validate(epoch)
                 else:
                     self.progress.validation.append({})
-                distributed.barrier()  # the other ranks wait here for rank 0
+                self._save()  # the other ranks wait here for rank 0
         self.writer.wait()
         return self._finish() if self.is_main else {}
 
