@@ -25,6 +25,7 @@ from albef.config_parsing import (
 )
 from albef.config_parsing import ConfigError as ConfigError
 from albef.config_parsing import from_dict as from_dict
+from albef.config_parsing import read as read
 from albef.config_parsing import to_dict as to_dict
 from albef.tasks import registry
 
@@ -369,24 +370,6 @@ def train_config(config: Config, task: str) -> TrainConfig:
     section = section_of(config, task)
     train: TrainConfig = section.train if registry.spec(task).fine_tuning else section
     return train
-
-
-def read(path: Path) -> Any:
-    """Return the content of a YAML file.
-
-    Raises:
-        ConfigError: If the file is missing or not valid YAML.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        # ruamel.yaml parses 1e-5 as a float, like DVC; PyYAML parses it as a string.
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the parameter file ({error.strerror})") from error
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
 
 
 def load(path: str | Path = "params.yaml") -> Config:

@@ -8,6 +8,7 @@ import logging
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -169,6 +170,24 @@ def _section(data: Any, cls: type, where: str) -> Any:
         elif field.default is dataclasses.MISSING:
             raise ConfigError(f"{where}.{name}: missing key; expected {_expected(hints[name])}")
     return cls(**values)
+
+
+def read(path: Path) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        ConfigError: If the file is missing or not valid YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        # ruamel.yaml parses 1e-5 as a float, like DVC; PyYAML parses it as a string.
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the parameter file ({error.strerror})") from error
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
 
 
 def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
