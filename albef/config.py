@@ -1,7 +1,7 @@
 """Typed configuration: ``params.yaml`` as frozen dataclasses.
 
-Hyper-parameters have no defaults here; ``params.yaml`` is the single place for their values. An unknown, missing or
-mistyped key raises `ConfigError` with the file, the key and the expected value.
+Hyper-parameters have no defaults here, except those that suit the device: ``params.yaml`` is the single place for their
+values. An unknown, missing or mistyped key raises `ConfigError` with the file, the key and the expected value.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from albef.config_parsing import ConfigError as ConfigError
 from albef.config_parsing import from_dict as from_dict
 from albef.config_parsing import read as read
 from albef.config_parsing import to_dict as to_dict
+from albef.config_parsing import train_values as train_values
 from albef.tasks import registry
 
 
@@ -195,17 +196,16 @@ class TrainConfig:
         Raises:
             ValueError: If the devices and their parts do not divide the batch.
         """
-        if self.batch_size % world_size:
+        share, rest = divmod(self.batch_size, world_size)
+        if rest:
             raise ValueError(f"batch_size: {self.batch_size} is not divisible by the world size {world_size}")
-        share = self.batch_size // world_size
-        if self.device_batch_size is None:
-            return 1
-        if share % self.device_batch_size:
+        parts, rest = divmod(share, self.device_batch_size or share)
+        if rest:
             raise ValueError(
                 f"device_batch_size: {self.device_batch_size} does not divide {share}, the share of each of "
                 f"{world_size} devices in batch_size {self.batch_size}"
             )
-        return share // self.device_batch_size
+        return parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,15 +391,3 @@ def overlay(config: Config, values: Mapping[str, Any]) -> Config:
         ConfigError: If a key is unknown or a value has the wrong type.
     """
     return replaced(config, values)
-
-
-def train_values(values: Any, task: str, where: str) -> dict[str, Any]:
-    """Return the training parameters of a task in the content of a (partial) parameter file.
-
-    Raises:
-        ConfigError: If it says nothing of it.
-    """
-    try:
-        return {"tasks": {task: {"train": values["tasks"][task]["train"]}}}
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{where}: expected tasks.{task}.train") from error

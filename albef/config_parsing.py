@@ -235,3 +235,15 @@ def replaced(section: T, values: Any, where: str = "params") -> T:
 def to_dict(config: Any) -> dict[str, Any]:
     """Convert a configuration dataclass to plain data, for checkpoints and run logs."""
     return dataclasses.asdict(config)
+
+
+def train_values(values: Any, task: str, where: str) -> dict[str, Any]:
+    """Return the training parameters of a task in the content of a (partial) parameter file.
+
+    Raises:
+        ConfigError: If it says nothing of it.
+    """
+    try:
+        return {"tasks": {task: {"train": values["tasks"][task]["train"]}}}
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{where}: expected tasks.{task}.train") from error
