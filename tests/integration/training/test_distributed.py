@@ -190,7 +190,8 @@ def test_sigterm_saves_what_both_workers_did(
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("scratch/pretrain-*/checkpoint.pt")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if time.monotonic() < deadline:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     config = _config(epochs=40, checkpoint_every=10)
     sender = threading.Thread(target=terminate)
