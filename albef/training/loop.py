@@ -140,9 +140,8 @@ class Loop:
         self.is_main = distributed.rank() == 0
         self.optimizer = build_optimizer(task, self.config.optim, task.config.model.official_quirks)
         self.progress = Progress()
-        if self.config.activation_checkpointing:
-            for encoders in (task.model.student, *([task.model.teacher] if task.model.architecture.teacher else [])):
-                encoders.vision.vit.set_grad_checkpointing(True)
+        if self.config.activation_checkpointing:  # the teacher, without gradients, keeps none
+            task.model.student.vision.vit.set_grad_checkpointing(True)
         if device.type == "cuda" if self.config.compile is None else self.config.compile:
             compile_regions(task.model, task.fixed_shapes)
         ranks = distributed.world_size()

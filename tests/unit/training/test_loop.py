@@ -159,6 +159,17 @@ def test_parts_of_a_batch_are_the_batch(world: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-5)
 
 
+def test_activation_checkpointing_changes_nothing(world: Path, tmp_path: Path) -> None:
+    weights = []
+    for again in (False, True):
+        loop = _loop(world, tmp_path / str(again), "pretrain", activation_checkpointing=again)
+        assert loop.task.model.student.vision.vit.grad_checkpointing is again
+        loop.run()
+        weights.append(checkpoint.read(tmp_path / str(again) / "model.pth")[0])
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-5, atol=1e-6)
+
+
 def test_the_queue_gets_the_parts_of_a_batch_at_its_end(world: Path, tmp_path: Path) -> None:
     loop = _loop(world, tmp_path, "pretrain", device_batch_size=2)
     queue = loop.task.model.queue
