@@ -148,7 +148,7 @@ class Albef:
         train, items = self._aligned("embed_image"), _images(images)
         with torch.no_grad(), evaluating(self.model, train) as device:
             parts = [
-                self.model.encode_image(pixels_of(batch, self.model.config.image_size, device))[1].float().cpu()
+                self.model.encode_image(pixels_of(batch, self.model.config.image_size).to(device))[1].float().cpu()
                 for batch in _batches(items, train.batch_size)
             ]
         return torch.cat(parts).numpy()
@@ -174,10 +174,10 @@ class Albef:
         train, items, strings = self._aligned("match"), _images(images), _texts(texts)
         rows, step = torch.arange(len(strings)), train.batch_size
         logits = []
-        with torch.no_grad(), evaluating(self.model, train) as device:
+        with torch.no_grad(), evaluating(self.model, train):
             bank = text_bank(self.model, *words_of(strings, self.encoder, train, torch.device("cpu")), step)
             for batch in _batches(items, step):
-                for embeds in encode_images(self.model, batch, step, device).embeds.split(1):
+                for embeds in encode_images(self.model, batch, step).embeds.split(1):
                     keys_values = self.model.student.fusion.keys_values(embeds)
                     logits.append(match_image(self.model, bank, keys_values, rows, step).cpu())
         return torch.stack(logits).softmax(dim=-1)[..., MATCH].numpy()
@@ -203,8 +203,8 @@ class Albef:
         settings = section.evaluate
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
-        with torch.no_grad(), evaluating(self.model, section.train) as device:
-            encoded = encode_images(self.model, items, settings.batch_size, device)
+        with torch.no_grad(), evaluating(self.model, section.train):
+            encoded = encode_images(self.model, items, settings.batch_size)
             words = words_of(strings, self.encoder, section.train, torch.device("cpu"))
             bank = text_bank(self.model, *words, settings.batch_size)
             with full_precision(encoded.feats):

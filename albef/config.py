@@ -6,6 +6,7 @@ values. An unknown, missing or mistyped key raises `ConfigError` with the file, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
@@ -153,11 +154,13 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistributedConfig:  # workers of all training stages (`albef.training.distributed`)
+class DistributedConfig:  # workers of training and evaluation (`albef.workers`)
     world_size: AtLeast1 = renamed("workers")  # processes that each batch is split over; 1: train in this process
     cpus_per_worker: AtLeast1
     gpus_per_worker: AtLeast0
     max_failures: AtLeast0  # how often lost workers are replaced before the stage fails
+    min_world_size: AtLeast1 | None = None  # go on with as few workers if machines are lost; null: wait for all
+    compress_gradients: bool | None = None  # average gradients in bf16; null: on GPUs where `precision` is bf16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,18 +197,12 @@ class TrainConfig:
         Gradients are accumulated over them.
 
         Raises:
-            ValueError: If the devices and their parts do not divide the batch.
+            ValueError: If the batch has less than two rows for each device.
         """
-        share, rest = divmod(self.batch_size, world_size)
-        if rest:
-            raise ValueError(f"batch_size: {self.batch_size} is not divisible by the world size {world_size}")
-        parts, rest = divmod(share, self.device_batch_size or share)
-        if rest:
-            raise ValueError(
-                f"device_batch_size: {self.device_batch_size} does not divide {share}, the share of each of "
-                f"{world_size} devices in batch_size {self.batch_size}"
-            )
-        return parts
+        if self.batch_size < 2 * world_size and world_size > 1:
+            raise ValueError(f"batch_size: {self.batch_size} is not enough for {world_size} devices, two rows for each")
+        share = math.ceil(self.batch_size / world_size)
+        return math.ceil(share / (self.device_batch_size or share))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +210,7 @@ class AlignTrainConfig(TrainConfig):
     """Fine-tuning with ITC."""
 
     temperature: Positive | None  # initial ITC temperature; null: as loaded with the weights
+    gather_negatives: bool = False  # ITC also contrasts the batches of the other devices (official: false)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +229,7 @@ class PretrainConfig(TrainConfig):
     hard_negatives: bool  # sample ITM negatives by ITC similarity instead of uniformly
     distill_itc: bool  # momentum distillation, with weight alpha, in ITC
     distill_mlm: bool  # likewise in MLM
+    gather_negatives: bool = False  # ITC also contrasts the batches of the other devices (official: false)
 
 
 @dataclass(frozen=True, kw_only=True)

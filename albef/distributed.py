@@ -1,15 +1,20 @@
-"""Collectives over torch's default process group; no-ops in a single process.
+"""Collectives over torch's default process group, and shares of work; no-ops in a single process.
 
 B = rows of a rank's batch, W = world size.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 def rank() -> int:
@@ -22,27 +27,35 @@ def world_size() -> int:
     return dist.get_world_size() if _initialized() else 1
 
 
-def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+def sizes(total: int, groups: int) -> list[int]:
+    """Return the sizes of groups of rows, which differ by one at most; larger ones come first."""
+    return [total // groups + (group < total % groups) for group in range(groups)]
+
+
+def gather_rows(*tensors: Tensor, counts: Sequence[int] | None = None) -> tuple[Tensor, ...]:
     """Gather the rows of all ranks, in the order of ranks.
 
     All tensors are packed as bytes into a single collective.
 
     Args:
         tensors: Tensors ``(B, ...)`` of any types.
+        counts: B of each rank; by default all are equal.
 
     Returns:
-        Tensors ``(W * B, ...)``.
+        Tensors ``(sum of B, ...)``.
     """
     if world_size() == 1:
         return tensors
     rows = tensors[0].shape[0]
+    counts = counts or [rows] * world_size()
     parts = [tensor.contiguous().view(rows, -1).view(torch.uint8) for tensor in tensors]
-    local = torch.cat(parts, dim=1)
-    gathered = local.new_empty(world_size() * rows, local.shape[1])
-    dist.all_gather_into_tensor(gathered, local)
-    split = gathered.split([part.shape[1] for part in parts], dim=1)
+    local = F.pad(torch.cat(parts, dim=1), (0, 0, 0, max(counts) - rows))
+    gathered = local.new_empty(world_size(), *local.shape)
+    dist.all_gather_into_tensor(gathered.view(-1, local.shape[1]), local)
+    packed = torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+    split = packed.split([part.shape[1] for part in parts], dim=1)
     return tuple(
-        part.contiguous().view(tensor.dtype).view(world_size() * rows, *tensor.shape[1:])
+        part.contiguous().view(tensor.dtype).view(len(packed), *tensor.shape[1:])
         for part, tensor in zip(split, tensors, strict=True)
     )
 
@@ -81,6 +94,16 @@ def gather_objects(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def share(items: Sequence[T]) -> list[T]:
+    """Return this rank's share of items: every W-th one, so that items in order of size make equal shares."""
+    return list(items[rank() :: world_size()])
+
+
+def merge(results: dict[int, V]) -> dict[int, V]:
+    """Return the union of the results of all ranks, by row."""
+    return {row: value for part in gather_objects(results) for row, value in part.items()}
 
 
 def barrier() -> None:

@@ -27,11 +27,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         batch_size: Rows of a batch over all ranks; an incomplete last batch is dropped.
         start: Batches to skip, the position of a resumed run.
         groups: Group of each row; rows of a group follow one another.
-        shard: Rank and world size; each rank gets an equal contiguous part of every batch.
-        parts: Parts of a rank's batch, which follow one another.
+        shard: Rank and world size; each rank gets a contiguous part of every batch.
+        parts: Parts of a rank's batch, which follow one another. Sizes of parts differ by one row at most.
 
     Raises:
-        ValueError: If the data set is smaller than one batch, or ``batch_size`` is not divisible by the world size.
+        ValueError: If the data set is smaller than one batch.
     """
 
     def __init__(
@@ -47,8 +47,6 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if size < batch_size:
             raise ValueError(f"batch_size: {batch_size} is more than the {size} rows of the training list")
-        if batch_size % (shard[1] * parts):
-            raise ValueError(f"batch_size: {batch_size} is not divisible by {shard[1]} devices x {parts} parts")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.epoch, self.start, self.groups, self.shard = epoch, start, groups, shard
         self.parts = parts
@@ -65,7 +63,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         for batch in range(self.start, self.size // self.batch_size):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             rank, ranks = self.shard
-            for part in np.split(rows, ranks * self.parts)[rank * self.parts : (rank + 1) * self.parts]:
+            for part in np.array_split(rows, ranks * self.parts)[rank * self.parts : (rank + 1) * self.parts]:
                 yield [(self.epoch, int(row)) for row in part]
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from albef import distributed
 from albef.config import TrainConfig
-from albef.data.images import ImageSource, load_image, to_pixels
+from albef.data.images import ImageSource, load_image, to_bytes
 from albef.models.albef import ALBEF
 from albef.models.bert import KeysValues
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -36,13 +42,45 @@ def evaluating(model: ALBEF, train: TrainConfig) -> Iterator[torch.device]:
         model.train(training)
 
 
-def pixels_of(images: Sequence[ImageSource], size: int, device: torch.device) -> Tensor:
-    """Load images as pixels ``(B, 3, size, size)``.
+def pixels_of(images: Sequence[ImageSource], size: int) -> Tensor:
+    """Load images as bytes ``(B, 3, size, size)``.
 
     Raises:
         ImageError: If an image cannot be read; the message names its file.
     """
-    return torch.from_numpy(np.stack([to_pixels(load_image(image), size) for image in images])).to(device)
+    return torch.from_numpy(np.stack([to_bytes(load_image(image), size) for image in images]))
+
+
+class _Results(Dataset[R]):
+    """Results of a function, computed when they are read."""
+
+    def __init__(self, function: Callable[[T], R], items: Sequence[T]) -> None:
+        self.function, self.items = cast(Callable[[Any], R], function), items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> R:
+        return self.function(self.items[index])
+
+
+def loaded(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """Yield the result of a function for each item, in order.
+
+    Args:
+        workers: Processes that compute results ahead; 0 computes them in this one.
+    """
+    if workers == 0 or len(items) < 2:
+        yield from map(function, items)
+        return
+    # A generator of its own, since the loader draws a seed: evaluation must not change the training that follows.
+    yield from DataLoader(
+        _Results(function, items),
+        batch_size=None,
+        num_workers=min(workers, len(items)),
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )
 
 
 def words_of(texts: Sequence[str], encoder: Encoder, train: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -84,19 +122,25 @@ def by_image(images: Sequence[tuple[int, ...]], batch: int) -> Iterator[tuple[li
 
 
 def keys_values_by_image(
-    model: ALBEF, images: Sequence[ImageSource], image_rows: Sequence[tuple[int, ...]], batch: int
+    model: ALBEF, images: Sequence[ImageSource], image_rows: Sequence[tuple[int, ...]], batch: int, workers: int
 ) -> Iterator[tuple[list[int], list[KeysValues], Tensor]]:
-    """Encode images in batches of rows; see `by_image`.
+    """Encode images in this rank's share of the batches of rows; see `by_image`.
+
+    Batches do not depend on the number of ranks, nor do results.
 
     Args:
         image_rows: Indices of the images of each row.
+        workers: Processes that load images.
 
     Yields:
         Row indices of a batch, the keys and values of its distinct images for each fusion layer, and the index among
         them of each row's images, ``(rows, images of a row)``.
     """
-    for rows, distinct_images in by_image(image_rows, batch):
+    batches = distributed.share(list(by_image(image_rows, batch)))
+    sources = [[images[image] for image in distinct_images] for _, distinct_images in batches]
+    pixels = loaded(partial(pixels_of, size=model.config.image_size), sources, workers)
+    for (rows, distinct_images), bytes_ in zip(batches, pixels, strict=True):
         position = {image: index for index, image in enumerate(distinct_images)}
-        pixels = pixels_of([images[image] for image in distinct_images], model.config.image_size, model.device)
         places = torch.tensor([[position[image] for image in image_rows[row]] for row in rows], device=model.device)
-        yield rows, model.student.fusion.keys_values(model.student.vision(pixels)), places
+        embeds = model.student.vision(bytes_.to(model.device, non_blocking=True))
+        yield rows, model.student.fusion.keys_values(embeds), places

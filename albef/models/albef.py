@@ -8,7 +8,7 @@ The task's architecture decides which modules exist; accessing an absent one rai
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -148,6 +148,7 @@ class ALBEF(nn.Module):
     Attributes:
         part: Part of a training step, and their number: gradients are accumulated over parts, but the teacher and the
             queue change once a step.
+        rows: Rows of each part of each rank, ``[rank][part]``; empty if all are equal.
         regions: Compiled forms of functions.
     """
 
@@ -172,6 +173,7 @@ class ALBEF(nn.Module):
             if not inference:
                 self.queue = FeatureQueue(config.queue_size, config.projection)
         self.part = (0, 1)
+        self.rows: list[list[int]] = []
         self.regions: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._collected: list[tuple[Tensor, ...]] = []
         self.train()
@@ -205,7 +207,7 @@ class ALBEF(nn.Module):
             1.0 - self.config.momentum,
         )
 
-    def collect(self, *features: Tensor) -> list[Tensor] | None:
+    def collect(self, *features: Tensor) -> Sequence[Tensor] | None:
         """Keep features for the queue.
 
         Returns:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from albef import distributed
 from albef.config import AlignTrainConfig
-from albef.losses.itc import itc_loss
+from albef.losses.itc import Keys, itc_loss
 from albef.losses.itm import draw_negatives, itm_loss
 from albef.models.albef import ALBEF, Encoders
 from albef.models.attention import ImageRows
@@ -53,11 +53,13 @@ def align(
     contrast: bool = True,
     hard: bool = True,
     masked: MaskedTexts | None = None,
+    gather: bool = False,
 ) -> Aligned:
     """Compute ITC and ITM losses; update teacher and queue.
 
     ITC contrasts the batch with the queue, ITM uses hard negatives by ITC similarity. Each rank contrasts its own batch
-    and draws negatives from it; features of all ranks enter the queue, as in the official code.
+    and draws negatives from it; features of all ranks enter the queue, as in the official code. All ranks need the same
+    number of parts.
 
     Args:
         alpha: Weight of momentum distillation in ITC.
@@ -67,6 +69,7 @@ def align(
         contrast: Whether to return the ITC loss.
         hard: Whether to draw negatives by ITC similarity rather than uniformly.
         masked: Masked texts to encode and to fuse along.
+        gather: Whether ITC also contrasts the batches of the other ranks.
     """
     student, queue, mask = model.student, model.queue, batch["attention_mask"]
     size = len(mask)
@@ -90,6 +93,13 @@ def align(
         image_feat_m, text_feat_m = image_feat_m.float(), text_feat_m.float()
         # Clone, because the backward pass needs the queue as it was before this batch is enqueued.
         image_queue, text_queue = queue.image.clone(), queue.text.clone()
+        features = (image_feat_m, text_feat_m, *([] if ids is None else [ids]))
+        keys = None
+        if gather and distributed.world_size() > 1:
+            counts = [rows[model.part[0]] for rows in model.rows] or [size] * distributed.world_size()
+            features = distributed.gather_rows(*features, counts=counts)
+            first = sum(counts[: distributed.rank()])
+            keys = Keys(features[0], features[1], None if ids is None else features[2], first)
         itc = model.region(itc_loss)(
             image_feat,
             text_feat,
@@ -101,6 +111,7 @@ def align(
             alpha,
             ids,
             queue.ids,
+            keys,
         )
         same = None if ids is None else ids[:, None] == ids[None, :]
         if negatives is None:
@@ -112,9 +123,11 @@ def align(
             valid = torch.cat([image_valid, text_valid])
         else:
             (image_index, text_index), valid = negatives, None
-    rows_of_step = model.collect(image_feat_m, text_feat_m, *([] if ids is None else [ids]))
+    rows_of_step = model.collect(*features)
     if rows_of_step is not None:
-        queue.enqueue(*distributed.gather_rows(*rows_of_step))
+        if keys is None:
+            rows_of_step = distributed.gather_rows(*rows_of_step, counts=[sum(rows) for rows in model.rows])
+        queue.enqueue(*rows_of_step)
 
     # One pass over (image, text), (negative image, text), (image, negative text) and masked texts.
     rows = torch.arange(size, device=image_index.device)
@@ -157,7 +170,9 @@ class AlignmentTask(Task):
         self, batch: Batch, alpha: float | Tensor, negatives: tuple[Tensor, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Return the losses of a step; ``negatives`` as in `align`."""
-        return align_images(self.model, batch, alpha, negatives)
+        train = self.train_config(self.config)
+        assert isinstance(train, AlignTrainConfig)
+        return align_images(self.model, batch, alpha, negatives, train.gather_negatives)
 
     @classmethod
     def search_space(cls) -> dict[str, tuple[str, float, float]]:
@@ -166,7 +181,11 @@ class AlignmentTask(Task):
 
 
 def align_images(
-    model: ALBEF, batch: Batch, alpha: float | Tensor, negatives: tuple[Tensor, Tensor] | None = None
+    model: ALBEF,
+    batch: Batch,
+    alpha: float | Tensor,
+    negatives: tuple[Tensor, Tensor] | None = None,
+    gather: bool = False,
 ) -> dict[str, Tensor]:
     """Return the losses of `align` with positives by ``image_id (B,)``.
 
@@ -174,4 +193,4 @@ def align_images(
     """
     if not model.config.official_quirks:
         model.clamp_temperature()  # the official fine-tuning does not clamp it
-    return align(model, batch, alpha, ids=batch["image_id"], negatives=negatives).losses
+    return align(model, batch, alpha, ids=batch["image_id"], negatives=negatives, gather=gather).losses

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from albef import distributed
 from albef.config import ClassificationConfig, section_of
 from albef.data.images import ImageSource
 from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of, read_list
@@ -68,7 +69,7 @@ def evaluate(
 
     Metrics are ``accuracy`` over all rows and ``accuracy_CLASS`` of each class.
     """
-    probabilities = classify(model, *distinct(split.images), split.sentences, encoder, config)
+    probabilities = classify(model, *distinct(split.images), split.sentences, encoder, config, config.train.num_workers)
     return ClassificationResult(_metrics(probabilities, split), probabilities)
 
 
@@ -80,23 +81,28 @@ def classify(
     sentences: Sequence[str],
     encoder: Encoder,
     config: ClassificationConfig,
+    workers: int = 0,
 ) -> NDArray[np.float32]:
     """Return the class probabilities ``(rows, classes)`` of sentences.
 
-    Each image is encoded once per batch; all its sentences share the keys and values.
+    Each image is encoded once per batch; all its sentences share the keys and values. The ranks of a process group
+    share the work.
 
     Args:
         image_rows: Indices of the one or two images of each sentence.
+        workers: Processes that load images.
     """
-    probabilities = np.zeros((len(sentences), model.architecture.classes), dtype=np.float32)
+    probabilities: dict[int, NDArray[np.float32]] = {}
     with evaluating(model, config.train) as device:
         fusion, student = model.student.fusion, model.student
-        for rows, keys_values, places in keys_values_by_image(model, images, image_rows, config.evaluate.batch_size):
+        step = config.evaluate.batch_size
+        for rows, keys_values, places in keys_values_by_image(model, images, image_rows, step, workers):
             ids, mask = words_of([sentences[row] for row in rows], encoder, config.train, device)
             fused = fusion(student.text(ids, mask), mask, keys_values, image_rows=places, cls_only=True)
             logits = student.cls_head(fused[:, 0])
-            probabilities[rows] = logits.float().softmax(dim=-1).cpu().numpy()
-    return probabilities
+            probabilities |= zip(rows, logits.float().softmax(dim=-1).cpu().numpy(), strict=True)
+    merged = distributed.merge(probabilities)
+    return np.stack([merged[row] for row in range(len(sentences))])
 
 
 def _metrics(probabilities: NDArray[np.float32], split: ClassificationSet) -> dict[str, float]:

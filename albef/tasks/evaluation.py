@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,10 +15,11 @@ from albef.models.albef import ALBEF
 from albef.tasks import registry
 from albef.tasks.job import Job
 from albef.weights import checkpoint
+from albef.workers import WorkersError, launch
 
 
 class EvaluationError(ValueError):
-    """The model or the tokenizer does not fit the task."""
+    """The model or the tokenizer does not fit the task, or evaluation failed on a worker."""
 
 
 def load(task: str, model: Path, tokenizer: Path) -> tuple[ALBEF, Encoder]:
@@ -43,23 +46,50 @@ def load(task: str, model: Path, tokenizer: Path) -> tuple[ALBEF, Encoder]:
     return net, encoder
 
 
-def run(config: Config, task: str, model: Path, lists: Path, images: Path, tokenizer: Path, out: Path) -> None:
+def run(
+    config: Config,
+    task: str,
+    model: Path,
+    lists: Path,
+    images: Path,
+    tokenizer: Path,
+    out: Path,
+    work_dir: Path = Path("scratch"),
+) -> None:
     """Evaluate ``task`` and write the results to ``out``.
 
     The results are ``metrics.json``, a table for plots, and a folder ``shown`` with examples and other task-specific
-    files.
+    files. The workers of `config.distributed` share the work; results do not depend on their number.
 
     Args:
         model: Folder with ``model.pth``.
         lists: Folder of the JSON lists.
         images: Folder that relative image paths start from.
         tokenizer: Folder with ``tokenizer.json``.
+        work_dir: Folder for the state of several workers.
 
     Raises:
         UnknownTaskError: If the task has no evaluation.
         EvaluationError: If the model or the tokenizer does not fit the task; see `load`.
     """
-    evaluate = registry.module(task, "evaluate")
+    registry.module(task, "evaluate")
+    folders = [model, lists, images, tokenizer, out]
+    if config.distributed.world_size == 1:
+        _run(config, task, folders, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return
+    work = partial(_run, config, task, [folder.resolve() for folder in folders])  # workers start in another folder
+    try:
+        launch(config.distributed, f"evaluate-{task}", work_dir.resolve(), work, stops=False)
+    except WorkersError as error:
+        raise EvaluationError(str(error)) from error
+
+
+def _run(
+    config: Config, task: str, folders: Sequence[Path], device: torch.device, stop_file: Path | None = None
+) -> None:
+    """Evaluate on one rank."""
+    model, lists, images, tokenizer, out = folders
     net, encoder = load(task, model, tokenizer)
-    net.to("cuda" if torch.cuda.is_available() else "cpu")
-    evaluate.run(Job(task, config, net, encoder, lists, image_root(images), out))
+    net.to(device)
+    job = Job(task, config, net, encoder, lists, image_root(images), out)
+    registry.module(task, "evaluate").run(job)

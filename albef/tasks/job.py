@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from albef import distributed
 from albef.config import Config
 from albef.io import write_file
 from albef.models.albef import ALBEF
@@ -25,6 +26,8 @@ EXAMPLES = 8
 @dataclass(frozen=True)
 class Job:
     """Model, evaluation data and output folder of an evaluation.
+
+    Of several ranks, only the first writes results.
 
     Args:
         lists: Folder of the JSON lists.
@@ -47,7 +50,7 @@ class Job:
 
     def write_json(self, name: str, data: Any) -> None:
         """Write ``data`` as JSON to file ``name`` in the output folder."""
-        write_file(self.out / name, json.dumps(data, indent=1) + "\n")
+        self._write(self.out / name, json.dumps(data, indent=1) + "\n")
 
     def write_csv(self, name: str, header: str, rows: Sequence[Sequence[object]]) -> None:
         """Write a CSV table; floats get four decimals.
@@ -55,11 +58,15 @@ class Job:
         Cells must not contain commas.
         """
         cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-        write_file(self.out / "plots" / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
+        self._write(self.out / "plots" / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """Write ``metrics.json``; call this last, as the file marks a complete evaluation."""
         self.write_json("metrics.json", dict(sorted(metrics.items())))
+
+    def _write(self, path: Path, text: str) -> None:
+        if distributed.rank() == 0:
+            write_file(path, text)
 
 
 def spaced(count: int, number: int = EXAMPLES) -> list[int]:

@@ -1,8 +1,8 @@
 """Training loop for all tasks.
 
 A run is deterministic in parameters, data and code: if killed at any point and started again, it ends with the same
-weights bit for bit (on CPU). With a process group, ranks split each batch and average gradients (DDP), and rank 0
-validates and writes files.
+weights bit for bit (on CPU). With a process group, ranks split each batch and average gradients (DDP), and
+rank 0 writes files.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -145,7 +146,11 @@ class Loop:
         if device.type == "cuda" if self.config.compile is None else self.config.compile:
             compile_regions(task.model, task.fixed_shapes)
         ranks = distributed.world_size()
-        forward = _data_parallel(self.task, device, self.config.parts(ranks)) if ranks > 1 else self.task
+        compress = task.config.distributed.compress_gradients
+        if compress is None:
+            compress = device.type == "cuda" and self.config.precision == "bf16"
+        parallel = ranks > 1
+        forward = _data_parallel(self.task, device, self.config.parts(ranks), compress) if parallel else self.task
         self.step = TrainStep(task, forward, self.optimizer, self.config, device)
 
     def run(self) -> dict[str, float]:
@@ -170,11 +175,8 @@ class Loop:
                     self._epoch(epoch, bar, stop)
                     self.step.check()
                     self._save()  # before validation: a run that is killed in it validates again
-                if self.is_main:
-                    self._validate(epoch)
-                else:
-                    self.progress.validation.append({})
-                self._save()  # the other ranks wait here for rank 0
+                self._validate(epoch)
+                self._save()
         self.writer.wait()
         return self._finish() if self.is_main else {}
 
@@ -280,8 +282,11 @@ class Loop:
             return  # without the selection metric (a split without answers) no epoch is the best
         if metrics[selection] > self.progress.best:
             self.progress.best = metrics[selection]
+            if not self.is_main:
+                return
             run_state.save(self.work_dir / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
-        _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
+        if self.is_main:
+            _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:
         workers = distributed.gather_objects({"random": run_state.random_state(), "sums": self.step.state()})
@@ -306,9 +311,10 @@ class Loop:
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        worker = state["workers"][distributed.rank()]
+        worker = run_state.of_rank(state["workers"], self.config.seed, self.progress.step)
         self.step.load_state(worker["sums"])
-        run_state.restore_random(worker["random"])
+        if "random" in worker:
+            run_state.restore_random(worker["random"])
         if self.is_main:
             _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
 
@@ -330,8 +336,8 @@ class Loop:
         return metrics
 
 
-def _data_parallel(task: Task, device: torch.device, parts: int) -> DistributedDataParallel:
-    """Wrap a task so that gradients are averaged over the ranks.
+def _data_parallel(task: Task, device: torch.device, parts: int, compress: bool) -> DistributedDataParallel:
+    """Wrap a task so that gradients are averaged over the ranks, in bf16 with ``compress``.
 
     Buffers are not synchronized: teacher, queue and frozen modules start equal and change equally on all ranks.
     """
@@ -341,7 +347,10 @@ def _data_parallel(task: Task, device: torch.device, parts: int) -> DistributedD
     sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
     options: dict[str, Any] = {sync_buffers: False, "gradient_as_bucket_view": True}
     options["static_graph"] = parts == 1  # a static graph cannot accumulate gradients
-    return DistributedDataParallel(task, devices, **options)
+    wrapped = DistributedDataParallel(task, devices, **options)
+    if compress:
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
 def _as_csv(rows: list[dict[str, float]]) -> str:

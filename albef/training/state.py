@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from albef import distributed
 from albef.config import Config, section_of
 from albef.io import file_hash, write_file
 from albef.tasks import registry
@@ -51,11 +52,15 @@ _NEUTRAL = (
     "checkpoint_every",
     "compile",
     "cuda_graph",
+    "device_batch_size",
     "log_every",
     "max_skipped_steps",
     "num_workers",
 )
-"""Training parameters that a resumed run may change, because its results do not depend on them."""
+"""Training parameters that a resumed run may change, as it may the number of ranks.
+
+Results do not depend on them, except on the rows of a device: ITM draws its negatives from these.
+"""
 
 
 def digest_of(files: Iterable[Path]) -> str:
@@ -77,7 +82,7 @@ def fingerprint(task: str, config: Config, data: str) -> str:
     for name in _NEUTRAL:
         del train[name]
     parameters: dict[str, Any] = {"task": task, "model": asdict(config.model), "tokenizer": asdict(config.tokenizer)}
-    parameters |= {"train": section, "world_size": config.distributed.world_size}
+    parameters["train"] = section
     if task == "pretrain" and config.init is not None:
         parameters["init"] = asdict(config.init)
     text = json.dumps({**parameters, "data": data, "code": digest_of(_sources(task))}, sort_keys=True)
@@ -90,6 +95,25 @@ def _sources(task: str) -> list[Path]:
     files = [p for name in _SOURCES for p in sorted([package / name, *(package / name).rglob("*.py")]) if p.is_file()]
     modules = [registry.module(task, name) for name in _TASK_MODULES if registry.provides(task, name)]
     return [*files, *(Path(str(module.__file__)) for module in modules)]
+
+
+def of_rank(workers: Sequence[dict[str, Any]], seed: int, step: int) -> dict[str, Any]:
+    """Return the part of a checkpoint that is this rank's own.
+
+    With another number of ranks than at the time of the checkpoint, each rank gets the mean of the sums of losses, and
+    its random number generators start anew from seed, step and rank.
+
+    Args:
+        workers: Sums of losses and states of random number generators, by rank.
+    """
+    rank, ranks = distributed.rank(), distributed.world_size()
+    if len(workers) == ranks:
+        return workers[rank]
+    random.seed(f"{seed} {step} {rank}")
+    np.random.seed(random.getrandbits(32))
+    torch.manual_seed(random.getrandbits(63))
+    names = workers[0]["sums"]
+    return {"sums": {name: torch.stack([w["sums"][name] for w in workers]).mean(dim=0) for name in names}}
 
 
 def random_state() -> dict[str, Any]:

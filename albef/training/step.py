@@ -46,6 +46,12 @@ class TrainStep:
     ) -> None:
         self.task, self.forward, self.optimizer, self.config, self.device = task, forward, optimizer, config, device
         self.parameters = [p for p in task.parameters() if p.requires_grad]
+        ranks = distributed.world_size()
+        parts = config.parts(ranks)
+        rows = distributed.sizes(config.batch_size, ranks * parts)
+        task.model.rows = [rows[rank * parts : (rank + 1) * parts] for rank in range(ranks)]
+        # DDP averages gradients over ranks, whose shares may differ.
+        self.weights = [count * ranks / config.batch_size for count in task.model.rows[distributed.rank()]]
         self.sums: dict[str, Tensor] = {}
         # Steps that count, steps skipped, steps skipped in a row until now, longest such row.
         self.counts = torch.zeros(4, device=device)
@@ -94,9 +100,10 @@ class TrainStep:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
                     outputs = self.forward(batch, alpha)
                 loss = torch.stack([value for name, value in outputs.items() if name.endswith("_loss")]).sum()
-                (loss if count == 1 else loss / count).backward()
+                weight = self.weights[index]
+                (loss if weight == 1 else loss * weight).backward()
             for name, value in {**outputs, "loss": loss}.items():
-                part = value.detach().float() / count
+                part = value.detach().float() * weight
                 totals[name] = totals[name] + part if name in totals else part
         self._update(totals)
 

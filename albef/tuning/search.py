@@ -18,12 +18,12 @@ from albef.tasks.base import task_class
 from albef.tracking.origin import run_tags
 from albef.tracking.runs import absolute_uri, start
 from albef.tracking.tracker import flush
-from albef.training.distributed import cluster
 from albef.training.state import digest_of, fingerprint
 from albef.tuning import results, trial
 from albef.tuning.space import Space, SpaceError, current_value, space_of
 from albef.tuning.trial import Inputs
 from albef.weights import checkpoint as model_file
+from albef.workers import cluster
 
 if TYPE_CHECKING:
     from albef.tuning.study import Study

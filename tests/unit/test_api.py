@@ -69,7 +69,7 @@ def inputs(model: Albef, images: list[Path], texts: list[str]) -> tuple[torch.Te
     """Tensors for the network."""
     cpu = torch.device("cpu")
     train = model.config.tasks.retrieval.train
-    return (pixels_of(images, 32, cpu), *words_of(texts, model.encoder, train, cpu))
+    return (pixels_of(images, 32), *words_of(texts, model.encoder, train, cpu))
 
 
 @pytest.mark.parametrize("task", registry.names())

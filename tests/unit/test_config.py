@@ -104,17 +104,18 @@ def test_a_value_that_cannot_train_is_refused_with_its_range(key: str, value: fl
 
 @pytest.mark.parametrize(("batch", "part", "devices", "parts"), [
     (512, 64, 8, 1), (512, 64, 1, 8), (512, 64, 2, 4), (512, None, 4, 1),
+    (512, 64, 7, 2), (512, 100, 1, 6), (512, None, 3, 1),
 ])  # fmt: skip
 def test_fewer_devices_take_more_parts(batch: int, part: int | None, devices: int, parts: int) -> None:
     config = dataclasses.replace(load(ROOT / "params.yaml").pretrain, batch_size=batch, device_batch_size=part)
     assert config.parts(devices) == parts
 
 
-@pytest.mark.parametrize(("part", "devices", "names"), [(None, 3, (512, 3)), (64, 16, (64, 32)), (100, 1, (100, 512))])
-def test_devices_that_do_not_divide_a_batch(part: int | None, devices: int, names: tuple[int, ...]) -> None:
-    config = dataclasses.replace(load(ROOT / "params.yaml").pretrain, batch_size=512, device_batch_size=part)
-    with refuses(ValueError, "batch_size", *names):
-        config.parts(devices)
+def test_a_batch_needs_two_rows_for_each_device() -> None:
+    config = dataclasses.replace(load(ROOT / "params.yaml").pretrain, batch_size=15)
+    assert config.parts(7) == 1
+    with refuses(ValueError, "batch_size", 15, 8):
+        config.parts(8)
 
 
 @given(st.sampled_from(LEAVES), st.text("abcxyz_", min_size=1))

@@ -22,7 +22,7 @@ LAYERS = [
     {"tasks.spec"},
     {"tasks.registry"},
     {"config"},
-    {"losses", "distributed"},
+    {"losses", "distributed", "workers"},
     {"models", "data"},
     {"weights", "inference", "datasets", "tracking", "serving", "report", "presets"},
     {"index", "validation"},
@@ -52,7 +52,7 @@ HEAVY += ("onnxscript", "faiss", "tritonclient")
 HOMES = {
     "mlflow": {"albef.tracking", "albef.registry"},
     "great_expectations": {"albef.validation"},
-    "ray": {"albef.tuning", "albef.training.distributed"},
+    "ray": {"albef.tuning", "albef.workers"},
     "prefect": set(),
     "dvc": set(),
     "matplotlib": {"albef.report", "albef.tasks.grounding.report", "albef.ablation.page", "albef.tuning"},

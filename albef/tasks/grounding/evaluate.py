@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from albef import distributed
 from albef.data.files import new_folder
-from albef.data.images import ImageSource, load_image, to_pixels
+from albef.data.images import ImageSource, load_image, to_bytes
 from albef.data.schema import SchemaError, read_list
 from albef.inference.boxes import Box, box_scores, iou, upsample
-from albef.inference.encode import evaluating, words_of
+from albef.inference.encode import evaluating, loaded, words_of
 from albef.inference.gradcam import heat_map
 from albef.models.albef import ALBEF
 from albef.tasks.grounding.spec import GroundingConfig, default_block
@@ -102,7 +104,7 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
     Metrics are ``accuracy`` (IoU of at least 0.5 with the true box), ``accuracy_PART`` of each part of the test set,
     and ``pointing`` (hottest pixel within the true box).
     """
-    maps, sizes = heat_maps(model, split.images, split.texts, encoder, config)
+    maps, sizes = heat_maps(model, split.images, split.texts, encoder, config, config.train.num_workers)
     chosen, hits, points = [], [], []
     for heat, (width, height), box, proposals in zip(maps, sizes, split.boxes, split.proposals, strict=True):
         large = upsample(heat, width, height)
@@ -117,28 +119,43 @@ def evaluate(model: ALBEF, split: GroundingSet, encoder: Encoder, config: Ground
     return GroundingResult(metrics, maps, chosen)
 
 
+def _pixels_and_sizes(images: Sequence[ImageSource], size: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """Load images as bytes ``(B, 3, size, size)``, and their width and height."""
+    decoded = [load_image(image) for image in images]
+    return torch.from_numpy(np.stack([to_bytes(image, size) for image in decoded])), [image.size for image in decoded]
+
+
 def heat_maps(
-    model: ALBEF, images: Sequence[ImageSource], texts: Sequence[str], encoder: Encoder, config: GroundingConfig
+    model: ALBEF,
+    images: Sequence[ImageSource],
+    texts: Sequence[str],
+    encoder: Encoder,
+    config: GroundingConfig,
+    workers: int = 0,
 ) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
     """Return heat maps ``(B, G, G)`` of texts, and width and height of their images.
 
+    The ranks of a process group share the work.
+
     Args:
         images: Image of each text.
+        workers: Processes that load images.
     """
-    maps: list[torch.Tensor] = []
-    sizes: list[tuple[int, int]] = []
-    step, settings, size = config.evaluate.batch_size, config.evaluate, model.config.image_size
+    results: dict[int, tuple[NDArray[np.float32], tuple[int, int]]] = {}
+    step, settings = config.evaluate.batch_size, config.evaluate
+    batches = distributed.share([range(len(texts))[start : start + step] for start in range(0, len(texts), step)])
+    sources = [[images[row] for row in rows] for rows in batches]
+    batches_of_pixels = loaded(partial(_pixels_and_sizes, size=model.config.image_size), sources, workers)
     with evaluating(model, config.train) as device:
-        for start in range(0, len(texts), step):
-            decoded = [load_image(image) for image in images[start : start + step]]
-            sizes += [image.size for image in decoded]
-            pixels = torch.from_numpy(np.stack([to_pixels(image, size) for image in decoded])).to(device)
-            ids, mask = words_of(texts[start : start + step], encoder, config.train, device)
-            heat = heat_map(model, pixels, ids, mask, settings.mode, settings.block).float()
+        for rows, (pixels, sizes) in zip(batches, batches_of_pixels, strict=True):
+            ids, mask = words_of([texts[row] for row in rows], encoder, config.train, device)
+            heat = heat_map(model, pixels.to(device), ids, mask, settings.mode, settings.block).float()
             if settings.mode == "itm":  # a mean over all tokens, which would depend on the padding of the batch
                 heat *= mask.shape[1] / mask.sum(dim=1)[:, None, None]
-            maps.append(heat.cpu())
-    return torch.cat(maps).numpy(), sizes
+            results |= zip(rows, zip(heat.cpu().numpy(), sizes, strict=True), strict=True)
+    merged = distributed.merge(results)
+    maps, all_sizes = zip(*(merged[row] for row in range(len(texts))), strict=True)
+    return np.stack(maps), list(all_sizes)
 
 
 def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingConfig:
@@ -177,6 +194,8 @@ def run(job: Job) -> None:
         )
     )
     job.write_csv("iou.csv", "mode,threshold,accuracy", rows)
+    if distributed.rank():
+        return
     example_rows = spaced(len(split.texts))
     block = with_mode(config, job.model, "itm").evaluate.block
     with new_folder(job.out / "shown" / "maps") as folder:

@@ -77,6 +77,7 @@ class Pretrain(Task):
             contrast=config.itc,
             hard=config.hard_negatives,
             masked=MaskedTexts(masked_ids, places, distill=is_active(alpha_mlm)),
+            gather=config.gather_negatives,
         )
         assert aligned.words is not None
         logits, logits_m = model.student.word_logits(aligned.words), None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from albef import distributed
 from albef.data.images import ImageSource
 from albef.data.schema import read_list
-from albef.inference.encode import evaluating, pixels_of, words_of
+from albef.inference.encode import evaluating, loaded, pixels_of, words_of
 from albef.inference.itm_rerank import TextBank, match_image, text_bank
 from albef.models.albef import ALBEF
 from albef.models.precision import full_precision
@@ -112,14 +114,22 @@ def recalls(
 
 @torch.no_grad()
 def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: RetrievalConfig) -> RetrievalResult:
-    """Rank a split in both directions; ``itc_*`` are the metrics before re-ranking."""
-    with evaluating(model, config.train) as device:
-        images = encode_images(model, split.images, config.evaluate.batch_size, device)
+    """Rank a split in both directions; ``itc_*`` are the metrics before re-ranking.
+
+    The ranks of a process group share the images.
+    """
+    step, count = config.evaluate.batch_size, len(split.images)
+    batches = distributed.share([range(count)[start : start + step] for start in range(0, count, step)])
+    rows = [row for batch in batches for row in batch]
+    with evaluating(model, config.train):
+        own = encode_images(model, [split.images[row] for row in rows], step, config.train.num_workers)
+        feats = distributed.merge(dict(zip(rows, own.feats.cpu().numpy(), strict=True)))
         ids, mask = words_of(split.texts, encoder, config.train, torch.device("cpu"))
-        texts = text_bank(model, ids, mask, config.evaluate.batch_size)
-        with full_precision(images.feats):
-            similarity = (images.feats @ texts.feats.T).cpu()
-        scores = rerank(model, images, texts, similarity, config.evaluate)
+        texts = text_bank(model, ids, mask, step)
+        with full_precision(texts.feats):
+            image_feats = torch.from_numpy(np.stack([feats[row] for row in range(count)])).to(texts.feats.device)
+            similarity = (image_feats @ texts.feats.T).cpu()
+        scores = rerank(model, own, rows, texts, similarity, config.evaluate)
     itc = similarity.numpy()
     metrics = recalls(scores[0], split.image_of_text, scores[1])
     metrics |= {f"itc_{name}": value for name, value in recalls(itc, split.image_of_text).items()}
@@ -134,32 +144,40 @@ class Images:
     feats: Tensor
 
 
-def encode_images(model: ALBEF, images: Sequence[ImageSource], batch: int, device: torch.device) -> Images:
-    """Encode images in batches of ``batch``."""
+def encode_images(model: ALBEF, images: Sequence[ImageSource], batch: int, workers: int = 0) -> Images:
+    """Encode images in batches of ``batch``, loaded by ``workers`` processes."""
+    if not images:
+        return Images(torch.empty(0, 1, 1), torch.empty(0, model.config.projection))
     embeds, feats = [], []
-    for start in range(0, len(images), batch):
-        embed, feat = model.encode_image(pixels_of(images[start : start + batch], model.config.image_size, device))
+    batches = [images[start : start + batch] for start in range(0, len(images), batch)]
+    for pixels in loaded(partial(pixels_of, size=model.config.image_size), batches, workers):
+        embed, feat = model.encode_image(pixels.to(model.device, non_blocking=True))
         embeds.append(embed)
         feats.append(feat)
     return Images(torch.cat(embeds), torch.cat(feats))
 
 
 def rerank(
-    model: ALBEF, images: Images, texts: TextBank, similarity: Tensor, config: RerankConfig
+    model: ALBEF, own: Images, rows: Sequence[int], texts: TextBank, similarity: Tensor, config: RerankConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return match scores ``(I, T)`` for ranking texts and for ranking images.
 
     Each is `NOT_SHORTLISTED` outside the shortlist of its direction.
 
     Args:
-        similarity: ITC similarities ``(I, T)``.
+        own: Images that this rank scores.
+        rows: Their rows among all images.
+        similarity: ITC similarities ``(I, T)`` of all images.
     """
     count_i, count_t = similarity.shape
     shortlist_t = torch.zeros(count_i, count_t, dtype=torch.bool)
     shortlist_t.scatter_(1, similarity.topk(min(config.shortlist, count_t), dim=1).indices, True)
     shortlist_i = torch.zeros(count_i, count_t, dtype=torch.bool)
     shortlist_i.scatter_(0, similarity.topk(min(config.shortlist, count_i), dim=0).indices, True)
-    scores = match_pairs(model, images, texts, similarity, shortlist_t | shortlist_i, config)
+    pairs = shortlist_t | shortlist_i
+    part = match_pairs(model, own, texts, similarity[rows], pairs[rows], config)
+    scored = distributed.merge(dict(zip(rows, part.numpy(), strict=True)))
+    scores = torch.from_numpy(np.stack([scored[row] for row in range(count_i)]))
     empty = torch.tensor(NOT_SHORTLISTED)
     return torch.where(shortlist_t, scores, empty).numpy(), torch.where(shortlist_i, scores, empty).numpy()
 

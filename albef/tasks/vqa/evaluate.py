@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from albef import distributed
 from albef.data.images import ImageSource
 from albef.data.schema import SchemaError, load_rows, read_list
 from albef.inference.answer_search import AnswerTree, generate, rank_answers
@@ -155,7 +156,7 @@ def evaluate(model: ALBEF, split: QuestionSet, candidates: list[str], encoder: E
     """Answer all questions; ``accuracy`` is absent if no question has annotated answers."""
     images, image_rows = distinct([(path,) for path in split.images])
     choices = candidates if config.evaluate.mode == "rank" else None
-    answers = answer(model, images, image_rows, split.questions, choices, encoder, config)
+    answers = answer(model, images, image_rows, split.questions, choices, encoder, config, config.train.num_workers)
     return VqaResult(_metrics(answers, split), answers)
 
 
@@ -168,19 +169,23 @@ def answer(
     candidates: Sequence[str] | None,
     encoder: Encoder,
     config: VqaConfig,
+    workers: int = 0,
 ) -> list[list[tuple[str, float]]]:
     """Return the best answers of each question with probabilities; see `VqaResult`.
+
+    The ranks of a process group share the work.
 
     Args:
         image_rows: Index of the image of each question.
         candidates: Answers to rank; None generates answers.
+        workers: Processes that load images.
     """
-    answers: list[list[tuple[str, float]]] = [[] for _ in questions]
+    answers: dict[int, list[tuple[str, float]]] = {}
     settings = config.evaluate
     student = model.student
     with evaluating(model, config.train) as device:
         tree = None if candidates is None else _tree(candidates, encoder).to(device)
-        for rows, keys_values, places in keys_values_by_image(model, images, image_rows, settings.batch_size):
+        for rows, keys_values, places in keys_values_by_image(model, images, image_rows, settings.batch_size, workers):
             ids, mask_q = words_of([questions[row] for row in rows], encoder, config.train, device)
             question = student.fusion(student.text(ids, mask_q), mask_q, keys_values, image_rows=places[:, 0])
             if candidates is not None and tree is not None:
@@ -194,9 +199,9 @@ def answer(
                 batch = [
                     [(encoder.tokenizer.decode(a), math.exp(s)) for a, s in each[: settings.top]] for each in generated
                 ]
-            for row, best in zip(rows, batch, strict=True):
-                answers[row] = best
-    return answers
+            answers |= zip(rows, batch, strict=True)
+    merged = distributed.merge(answers)
+    return [merged[row] for row in range(len(questions))]
 
 
 def _tree(candidates: Sequence[str], encoder: Encoder) -> AnswerTree:

@@ -97,7 +97,7 @@ def test_it_is_loaded_from_python(world: Path) -> None:
     network.load_state_dict(saved)
     cpu, train = torch.device("cpu"), tiny_config().tasks.retrieval.train
     with torch.no_grad():
-        _, images = network.encode_image(pixels_of([world / f"images/{n}.png" for n in range(3)], 32, cpu))
+        _, images = network.encode_image(pixels_of([world / f"images/{n}.png" for n in range(3)], 32))
         _, texts = network.encode_text(*words_of(["red above", "a photo of blue"], encoder, train, cpu))
     np.testing.assert_allclose(found["scores"], images @ texts.T, atol=1e-5)
 

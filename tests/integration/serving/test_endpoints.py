@@ -101,7 +101,7 @@ def test_heat_and_box_are_those_of_the_evaluation(client, model, encoder):
     block = config.evaluate.block if config.evaluate.mode == "itm" else 0
     boxes = [[0, 0, 32, 16], [0, 16, 32, 16], [0, 0, 16, 32], [8, 8, 16, 16]]
     for number in (3, 20):
-        pixels = pixels_of([image_path(model, number)], net.config.image_size, net.device)
+        pixels = pixels_of([image_path(model, number)], net.config.image_size).to(net.device)
         expected = heat_map(net, pixels, *words_of(["red above"], encoder, config.train, net.device), "itm", block)[0]
         found = client.ground(image_path(model, number), "red above", boxes)
         np.testing.assert_allclose(found.heat, expected.numpy(), atol=1e-4 * float(expected.max()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
-import itertools
 import json
 import os
 import signal
@@ -14,41 +13,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
+from albef import workers
 from albef.config import Config
-from albef.data.loader import EpochSampler, train_loader
+from albef.data.loader import train_loader
 from albef.data.tokenizer import Encoder
 from albef.losses.distill import ramped_alpha
 from albef.models.queue import FeatureQueue
 from albef.tasks.base import TaskData, task_class
-from albef.training import distributed, run
+from albef.training import run
 from albef.training.optim import build_optimizer, learning_rate
 from albef.training.step import TrainingError
 from albef.weights import checkpoint
 from tests.errors import refuses
-from tests.served import random_model
 from tests.worlds import color_world, tiny_config
-
-
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), st.booleans())
-def test_shares_of_a_batch_are_the_batch(workers: int, rows: int, epoch: int, grouped: bool) -> None:
-    groups = np.arange(50) // 3 if grouped else None
-    whole = list(EpochSampler(50, workers * rows, seed=1, epoch=epoch, groups=groups))
-    shares = [
-        list(EpochSampler(50, workers * rows, seed=1, epoch=epoch, groups=groups, shard=(rank, workers)))
-        for rank in range(workers)
-    ]
-    assert [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)] == whole
-    if workers > 1:
-        with refuses(ValueError, "batch_size", 7, workers * 7):
-            EpochSampler(50, 7, seed=1, shard=(0, workers * 7))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    with distributed.cluster(2):
+    with workers.cluster(2):
         yield
 
 
@@ -127,26 +109,6 @@ def _in_turn(
     return rows, first.model.state_dict()
 
 
-def test_without_batch_wide_losses_two_workers_are_one_process(world: Path, cluster: None, tmp_path: Path) -> None:
-    config = _config(dropout=0.0)
-    init = tmp_path / "init"
-    checkpoint.save(random_model(world, config, task="pretrain"), init / "model.pth")
-    metrics = {
-        workers: _train(
-            _config(dropout=0.0, workers=workers, device_batch_size=rows),
-            world,
-            tmp_path / str(workers),
-            "entailment",
-            init,
-        )
-        for workers, rows in ((1, None), (2, 2))  # two workers, each in two parts
-    }
-    one, two = (_history(tmp_path / str(workers)) for workers in (1, 2))
-    for left, right in zip(one, two, strict=True):
-        assert right == pytest.approx(left, rel=1e-4)
-    assert metrics[2] == pytest.approx(metrics[1], rel=1e-4)
-
-
 def _kill_a_worker(scratch: Path, killed: list[int]) -> None:
     """Kill one of the two workers after the first checkpoints."""
     written: set[int] = set()
@@ -206,8 +168,8 @@ def test_sigterm_saves_what_both_workers_did(
 
 
 def test_what_cannot_go_on_is_said_once(world: Path, cluster: None, tmp_path: Path) -> None:
-    with refuses(ValueError, "batch_size", 8, 3):
-        _train(_config(workers=3), world, tmp_path)
+    with refuses(ValueError, "batch_size", 8, 5):
+        _train(_config(workers=5), world, tmp_path)
     rows = json.loads((world / "lists" / "pretrain.json").read_text())
     rows[7]["image"] = "images/lost.png"  # which one of the two finds, while the other waits for it
     lists = tmp_path / "lists"

@@ -35,7 +35,7 @@ def test_equals_dense_soft_targets(batch: int, queue: int, alpha: float, seed: i
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.lists(st.integers(-100, 4), max_size=8))
 def test_positives_share_the_mass_among_the_same_image(ids: list[int], queue: list[int]) -> None:
-    target = positives(torch.tensor(ids), torch.tensor(queue, dtype=torch.long))
+    target = positives(torch.tensor(ids), torch.tensor([*ids, *queue]))
     torch.testing.assert_close(target.sum(1), torch.ones(len(ids)))
     for row, own in enumerate(ids):
         for column, other in enumerate([*ids, *queue]):

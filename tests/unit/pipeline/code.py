@@ -17,7 +17,8 @@ WRAPPER = "sh infra/albef.sh "
 """Start of the command of every stage."""
 
 # Modules that every command imports and that do not decide its results: parameters and command line are compared by DVC
-# itself, the registry maps names to modules, tracking only observes, and `io` writes what it gets.
+# itself, the registry maps names to modules, tracking only observes, `io` writes what it gets, and `workers` starts
+# processes.
 _NEUTRAL = (
     "albef.cli",
     "albef.config",
@@ -26,6 +27,7 @@ _NEUTRAL = (
     "albef.tasks.registry",
     "albef.tasks.spec",
     "albef.tracking",
+    "albef.workers",
 )
 
 # Modules that only the commands of some stages import without an influence on their results.

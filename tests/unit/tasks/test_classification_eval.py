@@ -42,7 +42,7 @@ def test_equals_a_pass_row_by_row(world: Path, task: str, prefix: str) -> None:
     with torch.no_grad():
         for row, sentence in zip(split.images, split.sentences, strict=True):
             ids, mask = words_of([sentence], encoder, config.train, model.device)
-            logits = model.student.classify(pixels_of(row, 32, model.device), ids, mask)
+            logits = model.student.classify(pixels_of(row, 32).to(model.device), ids, mask)
             expected.append(logits.softmax(dim=-1)[0].numpy())
     np.testing.assert_allclose(result.probabilities, np.stack(expected), atol=1e-5)
     right = np.stack(expected).argmax(axis=1) == split.labels

@@ -69,7 +69,7 @@ def test_equals_the_decoder_question_by_question(world: Path, encoder: Encoder, 
     student, right = model.student, []
     with torch.no_grad():
         for row in range(len(split.questions)):
-            pixels = pixels_of([split.images[row]], 32, model.device)
+            pixels = pixels_of([split.images[row]], 32).to(model.device)
             ids, mask = words_of([split.questions[row]], encoder, config.train, model.device)
             keys_values = student.decoder.keys_values(student.fuse(pixels, ids, mask))
             scored = []

@@ -39,7 +39,7 @@ def run(job: Job) -> None:
         wanted = class_features(job, device)
         for start in range(0, len(rows), step):
             paths: list[Path] = [job.images / row["image"] for row in rows[start : start + step]]
-            pixels = pixels_of(paths, job.model.config.image_size, device)
+            pixels = pixels_of(paths, job.model.config.image_size).to(device)
             found += (job.model.encode_image(pixels)[1].float() @ wanted.T).argmax(dim=1).tolist()
     right = [classes[index] == row["label"] for index, row in zip(found, rows, strict=True)]
     accuracy = sum(right) / len(right)
