@@ -133,7 +133,9 @@ def _worker_logs() -> Iterator[Any]:
     Yields:
         The queue for the workers' `QueueHandler`.
     """
+    import ray
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     class Listener(QueueListener):
         def handle(self, record: logging.LogRecord) -> None:
@@ -141,7 +143,8 @@ def _worker_logs() -> Iterator[Any]:
             if progress or logging.getLogger(record.name).isEnabledFor(record.levelno):
                 super().handle(record)
 
-    queue = Queue()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # not on a machine that may be lost
     listener = Listener(queue, *logging.root.handlers)
     listener.start()
     try:

@@ -316,7 +316,8 @@ class Loop:
         if "random" in worker:
             run_state.restore_random(worker["random"])
         if self.is_main:
-            _logger.warning("%s: resuming at step %d", self.task.name, self.progress.step)
+            ranks = distributed.world_size()
+            _logger.warning("%s: resuming at step %d, devices: %d", self.task.name, self.progress.step, ranks)
 
     def _finish(self) -> dict[str, float]:
         best = run_state.load(self.work_dir / "best.pt")

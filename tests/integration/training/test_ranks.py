@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import itertools
@@ -18,11 +19,16 @@ from torch import Tensor
 
 from albef import distributed
 from albef.config import Config
-from albef.data.loader import EpochSampler
+from albef.data.loader import EpochSampler, train_loader
+from albef.data.tokenizer import Encoder
+from albef.losses.distill import ramped_alpha
 from albef.losses.itc import Keys, itc_loss
+from albef.models.queue import FeatureQueue
 from albef.tasks import evaluation, registry
+from albef.tasks.base import TaskData, task_class
 from albef.training import job as training
 from albef.training.job import Job
+from albef.training.optim import build_optimizer, learning_rate
 from albef.weights import checkpoint
 from tests.ranks import in_ranks
 from tests.served import random_model
@@ -121,6 +127,64 @@ def test_without_batch_wide_losses_ranks_train_as_one_process(
         assert right == pytest.approx(left, rel=tolerance, abs=1e-5)
     same = one == several
     assert not same
+
+
+def _in_turn(
+    config: Config, world: Path, patch: pytest.MonkeyPatch
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Return the losses and the weights of pretraining, with both workers computed in one process."""
+    train, encoder = config.pretrain, Encoder.from_file(world / "tokenizer" / "tokenizer.json")
+    torch.manual_seed(train.seed)
+    first = task_class("pretrain")(config, encoder)
+    workers = [first, copy.deepcopy(first)]
+    dataset = first.dataset(TaskData(world / "lists", world, encoder))
+    optimizers = [build_optimizer(task, train.optim, config.model.official_quirks) for task in workers]
+    random = [torch.Generator().manual_seed(train.seed + rank).get_state() for rank in range(2)]
+    queued: list[tuple[Tensor, ...]] = []
+    enqueue = FeatureQueue.enqueue
+    patch.setattr(FeatureQueue, "enqueue", lambda queue, *features: queued.append(features))
+    per_epoch, step, rows = len(dataset) // train.batch_size, 0, []
+    for epoch in range(train.epochs):
+        loaders = [train_loader(dataset, encoder, train, epoch, shard=(rank, 2)) for rank in range(2)]
+        for batches in zip(*loaders, strict=True):
+            alpha = ramped_alpha(train.alpha, step, train.alpha_ramp_epochs * per_epoch)
+            outputs = []
+            for rank, (task, batch) in enumerate(zip(workers, batches, strict=True)):
+                torch.set_rng_state(random[rank])
+                outputs.append(task(batch, alpha))
+                random[rank] = torch.get_rng_state()
+                task.zero_grad()
+                torch.stack([v for k, v in outputs[-1].items() if k.endswith("_loss")]).sum().backward()
+            for pair in zip(*(task.parameters() for task in workers), strict=True):
+                if pair[0].grad is not None:
+                    mean = sum(p.grad for p in pair) / 2
+                    for p in pair:
+                        p.grad = mean.clone()
+            for task, optimizer in zip(workers, optimizers, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, per_epoch, train.epochs, train.optim) * group["lr_scale"]
+                torch.nn.utils.clip_grad_norm_([p for p in task.parameters() if p.requires_grad], train.optim.clip)
+                optimizer.step()
+                enqueue(task.model.queue, *(torch.cat(parts) for parts in zip(*queued, strict=True)))
+            queued.clear()
+            rows.append({name: sum(o[name].item() for o in outputs) / 2 for name in outputs[0]})
+            step += 1
+    return rows, first.model.state_dict()
+
+
+def test_two_ranks_pretrain_as_one_process_in_turn(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(2, dropout=0.1, epochs=2)
+    in_ranks(2, partial(_train, config, "pretrain", world, tmp_path))
+    expected, weights = _in_turn(config, world, monkeypatch)
+    assert len(expected) == 16
+    for row, other in zip(_history(tmp_path), expected, strict=True):
+        for name in ("itc_loss", "itm_loss", "mlm_loss"):
+            assert row[name] == pytest.approx(other[name], rel=1e-4)
+    found, _ = checkpoint.read(tmp_path / "model.pth")
+    for name, value in found.items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=1e-4)
 
 
 def test_gathered_negatives_contrast_the_whole_batch(world: Path, tmp_path: Path) -> None:
