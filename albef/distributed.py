@@ -28,7 +28,10 @@ def world_size() -> int:
 
 
 def sizes(total: int, groups: int) -> list[int]:
-    """Return the sizes of groups of rows, which differ by one at most; larger ones come first."""
+    """Return the sizes of groups of rows.
+
+    They differ by one at most; larger ones come first.
+    """
     return [total // groups + (group < total % groups) for group in range(groups)]
 
 
@@ -97,7 +100,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """Return this rank's share of items: every W-th one, so that items in order of size make equal shares."""
+    """Return every W-th item, so that items in order of size make equal shares."""
     return list(items[rank() :: world_size()])
 
 

@@ -24,11 +24,17 @@ from albef.config import DistributedConfig
 from albef.io import write_file
 
 _STOP, _STOPPED, _REFUSED = "stop", "stopped", "refused"
-"""Files of the state folder: the request to stop, the workers' answer, and the message of a permanent error."""
+"""Files of the state folder.
+
+The request to stop, the workers' answer, and the message of a permanent error.
+"""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since workers exchange little data through Ray."""
 RESIZE_SECONDS = 60.0
-"""Time between two looks whether an elastic job can grow; each growth repeats the steps since the last checkpoint."""
+"""Time between two looks whether an elastic job can grow.
+
+Each growth repeats the steps since the last checkpoint.
+"""
 
 
 class WorkersError(ValueError):

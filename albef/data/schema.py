@@ -100,6 +100,7 @@ SCHEMAS: dict[str, dict[str, Field]] = {
 # Kind of each list, by the list name that all stages use.
 LISTS: dict[str, str] = {
     "pretrain": "pretrain",
+    "text_assignment": "pretrain",
     **{
         f"{task}_{split}": f"{task}_train" if split == "train" and f"{task}_train" in SCHEMAS else task
         for task in ("retrieval", "vqa", "ve", "nlvr", "grounding")

@@ -51,7 +51,10 @@ def content(name: str) -> str:
         section = data
         for part in path:
             section = section[part]
-        section[last] = _flow_style(value) if isinstance(value, list) else value
+        if value is None:
+            section.pop(last, None)
+        else:
+            section[last] = _flow_style(value) if isinstance(value, list) else value
     out = io.StringIO()
     yaml.dump(data, out)
     return f"# {name}: {variant['about']}. Written by `albef preset`.\n{out.getvalue()}"

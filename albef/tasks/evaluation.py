@@ -77,6 +77,7 @@ def run(
     if config.distributed.world_size == 1:
         _run(config, task, folders, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return
+    load(task, model, tokenizer)  # fail before Ray starts
     work = partial(_run, config, task, [folder.resolve() for folder in folders])  # workers start in another folder
     try:
         launch(config.distributed, f"evaluate-{task}", work_dir.resolve(), work, stops=False)

@@ -17,7 +17,7 @@ def held_out_lists(name: str) -> tuple[str, ...]:
     Pretraining must be disjoint from every evaluation, a train list from the evaluations of its task, val from test.
     """
     tasks = ("retrieval", "vqa", "ve", "nlvr", "grounding")
-    if name == "pretrain":
+    if name in ("pretrain", "text_assignment"):
         return tuple(task + split for task in tasks for split in _EVALUATION)
     task, _, split = name.rpartition("_")
     return {"train": (f"{task}_val", f"{task}_test"), "val": (f"{task}_test",)}.get(split, ())

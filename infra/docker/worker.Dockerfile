@@ -1,5 +1,6 @@
-# Python environment of the project for the Prefect server, the Prefect worker and MLflow. The checkout is mounted at
-# /checkout, because DVC needs its git repository and writes results into it.
+# Python environment of the project for the Prefect server, the Prefect worker, MLflow and Ray clusters on Kubernetes,
+# whose probes call wget and whose jobs need ray[default]. The checkout is mounted at /checkout, because DVC needs its git
+# repository and writes results into it.
 #
 #   docker build -f infra/docker/worker.Dockerfile -t albef-project:0.1.0 .
 FROM python:3.12-slim-bookworm
@@ -9,7 +10,7 @@ LABEL org.opencontainers.image.title="albef-project" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 RUN apt-get update \
- && apt-get install -y --no-install-recommends git \
+ && apt-get install -y --no-install-recommends git wget \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --home-dir /var/lib/albef --uid 1000 albef \
  && install -d -o albef -g albef /var/lib/albef/.prefect /mlflow /checkout
@@ -19,7 +20,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY albef albef
 RUN pip install --no-cache-dir uv==0.13.9 \
  && uv pip install --system --no-cache -c constraints.txt -b constraints.txt \
-      '.[pipeline,flows,tune,tracking,validation,report,export,serving]'
+      '.[pipeline,flows,tune,tracking,validation,report,export,serving]' 'ray[default]'
 
 # No telemetry. PYTHONPATH puts the mounted checkout before the installed copy. The checkout belongs to a user of the
 # host, so git needs safe.directory.

@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from albef import cli
+from albef import config as configuration
 from albef.config import ListsConfig, PrepareConfig, from_dict
 from albef.data.schema import LISTS
 from albef.weights import convert
@@ -74,7 +75,8 @@ def test_quoted_paths_exist() -> None:
 
 
 def test_quoted_parameters_exist() -> None:
-    sections = YAML(typ="safe").load(ROOT / "params.yaml")
+    every = configuration.to_dict(configuration.load(ROOT / "params.yaml"))
+    sections = {name: section for name, section in every.items() if section is not None}
     for page in PAGES:
         for key in re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_.]+)", page.read_text()):
             if key.endswith((".json", ".pth", ".py", ".yaml")):
@@ -83,7 +85,7 @@ def test_quoted_parameters_exist() -> None:
             for part in key.rstrip(".").split("."):
                 known = part in section or key.startswith(("tokenizer.source", "prepare.lists"))
                 assert known, f"{page.name}: {key}"
-                section = section.get(part, {})
+                section = section.get(part) or {}
 
 
 def test_the_example_of_own_data_is_valid() -> None:

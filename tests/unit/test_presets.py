@@ -165,7 +165,8 @@ def test_four_million_images_are_without_cc12m() -> None:
     many, few = (files(f"paper-{size}")["pretrain"] for size in ("14m", "4m"))
     assert set(many) - set(few) == {"cc12m.json"}
     assert len(few) == 5
-    assert files("paper-14m") | {"pretrain": few} == files("paper-4m")
+    others = {name: names for name, names in files("paper-14m").items() if name != "text_assignment"}
+    assert others | {"pretrain": few} == files("paper-4m")
 
 
 def test_flickr_has_its_own_lists() -> None:
@@ -204,3 +205,10 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         presets.content("paper")
     with refuses(ConfigError, "demo", "params.yaml"):
         presets.content("demo")
+
+
+def test_text_assignment_uses_four_million_images() -> None:
+    for name in presets.names():
+        lists = files(name)
+        if "nlvr_train" in lists:
+            assert lists.get("text_assignment", lists["pretrain"]) == files("paper-4m")["pretrain"], name

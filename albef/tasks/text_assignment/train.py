@@ -30,17 +30,20 @@ class TextAssignment(Task):
     """
 
     name: ClassVar[str] = "text_assignment"
-    lists: ClassVar[tuple[str, ...]] = ("pretrain",)
+    lists: ClassVar[tuple[str, ...]] = ("text_assignment", "pretrain")
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__(config, encoder)
         self.model.student.vision_proj.requires_grad_(False)
 
     def dataset(self, data: TaskData) -> PairDataset:
-        """Return the training set of pretraining pairs."""
-        return PairDataset.from_list(
-            data.lists / "pretrain.json", data.images, self.config.model, self.config.text_assignment, PRETRAIN_CROP
-        )
+        """Return the training set of pretraining pairs.
+
+        These are the list ``text_assignment`` if there is one: the paper's model of 14 million images uses 4 million.
+        """
+        own, pretrain = (data.lists / f"{name}.json" for name in self.lists)
+        path = own if own.is_file() else pretrain
+        return PairDataset.from_list(path, data.images, self.config.model, self.config.text_assignment, PRETRAIN_CROP)
 
     def forward(
         self, batch: Batch, alpha: float | Tensor, pairs: tuple[Tensor, Tensor] | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +67,16 @@ def test_every_task_trains(world: Path, tmp_path: Path, name: str) -> None:
     assert {key for key in metrics if key.startswith("val_")} >= ({f"val_{selection}"} if selection else set())
     model, meta = checkpoint.load(tmp_path / "model.pth")
     assert meta.task == model.task == name
+
+
+def test_text_assignment_may_have_a_list_of_its_own(world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "world"
+    shutil.copytree(world, folder)
+    rows = json.loads((folder / "lists" / "pretrain.json").read_text())
+    (folder / "lists" / "text_assignment.json").write_text(json.dumps(rows[:40]))
+    assert len(_loop(world, tmp_path, "text_assignment").dataset) == len(rows)
+    assert len(_loop(folder, tmp_path, "text_assignment").dataset) == 40
+    assert len(_loop(folder, tmp_path, "pretrain").dataset) == len(rows)
 
 
 class _Killed(BaseException):
