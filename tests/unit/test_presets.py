@@ -130,7 +130,8 @@ def test_the_model_is_the_papers(name: str, tmp_path: Path) -> None:
     own = {field.name for field in dataclasses.fields(PretrainConfig)} - {
         field.name for field in dataclasses.fields(TrainConfig)
     }
-    assert all(getattr(config.pretrain, switch) is True for switch in own - {"mask_probability"})
+    assert all(getattr(config.pretrain, switch) for switch in own - {"mask_probability", "gather_negatives"})
+    assert not config.pretrain.gather_negatives
     assert config.tasks.retrieval.evaluate.score == "itm"
     assert config.tasks.vqa.evaluate.mode == "rank"
     assert (config.tasks.grounding.evaluate.mode, config.tasks.grounding.evaluate.block) == ("itm", 2)
