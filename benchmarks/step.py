@@ -1,26 +1,30 @@
-"""Time of a pretraining step on synthetic batches.
+"""Time and memory of a pretraining step on synthetic batches, on a GPU or a CPU.
 
-Variants: as it is, compiled, and replayed from a CUDA graph.
+Variants: as it is, compiled, replayed from a CUDA graph, and the official code's.
 
-.venv/bin/python -m benchmarks.step --preset paper-4m --batch-size 64 256
+.venv/bin/python -m benchmarks.step --batch-size 64 256 --official ../ALBEF
+.venv/bin/python -m benchmarks.step --batch-size 8 --precision fp32 bf16 --variants eager --steps 3 --warmup 1
 
-The batches are on the device before the clock starts, so loading data is not part of the step. MFU is the needed
-floating-point operations of a step, divided by its time and by the device's peak, which is measured as a large
-matrix product.
+Each row is measured in a process of its own. The batches are on the device before the clock starts, so loading data is
+not part of the step. MFU is the needed floating-point operations of a step, divided by its time and by the device's
+peak, which is measured as a large matrix product. GiB is the memory reserved on a GPU, or the process's peak on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
+import os
+import resource
 import statistics
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -167,60 +171,83 @@ def breakdown(step: Callable[[], None], kernels: int, steps: int = 3) -> dict[st
     return dict(totals.most_common())
 
 
+def row_of(
+    config: Config, size: int, precision: str, variant: str, steps: int, warmup: int, tokens: int, kernels: int
+) -> list[Any]:
+    """Return a row of the table, measured in this process."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = replace(config, pretrain=replace(config.pretrain, precision=precision))
+    words, peak = Words(config.tokenizer.vocab_size), peak_flops(device)
+    batch = synthetic_batch(config, words, size, tokens, device)
+    if variant.startswith("/"):
+        from benchmarks.official import step_of
+
+        path, variant = Path(variant), "official"
+        batch["image"] = batch["image"].float().div(255).sub(0.5).div(0.25)
+        step = step_of(path, batch, words.vocab_size, precision, device)
+        losses = [step()]
+    else:
+        loop = loop_of(config, words, variant, size, device)
+        losses = []
+
+        def step() -> None:
+            loop.train_step([batch])
+
+    seconds = measure(step, device, steps, warmup)
+    mfu = 100 * GFLOP_PER_SAMPLE * 1e9 * size / seconds / peak
+    waits, kinds = 0, ""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        waits = synchronizations(step)
+        memory = torch.cuda.max_memory_reserved() / 2**30
+        kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in breakdown(step, kernels).items())
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    loss = losses[0] if losses else loop.step.read()[0]["loss"]
+    numbers = (f"{x:.1f}" for x in (1e3 * seconds, size / seconds, mfu, memory))
+    row = [size, precision, variant, *numbers, waits, f"{loss:.3f}"]
+    print(table(HEADER, [row]).splitlines()[-1], kinds, flush=True)
+    return row
+
+
 def run(
-    config: Config,
-    sizes: list[int],
-    variants: list[str],
+    preset: str,
+    sizes: Sequence[int],
+    precisions: Sequence[str],
+    variants: Sequence[str],
     steps: int,
     warmup: int,
     tokens: int,
-    vocabulary: int,
     kernels: int = 0,
 ) -> list[list[Any]]:
-    """Return the rows of the table."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    words, peak = Words(vocabulary), peak_flops(device)
-    rows = []
-    for size, variant in itertools.product(sizes, variants):
-        loop = loop_of(config, words, variant, size, device)
-        batch = synthetic_batch(config, words, size, tokens, device)
+    """Return the rows of the table, each measured in a process of its own."""
+    cases = list(itertools.product(sizes, precisions, variants))
+    settings = [steps, warmup, tokens, kernels]
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        return [pool.submit(_row_of, preset, *case, *settings).result() for case in cases]
 
-        def step(loop: Loop = loop, batch: dict[str, Tensor] = batch) -> None:
-            loop.train_step([batch])
 
-        seconds = measure(step, device, steps, warmup)
-        mfu = 100 * GFLOP_PER_SAMPLE * 1e9 * size / seconds / peak
-        memory, waits, kinds = float("nan"), 0, ""
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            waits = synchronizations(step)
-            memory = torch.cuda.max_memory_reserved() / 2**30
-            kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in breakdown(step, kernels).items())
-        loss = loop.step.read()[0]["loss"]
-        numbers = (f"{x:.1f}" for x in (1e3 * seconds, size / seconds, mfu, memory))
-        rows.append([size, config.pretrain.precision, variant, *numbers, waits, f"{loss:.3f}"])
-        print(table(HEADER, rows[-1:]).splitlines()[-1], kinds, flush=True)
-        del loop, batch, step
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    return rows
+def _row_of(preset: str, *arguments: Any) -> list[Any]:
+    torch.set_num_threads(os.cpu_count() or 1)
+    return row_of(from_dict(YAML(typ="safe").load(presets.content(preset)), Config, preset), *arguments)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="paper-4m")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--variants", nargs="+", choices=["eager", "compiled", "graph"], default=["eager", "graph"])
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["bf16"])
+    parser.add_argument("--variants", nargs="*", choices=["eager", "compiled", "graph"], default=["eager", "graph"])
+    parser.add_argument("--official", type=Path, help="checkout of the official code, whose step is measured too")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=30)
-    parser.add_argument("--vocabulary", type=int, default=30_522)
     parser.add_argument("--kernels", type=int, default=0, help="number of slowest kernels to print")
     args = parser.parse_args()
-    config = from_dict(YAML(typ="safe").load(presets.content(args.preset)), Config, args.preset)
+    official = [] if args.official is None else [str(args.official.resolve())]
+    variants = [*official, *args.variants]
     rows = run(
-        config, args.batch_size, args.variants, args.steps, args.warmup, args.tokens, args.vocabulary, args.kernels
+        args.preset, args.batch_size, args.precision, variants, args.steps, args.warmup, args.tokens, args.kernels
     )
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"\n{name}, torch {torch.__version__}\n\n{table(HEADER, rows)}")

@@ -91,10 +91,28 @@ def cross_attention(query: Tensor, keys_values: Tensor, rows: ImageRows | None =
             query.contiguous(), keys_values.contiguous(), *places, _seed(query, dropout), dropout
         )[0]
         return mixed
+    if rows is not None and query.is_cpu and not torch.compiler.is_compiling():
+        return _by_image(query, keys_values, rows, dropout)
     if rows is not None:
         keys_values = keys_values.index_select(0, rows.rows)
     key, value = keys_values.transpose(1, 3).unbind(2)
     return F.scaled_dot_product_attention(query.transpose(1, 2), key, value, dropout_p=dropout).transpose(1, 2)
+
+
+def _by_image(query: Tensor, keys_values: Tensor, rows: ImageRows, dropout: float) -> Tensor:
+    """Return `cross_attention` with the queries of all texts of an image side by side.
+
+    An image has many more tokens than a text, so this copies less than repeating keys and values for each text. Its
+    shapes depend on the rows.
+    """
+    images, texts = len(keys_values), len(query)
+    most = int(rows.offsets.diff().max())
+    image = rows.rows[rows.order]
+    slots = torch.arange(texts, device=query.device) - rows.offsets[image]
+    places = torch.empty_like(rows.order).scatter_(0, rows.order, image * most + slots)
+    grouped = query.new_zeros(images * most, *query.shape[1:]).index_copy(0, places, query)
+    mixed = cross_attention(grouped.view(images, -1, *query.shape[2:]), keys_values, None, dropout)
+    return mixed.reshape(grouped.shape).index_select(0, places)
 
 
 def _seed(like: Tensor, dropout: float) -> Tensor | None:

@@ -65,7 +65,7 @@ class Pretrain(Task):
         if masked is None:
             keep = (ids[..., None] == self.keep_ids).any(dim=-1)
             masked = mask_tokens(ids, keep, self.mask_id, model.vocab_size, config.mask_probability)
-            limit = capacity(ids.numel(), config.mask_probability) if ids.is_cuda else None
+            limit = capacity(ids.numel(), config.mask_probability) if ids.is_cuda or model.regions else None
         masked_ids, labels = masked
         places, labels = masked_places(labels, limit)
         alpha_mlm = alpha if config.distill_mlm else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
 
 def _step(data: TaskData, compiled: bool) -> dict[str, float]:
     torch.manual_seed(0)
-    task = task_class("pretrain")(tiny_config(), data.encoder).train()
+    config = tiny_config()
+    text = dataclasses.replace(config.model.text, dropout=0.0)  # which the two draw in different shapes
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
+    task = task_class("pretrain")(config, data.encoder).train()
     if compiled:
         compile_regions(task.model, task.fixed_shapes, backend="eager")
     batch = next(iter(train_loader(task.dataset(data), data.encoder, task.train_config(task.config), 0)))
@@ -43,7 +47,7 @@ def _step(data: TaskData, compiled: bool) -> dict[str, float]:
 
 
 def test_regions_compile_without_a_break(data: TaskData) -> None:
-    assert _step(data, compiled=True) == _step(data, compiled=False)
+    assert _step(data, compiled=True) == pytest.approx(_step(data, compiled=False), rel=1e-3)
 
 
 def test_validation_compiles_nothing(data: TaskData, tmp_path: Path) -> None:
