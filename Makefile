@@ -67,8 +67,8 @@ git:
 demo: git setup ## run the whole pipeline, then query the served model
 	@infra/demo.sh
 
-# Test processes. Most tests wait for a server or a subprocess.
-PYTEST_WORKERS ?= 2
+# Test processes, one more than the cores of a small machine: many tests wait for a server or a subprocess.
+PYTEST_WORKERS ?= 3
 
 test: git setup lint ## run linters, type checker and all tests
 	$(VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)

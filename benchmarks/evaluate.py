@@ -103,7 +103,7 @@ def retrieval(images: int, texts: int, k: int, sample: int) -> Result:
     config = RerankConfig(shortlist=k, score="itm", batch_size=64)
     bank, encoding = timed(lambda: text_bank(model, ids, mask, config.batch_size))
     similarity = feats @ bank.feats.T
-    scores, ranking = timed(lambda: rerank(model, Images(embeds, feats), bank, similarity, config))
+    scores, ranking = timed(lambda: rerank(model, Images(embeds, feats), range(images), bank, similarity, config))
 
     ids, mask = F.pad(ids, (0, CAPTION - ids.shape[1])), F.pad(mask, (0, CAPTION - mask.shape[1]))
     parts, plain_encoding = timed(

@@ -22,14 +22,16 @@ hypothesis.settings.load_profile("albef")
 
 _TIERS = ("integration", "e2e")
 """Folders of slow tests, in the order in which they run; all others come first."""
+_LONG = ("_pipeline", "test_distributed.py", "prefect_harness", "test_tuning.py")
+"""Fixtures and files of the tests that take longest."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run unit tests first and distribute tests to processes by file.
 
-    All tests that need the pipeline run first in one process, because the pipeline takes longest; all that need
-    Prefect run in one, because its server takes long to start.
+    With several processes, the longest run first, so that none runs alone at the end. All tests that need the pipeline
+    run in one process; so do all that need Prefect, because its server takes long to start.
     """
 
     def tier(item: pytest.Item) -> int:
@@ -45,7 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             groups[item.path] = fixture
     for item in items:
         item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
-    items.sort(key=lambda item: groups.get(item.path) != "_pipeline")
+    first = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: first.get(groups.get(item.path, item.path.name), len(first)))
 
 
 @pytest.fixture(scope="session", autouse=True)
