@@ -107,7 +107,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from albef.tasks import evaluation
 
     config = configuration.load(args.params)
-    evaluation.run(config, args.task, args.model, args.lists, args.images, args.tokenizer, args.out)
+    evaluation.run(config, args.task, args.model, args.lists, args.images, args.tokenizer, args.out, args.work_dir)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -293,6 +293,7 @@ def parser() -> argparse.ArgumentParser:
     sync.set_defaults(function=_sync)
     deliver = commands.add_parser("deliver", description="deprecated; use `albef tracking sync`")
     deliver.set_defaults(function=_deliver)
+    evaluate.add_argument("--work-dir", type=Path, default=Path("scratch"), help="folder for the workers' state")
     for command in (pretrain, finetune, tune, report, sync, deliver):
         content = "checkpoints" if command in (pretrain, finetune, tune) else "buffered tracking data"
         command.add_argument("--work-dir", type=Path, default=Path("scratch"), help=f"folder for {content}")

@@ -194,7 +194,7 @@ class TrainConfig:
     def parts(self, world_size: int) -> int:
         """Return the number of parts that a device computes its share of a batch in.
 
-        Gradients are accumulated over them.
+        Gradients are accumulated over them. Parts have at least two rows, since ITM needs a negative.
 
         Raises:
             ValueError: If the batch has less than two rows for each device.
@@ -202,7 +202,8 @@ class TrainConfig:
         if self.batch_size < 2 * world_size and world_size > 1:
             raise ValueError(f"batch_size: {self.batch_size} is not enough for {world_size} devices, two rows for each")
         share = math.ceil(self.batch_size / world_size)
-        return math.ceil(share / (self.device_batch_size or share))
+        parts = math.ceil(share / (self.device_batch_size or share))
+        return max(1, min(parts, self.batch_size // (2 * world_size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +211,7 @@ class AlignTrainConfig(TrainConfig):
     """Fine-tuning with ITC."""
 
     temperature: Positive | None  # initial ITC temperature; null: as loaded with the weights
-    gather_negatives: bool = False  # ITC also contrasts the batches of the other devices (official: false)
+    gather_negatives: bool = False  # ITC also contrasts what other devices compute at a time (official: false)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +230,7 @@ class PretrainConfig(TrainConfig):
     hard_negatives: bool  # sample ITM negatives by ITC similarity instead of uniformly
     distill_itc: bool  # momentum distillation, with weight alpha, in ITC
     distill_mlm: bool  # likewise in MLM
-    gather_negatives: bool = False  # ITC also contrasts the batches of the other devices (official: false)
+    gather_negatives: bool = False  # ITC also contrasts what other devices compute at a time (official: false)
 
 
 @dataclass(frozen=True, kw_only=True)

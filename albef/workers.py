@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -46,7 +47,7 @@ def launch(
     name: str,
     work_dir: Path,
     function: Callable[[torch.device, Path], None],
-    stops: bool = True,
+    resumes: bool = True,
 ) -> None:
     """Run a function in every worker.
 
@@ -57,20 +58,26 @@ def launch(
         name: Name of the work.
         work_dir: Folder for the state of this launch, on a file system of all workers; it is deleted at the end.
         function: Called with the device and with a file whose existence requests a stop.
-        stops: Whether the function answers this request by `SystemExit`; if not, SIGTERM ends it at once.
+        resumes: Whether the function answers this request by `SystemExit`, and goes on where it was when it is called
+            again. If not, SIGTERM ends it at once, and it does not grow.
 
     Raises:
-        WorkersError: If the function raises a ValueError, or workers were lost more than ``max_failures`` times.
+        WorkersError: If the settings contradict each other, the function raises a ValueError, or workers were lost more
+            than ``max_failures`` times.
         SystemExit: With code 143 if SIGTERM stopped the workers.
     """
     from ray import train
     from ray.train.torch import TorchTrainer
 
+    most, least = settings.world_size, settings.min_world_size
+    if least is not None and least > most:
+        raise WorkersError(
+            f"distributed.min_world_size: {least} is more than distributed.world_size ({most}), expected at most that"
+        )
     folder = work_dir / f"{name}-ray"
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
     folder.mkdir(parents=True)
     resources = {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker}
-    most, least = settings.world_size, settings.min_world_size
     with cluster(most * settings.cpus_per_worker), _worker_logs() as logs:
         trainer = TorchTrainer(
             _work,
@@ -84,7 +91,7 @@ def launch(
                 num_workers=most if least is None else (least, most),
                 use_gpu=settings.gpus_per_worker > 0,
                 resources_per_worker={name: count for name, count in resources.items() if count},
-                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS if resumes else math.inf,
             ),
             run_config=train.RunConfig(
                 name=folder.name,
@@ -95,7 +102,7 @@ def launch(
         )
         failure: Exception | None = None
         try:
-            with _stop_on_sigterm(folder / _STOP) if stops else contextlib.nullcontext():
+            with _stop_on_sigterm(folder / _STOP) if resumes else contextlib.nullcontext():
                 trainer.fit()
         except train.TrainingFailedError as error:
             failure = error
@@ -106,7 +113,8 @@ def launch(
     if refusal:
         raise WorkersError(refusal)
     if failure is not None:
-        raise WorkersError(f"{name}: {_last_line(failure)}; run again to resume from the latest checkpoint")
+        resume = " to resume from the latest checkpoint" if resumes else ""
+        raise WorkersError(f"{name}: {_last_line(failure)}; run again{resume}")
 
 
 def _work(arguments: dict[str, Any]) -> None:

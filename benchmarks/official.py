@@ -93,9 +93,7 @@ def _old_names(path: Path) -> Iterator[None]:
                 sys.modules[name] = module
 
 
-def step_of(
-    path: Path, batch: dict[str, Tensor], vocab_size: int, precision: str, device: torch.device
-) -> Callable[[], float]:
+def step_of(path: Path, batch: dict[str, Tensor], precision: str, device: torch.device) -> Callable[[], float]:
     """Return a function that runs a pretraining step and returns its loss.
 
     Args:

@@ -172,19 +172,26 @@ def breakdown(step: Callable[[], None], kernels: int, steps: int = 3) -> dict[st
 
 
 def row_of(
-    config: Config, size: int, precision: str, variant: str, steps: int, warmup: int, tokens: int, kernels: int
+    config: Config,
+    size: int,
+    precision: str,
+    variant: str,
+    steps: int,
+    warmup: int,
+    tokens: int,
+    kernels: int = 0,
+    official: Path | None = None,
 ) -> list[Any]:
     """Return a row of the table, measured in this process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = replace(config, pretrain=replace(config.pretrain, precision=precision))
     words, peak = Words(config.tokenizer.vocab_size), peak_flops(device)
     batch = synthetic_batch(config, words, size, tokens, device)
-    if variant.startswith("/"):
+    if variant == "official" and official is not None:
         from benchmarks.official import step_of
 
-        path, variant = Path(variant), "official"
         batch["image"] = batch["image"].float().div(255).sub(0.5).div(0.25)
-        step = step_of(path, batch, words.vocab_size, precision, device)
+        step = step_of(official, batch, precision, device)
         losses = [step()]
     else:
         loop = loop_of(config, words, variant, size, device)
@@ -219,10 +226,11 @@ def run(
     warmup: int,
     tokens: int,
     kernels: int = 0,
+    official: Path | None = None,
 ) -> list[list[Any]]:
     """Return the rows of the table, each measured in a process of its own."""
     cases = list(itertools.product(sizes, precisions, variants))
-    settings = [steps, warmup, tokens, kernels]
+    settings = [steps, warmup, tokens, kernels, official]
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         return [pool.submit(_row_of, preset, *case, *settings).result() for case in cases]
 
@@ -244,11 +252,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--kernels", type=int, default=0, help="number of slowest kernels to print")
     args = parser.parse_args()
-    official = [] if args.official is None else [str(args.official.resolve())]
-    variants = [*official, *args.variants]
-    rows = run(
-        args.preset, args.batch_size, args.precision, variants, args.steps, args.warmup, args.tokens, args.kernels
-    )
+    official = None if args.official is None else args.official.resolve()
+    variants = [*(["official"] if official else []), *args.variants]
+    settings = (args.steps, args.warmup, args.tokens, args.kernels, official)
+    rows = run(args.preset, args.batch_size, args.precision, variants, *settings)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"\n{name}, torch {torch.__version__}\n\n{table(HEADER, rows)}")
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from albef import distributed
 from albef.config import TrainConfig
-from albef.data.images import ImageSource, load_image, to_bytes
+from albef.data.images import ImageError, ImageSource, load_image, to_bytes
 from albef.models.albef import ALBEF
 from albef.models.bert import KeysValues
 
@@ -51,8 +51,11 @@ def pixels_of(images: Sequence[ImageSource], size: int) -> Tensor:
     return torch.from_numpy(np.stack([to_bytes(load_image(image), size) for image in images]))
 
 
-class _Results(Dataset[R]):
-    """Results of a function, computed when they are read."""
+class _Results(Dataset[R | ImageError]):
+    """Results of a function, computed when they are read.
+
+    Errors are results, too: a loading process that raised one would wrap it.
+    """
 
     def __init__(self, function: Callable[[T], R], items: Sequence[T]) -> None:
         self.function, self.items = cast(Callable[[Any], R], function), items
@@ -60,8 +63,11 @@ class _Results(Dataset[R]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> R:
-        return self.function(self.items[index])
+    def __getitem__(self, index: int) -> R | ImageError:
+        try:
+            return self.function(self.items[index])
+        except ImageError as error:
+            return error
 
 
 def loaded(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
@@ -74,13 +80,21 @@ def loaded(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iter
         yield from map(function, items)
         return
     # A generator of its own, since the loader draws a seed: evaluation must not change the training that follows.
-    yield from DataLoader(
+    for result in DataLoader(
         _Results(function, items),
         batch_size=None,
+        collate_fn=_as_is,
         num_workers=min(workers, len(items)),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-    )
+    ):
+        if isinstance(result, ImageError):
+            raise result
+        yield result
+
+
+def _as_is(result: R) -> R:
+    return result
 
 
 def words_of(texts: Sequence[str], encoder: Encoder, train: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ def classify(
             logits = student.cls_head(fused[:, 0])
             probabilities |= zip(rows, logits.float().softmax(dim=-1).cpu().numpy(), strict=True)
     merged = distributed.merge(probabilities)
-    return np.stack([merged[row] for row in range(len(sentences))])
+    return np.array([merged[row] for row in range(len(sentences))]).reshape(-1, model.architecture.classes)
 
 
 def _metrics(probabilities: NDArray[np.float32], split: ClassificationSet) -> dict[str, float]:

@@ -80,7 +80,7 @@ def run(
     load(task, model, tokenizer)  # fail before Ray starts
     work = partial(_run, config, task, [folder.resolve() for folder in folders])  # workers start in another folder
     try:
-        launch(config.distributed, f"evaluate-{task}", work_dir.resolve(), work, stops=False)
+        launch(config.distributed, f"evaluate-{task}", work_dir.resolve(), work, resumes=False)
     except WorkersError as error:
         raise EvaluationError(str(error)) from error
 

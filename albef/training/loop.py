@@ -86,11 +86,11 @@ class _Stop:
 
     def requested(self, step: int) -> bool:
         """Return whether to stop after a step; all ranks get the same answer."""
-        if distributed.world_size() == 1:
-            return self.signaled
+        alone = distributed.world_size() == 1
         if step % _AGREE_EVERY:
-            return False
-        return distributed.any_true(self.signaled or (self.file is not None and self.file.exists()), self.device)
+            return alone and self.signaled
+        stop = self.signaled or (self.file is not None and self.file.exists())
+        return stop if alone else distributed.any_true(stop, self.device)
 
 
 @contextmanager
@@ -282,9 +282,8 @@ class Loop:
             return  # without the selection metric (a split without answers) no epoch is the best
         if metrics[selection] > self.progress.best:
             self.progress.best = metrics[selection]
-            if not self.is_main:
-                return
-            run_state.save(self.work_dir / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
+            if self.is_main:
+                run_state.save(self.work_dir / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
         if self.is_main:
             _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 

@@ -62,13 +62,15 @@ class TrainStep:
         self.link_rates()
 
     def link_rates(self) -> None:
-        """Put learning rates on the device, where a graph reads them.
+        """Put learning rates on the device if a graph reads them there.
 
-        Loading the optimizer's state replaces them.
+        Loading the optimizer's state replaces them, maybe by those of a run with a graph.
         """
-        if self.graphs is not None:
-            for group in self.optimizer.param_groups:
+        for group in self.optimizer.param_groups:
+            if self.graphs is not None:
                 group |= {"lr": torch.zeros((), device=self.device), "capturable": True}
+            elif isinstance(group["lr"], Tensor):
+                group |= {"lr": group["lr"].item(), "capturable": False}
 
     def __call__(self, parts: Sequence[Batch], rate: float, alpha: float) -> None:
         """Train on a batch that is on the device.

@@ -1,6 +1,6 @@
 # Python environment of the project for the Prefect server, the Prefect worker, MLflow and Ray clusters on Kubernetes,
-# whose probes call wget and whose jobs need ray[default]. The checkout is mounted at /checkout, because DVC needs its git
-# repository and writes results into it.
+# whose probes call wget and whose jobs need ray[default]; on GPUs, torch and Triton call a C compiler. The checkout is
+# mounted at /checkout, because DVC needs its git repository and writes results into it.
 #
 #   docker build -f infra/docker/worker.Dockerfile -t albef-project:0.1.0 .
 FROM python:3.12-slim-bookworm
@@ -10,7 +10,7 @@ LABEL org.opencontainers.image.title="albef-project" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 RUN apt-get update \
- && apt-get install -y --no-install-recommends git wget \
+ && apt-get install -y --no-install-recommends g++ git libc6-dev wget \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --home-dir /var/lib/albef --uid 1000 albef \
  && install -d -o albef -g albef /var/lib/albef/.prefect /mlflow /checkout

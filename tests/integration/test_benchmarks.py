@@ -35,7 +35,7 @@ SMALL = (64, 48)
 
 
 def test_a_pretraining_step_is_measured() -> None:
-    row = step.row_of(tiny_config(), 4, "fp32", "eager", steps=2, warmup=1, tokens=8, kernels=0)
+    row = step.row_of(tiny_config(), 4, "fp32", "eager", steps=2, warmup=1, tokens=8)
     assert row[:3] == [4, "fp32", "eager"]
     assert float(row[3]) > 0
 

@@ -104,7 +104,7 @@ def test_a_value_that_cannot_train_is_refused_with_its_range(key: str, value: fl
 
 @pytest.mark.parametrize(("batch", "part", "devices", "parts"), [
     (512, 64, 8, 1), (512, 64, 1, 8), (512, 64, 2, 4), (512, None, 4, 1),
-    (512, 64, 7, 2), (512, 100, 1, 6), (512, None, 3, 1),
+    (512, 64, 7, 2), (512, 100, 1, 6), (512, None, 3, 1), (8, 1, 3, 1), (32, 2, 5, 3), (512, 2, 7, 36),
 ])  # fmt: skip
 def test_fewer_devices_take_more_parts(batch: int, part: int | None, devices: int, parts: int) -> None:
     config = dataclasses.replace(load(ROOT / "params.yaml").pretrain, batch_size=batch, device_batch_size=part)

@@ -123,3 +123,12 @@ def test_make_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
     phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE).group(1).split())  # type: ignore[union-attr]
     assert phony - {"git", "runtime"} == set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+
+
+def test_the_parameters_of_the_ablation_are_the_demos_with_its_changes() -> None:
+    ours, demo = (
+        configuration.to_dict(configuration.load(ROOT / name)) for name in ("docs/ablation/params.yaml", "params.yaml")
+    )
+    demo["prepare"]["emoji"] |= {"pretrain": 8000, "train": 3000, "caption_noise": 0.35}
+    demo["pretrain"]["alpha_ramp_epochs"] = 1.0
+    assert ours == demo

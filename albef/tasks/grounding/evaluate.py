@@ -154,8 +154,8 @@ def heat_maps(
                 heat *= mask.shape[1] / mask.sum(dim=1)[:, None, None]
             results |= zip(rows, zip(heat.cpu().numpy(), sizes, strict=True), strict=True)
     merged = distributed.merge(results)
-    maps, all_sizes = zip(*(merged[row] for row in range(len(texts))), strict=True)
-    return np.stack(maps), list(all_sizes)
+    ordered = [merged[row] for row in range(len(texts))]
+    return np.stack([heat for heat, _ in ordered]), [size for _, size in ordered]
 
 
 def with_mode(config: GroundingConfig, model: ALBEF, mode: Mode) -> GroundingConfig:

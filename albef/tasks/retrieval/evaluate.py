@@ -176,8 +176,10 @@ def rerank(
     shortlist_i.scatter_(0, similarity.topk(min(config.shortlist, count_i), dim=0).indices, True)
     pairs = shortlist_t | shortlist_i
     part = match_pairs(model, own, texts, similarity[rows], pairs[rows], config)
-    scored = distributed.merge(dict(zip(rows, part.numpy(), strict=True)))
-    scores = torch.from_numpy(np.stack([scored[row] for row in range(count_i)]))
+    merged = distributed.merge({row: part[place, pairs[row]].numpy() for place, row in enumerate(rows)})
+    scores = torch.full(similarity.shape, NOT_SHORTLISTED)
+    for row, values in merged.items():
+        scores[row, pairs[row]] = torch.from_numpy(values)
     empty = torch.tensor(NOT_SHORTLISTED)
     return torch.where(shortlist_t, scores, empty).numpy(), torch.where(shortlist_i, scores, empty).numpy()
 

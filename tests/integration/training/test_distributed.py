@@ -51,6 +51,10 @@ def _train(
 def test_what_cannot_go_on_is_said_once(world: Path, tmp_path: Path) -> None:
     with refuses(ValueError, "batch_size", 8, 5):
         _train(_config(workers=5), world, tmp_path)
+    config = _config()
+    settings = dataclasses.replace(config.distributed, min_world_size=3)
+    with refuses(TrainingError, "distributed.min_world_size", 3, 2):
+        _train(dataclasses.replace(config, distributed=settings), world, tmp_path)
     rows = json.loads((world / "lists" / "pretrain.json").read_text())
     rows[7]["image"] = "images/lost.png"  # which one of the two finds, while the other waits for it
     lists = tmp_path / "lists"

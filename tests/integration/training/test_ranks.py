@@ -6,6 +6,7 @@ import copy
 import csv
 import dataclasses
 import itertools
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from albef import distributed
 from albef.config import Config
+from albef.data.images import ImageError
 from albef.data.loader import EpochSampler, train_loader
 from albef.data.tokenizer import Encoder
 from albef.losses.distill import ramped_alpha
@@ -30,6 +32,7 @@ from albef.training import job as training
 from albef.training.job import Job
 from albef.training.optim import build_optimizer, learning_rate
 from albef.weights import checkpoint
+from tests.errors import refuses
 from tests.ranks import in_ranks
 from tests.served import random_model
 from tests.worlds import color_world, tiny_config
@@ -260,3 +263,12 @@ def test_ranks_evaluate_as_one_process(world: Path, tmp_path: Path, task: str) -
     assert Path("metrics.json") in files
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "ranks" / file).read_bytes(), file
+
+
+def test_an_image_that_a_loading_process_cannot_read_is_named(world: Path, tmp_path: Path) -> None:
+    config = tiny_config(num_workers=1)
+    checkpoint.save(random_model(world, config), tmp_path / "model.pth")
+    shutil.copytree(world, tmp_path / "world")
+    (tmp_path / "world/images/7.png").unlink()
+    with refuses(ImageError, "images/7.png"):
+        _evaluate(config, "retrieval", tmp_path / "world", tmp_path, tmp_path / "out")

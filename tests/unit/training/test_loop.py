@@ -110,6 +110,17 @@ def test_every_task_resumes_to_the_bit(world: Path, tmp_path: Path, monkeypatch:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
 
 
+def test_a_file_stops_a_rank_that_is_left_alone(world: Path, tmp_path: Path) -> None:
+    loop = _loop(world, tmp_path, "pretrain", epochs=3)
+    loop.stop_file = tmp_path / "stop"
+    loop.stop_file.touch()
+    with pytest.raises(SystemExit):
+        loop.run()
+    state = run_state.load(tmp_path / "scratch" / "checkpoint.pt")
+    assert state is not None
+    assert state["step"] == 10
+
+
 def test_bf16_follows_fp32(world: Path, tmp_path: Path) -> None:
     """Matrix products in bf16, losses and weights in fp32."""
     loops = [_loop(world, tmp_path / name, "pretrain", precision=name) for name in ("fp32", "bf16")]
