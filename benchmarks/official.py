@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 
 class _PreTrained(nn.Module):
-    """What the step needs of transformers' base class."""
+    """The part of transformers' base class that the step needs."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
