@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("albef")
 
 _TIERS = ("integration", "e2e")
 """Folders of slow tests, in the order in which they run; all others come first."""
-_LONG = ("_pipeline", "test_distributed.py", "prefect_harness", "test_tuning.py")
+_LONG = ("_pipeline", "test_distributed.py")
 """Fixtures and files of the tests that take longest."""
 
 
@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run unit tests first and distribute tests to processes by file.
 
     With several processes, the longest run first, so that none runs alone at the end. All tests that need the pipeline
-    run in one process; so do all that need Prefect, because its server takes long to start.
+    run in one process; so do all that need Prefect, because its server takes long to start. Tests of training come
+    before these, since loading processes cannot be forked from a process that has run Prefect.
     """
 
     def tier(item: pytest.Item) -> int:
@@ -47,8 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             groups[item.path] = fixture
     for item in items:
         item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
-    first = {name: place for place, name in enumerate(_LONG)}
-    items.sort(key=lambda item: first.get(groups.get(item.path, item.path.name), len(first)))
+
+    def place(item: pytest.Item) -> int:
+        name = groups.get(item.path, item.path.name)
+        if name in _LONG:
+            return _LONG.index(name)
+        return len(_LONG) + (item.path.parent != ROOT / "tests" / "integration" / "training")
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cloudpickle
 import torch
 import torch.distributed as dist
 
@@ -20,13 +21,15 @@ T = TypeVar("T")
 
 def in_ranks(world: int, function: Callable[[], T]) -> list[T]:
     """Return the results of a function, by rank."""
-    # Forked, because importing torch takes longer than these tests, and not every argument can be pickled.
-    context = multiprocessing.get_context("fork")
+    # Forked from a process that has imported torch once and done nothing else: importing it takes longer than these
+    # tests, and a process that has trained cannot be forked.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["albef.tasks.evaluation", "albef.training.job", "tests.served"])
     with tempfile.TemporaryDirectory() as folder:
         pipes = [context.Pipe(duplex=False) for _ in range(world)]
+        arguments = (world, Path(folder) / "store", cloudpickle.dumps(function))
         processes = [
-            context.Process(target=_run, args=(rank, world, Path(folder) / "store", function, sender))
-            for rank, (_, sender) in enumerate(pipes)
+            context.Process(target=_run, args=(rank, *arguments, sender)) for rank, (_, sender) in enumerate(pipes)
         ]
         for process in processes:
             process.start()
@@ -46,12 +49,12 @@ def _result(receiver: Connection) -> Any:
     return result
 
 
-def _run(rank: int, world: int, store: Path, function: Callable[[], T], sender: Connection) -> None:
+def _run(rank: int, world: int, store: Path, function: bytes, sender: Connection) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     try:
-        sender.send_bytes(pickle.dumps(("", function())))
+        sender.send_bytes(pickle.dumps(("", pickle.loads(function)())))
         dist.barrier()
-    except BaseException:  # the parent raises it
+    except BaseException:
         sender.send_bytes(pickle.dumps((traceback.format_exc(), None)))
