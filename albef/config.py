@@ -207,11 +207,17 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignTrainConfig(TrainConfig):
+class ContrastTrainConfig(TrainConfig):
+    """Training with ITC."""
+
+    gather_negatives: bool = False  # ITC also contrasts what other devices compute at a time (official: false)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignTrainConfig(ContrastTrainConfig):
     """Fine-tuning with ITC."""
 
     temperature: Positive | None  # initial ITC temperature; null: as loaded with the weights
-    gather_negatives: bool = False  # ITC also contrasts what other devices compute at a time (official: false)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +228,7 @@ class FusionTrainConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(TrainConfig):
+class PretrainConfig(ContrastTrainConfig):
     """Pretraining, with the ablation switches of table 1 (ALBEF: all true)."""
 
     mask_probability: Fraction  # fraction of tokens selected for MLM
@@ -230,7 +236,6 @@ class PretrainConfig(TrainConfig):
     hard_negatives: bool  # sample ITM negatives by ITC similarity instead of uniformly
     distill_itc: bool  # momentum distillation, with weight alpha, in ITC
     distill_mlm: bool  # likewise in MLM
-    gather_negatives: bool = False  # ITC also contrasts what other devices compute at a time (official: false)
 
 
 @dataclass(frozen=True, kw_only=True)

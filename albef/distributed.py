@@ -104,6 +104,11 @@ def share(items: Sequence[T]) -> list[T]:
     return list(items[rank() :: world_size()])
 
 
+def batches(total: int, size: int) -> list[range]:
+    """Return this rank's share of the batches of rows."""
+    return share([range(start, min(start + size, total)) for start in range(0, total, size)])
+
+
 def merge(results: dict[int, V]) -> dict[int, V]:
     """Return the union of the results of all ranks, by row."""
     return {row: value for part in gather_objects(results) for row, value in part.items()}

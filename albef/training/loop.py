@@ -280,11 +280,11 @@ class Loop:
         selection = self.task.selection
         if selection is None or selection not in metrics:
             return  # without the selection metric (a split without answers) no epoch is the best
-        if metrics[selection] > self.progress.best:
-            self.progress.best = metrics[selection]
-            if self.is_main:
-                run_state.save(self.work_dir / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
+        better = metrics[selection] > self.progress.best
+        self.progress.best = max(self.progress.best, metrics[selection])
         if self.is_main:
+            if better:
+                run_state.save(self.work_dir / "best.pt", {"step": self.progress.step, "model": self.task.state_dict()})
             _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:

@@ -142,8 +142,8 @@ def heat_maps(
         workers: Processes that load images.
     """
     results: dict[int, tuple[NDArray[np.float32], tuple[int, int]]] = {}
-    step, settings = config.evaluate.batch_size, config.evaluate
-    batches = distributed.share([range(len(texts))[start : start + step] for start in range(0, len(texts), step)])
+    settings = config.evaluate
+    batches = distributed.batches(len(texts), settings.batch_size)
     sources = [[images[row] for row in rows] for rows in batches]
     batches_of_pixels = loaded(partial(_pixels_and_sizes, size=model.config.image_size), sources, workers)
     with evaluating(model, config.train) as device:

@@ -119,8 +119,7 @@ def evaluate(model: ALBEF, split: RetrievalSet, encoder: Encoder, config: Retrie
     The ranks of a process group share the images.
     """
     step, count = config.evaluate.batch_size, len(split.images)
-    batches = distributed.share([range(count)[start : start + step] for start in range(0, count, step)])
-    rows = [row for batch in batches for row in batch]
+    rows = [row for batch in distributed.batches(count, step) for row in batch]
     with evaluating(model, config.train):
         own = encode_images(model, [split.images[row] for row in rows], step, config.train.num_workers)
         feats = distributed.merge(dict(zip(rows, own.feats.cpu().numpy(), strict=True)))
