@@ -24,7 +24,7 @@ from PIL import Image
 
 from albef import sources
 from albef.config import TrainConfig, section_of, train_config
-from albef.data.images import ImageSource, load_image
+from albef.data.images import ImageSource, StoredImage, load_image
 from albef.data.schema import NLVR_LABELS, VE_LABELS
 from albef.data.text import clean
 from albef.inference.boxes import best_box, hot_box, upsample
@@ -319,7 +319,9 @@ class Albef:
 
 
 def _images(images: Images) -> list[ImageSource]:
-    if isinstance(images, str | Path | bytes | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+    if isinstance(images, str | Path | bytes | StoredImage | Image.Image) or (
+        isinstance(images, np.ndarray) and images.ndim < 4
+    ):
         return [images]
     if not len(images):
         raise ValueError("images: give at least one")

@@ -61,6 +61,7 @@ class PrepareConfig:
     seed: int
     emoji: EmojiConfig
     lists: ListsConfig | None = None
+    max_side: AtLeast1 | None = None  # larger images are shrunk to this many pixels; null: none is
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,7 +127,7 @@ def loop_of(config: Config, words: Words, variant: str, size: int, device: torch
     task = task_class("pretrain")(config, words)  # type: ignore[arg-type]
     task.dataset = lambda data: Rows()  # type: ignore[assignment, method-assign, return-value]
     with tempfile.TemporaryDirectory() as folder:
-        data = TaskData(Path(folder), Path(folder), words)  # type: ignore[arg-type]
+        data = TaskData(None, words)  # type: ignore[arg-type]
         loop = Loop(task, data, Path(folder), Path(folder), NoTracker(), device)  # type: ignore[arg-type]
     loop.task.train()
     return loop

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
+from albef.data.images import StoredImage
 from albef.index.builder import Encoders
 
 TOKENS, WIDTH, FEATURES = 4, 6, 8
@@ -31,10 +32,10 @@ def caption(text: str):
 def encoders(batch: int = 3, model_hash: str = "m", encoded: list[str] | None = None) -> Encoders:
     """Return encoders that append their inputs to ``encoded``."""
 
-    def images(paths):
+    def images(stored):
         if encoded is not None:
-            encoded.extend(path.name for path in paths)
-        found = [image(path.name) for path in paths]
+            encoded.extend(PurePath(each.path).name for each in stored)
+        found = [image(PurePath(each.path).name) for each in stored]
         return (
             np.stack([tokens for tokens, _ in found]),
             np.stack([features for _, features in found]),
@@ -55,5 +56,5 @@ def encoders(batch: int = 3, model_hash: str = "m", encoded: list[str] | None = 
     return Encoders(model_hash, "t", images, captions, batch)
 
 
-def files(names) -> dict[str, Path]:
-    return {name: Path("/nowhere") / name for name in names}
+def files(names) -> dict[str, StoredImage]:
+    return {name: StoredImage(name, name, name.encode) for name in names}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,8 +18,8 @@ from torch.utils.data import Dataset
 
 from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
-from albef.data.images import open_image, to_bytes
-from albef.data.schema import images_of, read_list
+from albef.data.images import StoredImage, load_image, to_bytes
+from albef.data.lists import Rows
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -36,11 +35,10 @@ Sample = dict[str, Any]
 
 
 class TrainSet(Dataset[Sample], ABC):
-    """Samples and batches from the records of a list.
+    """Samples and batches from the rows of a list.
 
     Args:
-        records: Records of the task's list.
-        image_root: Folder that relative image paths start from.
+        rows: Records of the task's list, with their images.
         size: Pixels per side.
         train: Seed, augmentation and text length.
         crop_scale: Smallest area fraction of the random crop.
@@ -48,46 +46,47 @@ class TrainSet(Dataset[Sample], ABC):
 
     def __init__(
         self,
-        records: Sequence[dict[str, Any]],
-        image_root: Path,
+        rows: Rows,
         size: int,
         train: TrainConfig,
         crop_scale: float = FINETUNE_CROP,
     ) -> None:
-        self.records = records
-        self.image_root = image_root
+        self.rows = rows
         self.size = size
         self.train = train
         self.crop_scale = crop_scale
-        self.group_rows: dict[int, list[int]] = {}
-        self.groups = self._groups() if isinstance(train, FusionTrainConfig) and train.share_images else None
+        self.groups: NDArray[np.int64] | None = None
+        if isinstance(train, FusionTrainConfig) and train.share_images:
+            self.groups = self._groups()
+            self._by_group = np.argsort(self.groups, kind="stable")
 
     @classmethod
-    def from_list(
-        cls, path: Path, images: Path, model: ModelConfig, train: TrainConfig, crop_scale: float = FINETUNE_CROP
-    ) -> Self:
-        """Read the JSON list at ``path``; see `albef.data.schema.read_list` for its errors."""
-        return cls(read_list(path), images, model.image_size, train, crop_scale)
+    def of(cls, rows: Rows, model: ModelConfig, train: TrainConfig, crop_scale: float = FINETUNE_CROP) -> Self:
+        """Return the training set of a list for a model."""
+        return cls(rows, model.image_size, train, crop_scale)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.rows)
 
     def _groups(self) -> NDArray[np.int64]:
         """Return the group of each row, identified by the group's first row.
 
         Rows with the same images form a group, as do consecutive rows that all have an image in common.
         """
-        first_rows: dict[tuple[str, ...], int] = {}
-        groups: list[int] = []
-        common: set[str] = set()
-        for row, record in enumerate(self.records):
-            images = tuple(images_of(record))
+        first_rows: dict[tuple[int | str, ...], int] = {}
+        groups = np.empty(len(self), dtype=np.int64)
+        common: set[int | str] = set()
+        for row, images in enumerate(self.rows.image_keys()):
             if images not in first_rows:
-                first_rows[images] = groups[-1] if common.intersection(images) else row
-            groups.append(first_rows[images])
+                first_rows[images] = int(groups[row - 1]) if common.intersection(images) else row
+            groups[row] = first_rows[images]
             common = common.intersection(images) or set(images)
-            self.group_rows.setdefault(groups[-1], []).append(row)
-        return np.array(groups)
+        return groups
+
+    def _rows_of(self, group: int) -> list[int]:
+        assert self.groups is not None
+        first, last = np.searchsorted(self.groups, [group, group + 1], sorter=self._by_group)
+        return [int(row) for row in self._by_group[first:last]]
 
     @abstractmethod
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
@@ -125,26 +124,31 @@ class TrainSet(Dataset[Sample], ABC):
         shared: dict[tuple[int, int, str], NDArray[np.uint8]] = {}
         samples = []
         for epoch, row in keys:
-            sample, rng = self._text_sample(epoch, row)
-            paths = images_of(self.records[row])
+            record = self.rows[row]
+            sample, rng = self._text_sample(record, epoch, row)
+            stored = self.rows.images(row, record)
             if self.groups is None:
-                images = [self.pixels(path, self.description(sample), rng) for path in paths]
+                images = [self.pixels(image, self.description(sample), rng) for image in stored]
             else:
-                image_keys = [(epoch, int(self.groups[row]), path) for path in paths]
-                shared |= {key: self._shared_pixels(*key) for key in dict.fromkeys(image_keys) if key not in shared}
+                group = int(self.groups[row])
+                image_keys = [(epoch, group, image.path) for image in stored]
+                for key, image in zip(image_keys, stored, strict=True):
+                    if key not in shared:
+                        shared[key] = self._shared_pixels(epoch, group, image)
                 images = [shared[key] for key in image_keys]
             samples.append({**sample, "images": images})
         return samples
 
-    def _shared_pixels(self, epoch: int, group: int, image: str) -> NDArray[np.uint8]:
+    def _shared_pixels(self, epoch: int, group: int, image: StoredImage) -> NDArray[np.uint8]:
         # All texts of the group share one augmentation, so a single text that names a side forbids mirroring.
-        text = " ".join(self.description(self._text_sample(epoch, row)[0]) for row in self.group_rows[group])
-        rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.encode())])
+        rows = self._rows_of(group)
+        text = " ".join(self.description(self._text_sample(self.rows[row], epoch, row)[0]) for row in rows)
+        rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.path.encode())])
         return self.pixels(image, text, rng)
 
-    def _text_sample(self, epoch: int, row: int) -> tuple[Sample, np.random.Generator]:
+    def _text_sample(self, record: dict[str, Any], epoch: int, row: int) -> tuple[Sample, np.random.Generator]:
         rng = np.random.default_rng([self.train.seed, epoch, row])
-        return self.sample(self.records[row], row, rng), rng
+        return self.sample(record, row, rng), rng
 
     def stack(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Stack the images of a batch.
@@ -163,9 +167,9 @@ class TrainSet(Dataset[Sample], ABC):
         rows = torch.tensor([[index_of[id(image)] for image in column] for column in columns]).T
         return {"image": torch.from_numpy(np.stack(list(distinct.values()))), "image_rows": rows}
 
-    def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def pixels(self, image: StoredImage, text: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return augmented pixels ``(3, size, size)`` of an image, as bytes; ``text`` as in `description`."""
-        decoded = open_image(self.image_root / image)
+        decoded = load_image(image)
         augmented = transforms.augment(decoded, text, self.size, self.train.augment, self.crop_scale, rng)
         return to_bytes(augmented, self.size)
 

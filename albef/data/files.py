@@ -16,10 +16,11 @@ from albef.io import write_file
 
 def format_rows(records: Iterable[Any]) -> str:
     """Format records as a JSON list with one record per line."""
-    return "[\n" + ",\n".join(map(_dump, records)) + "\n]\n"
+    return "[\n" + ",\n".join(map(dump, records)) + "\n]\n"
 
 
-def _dump(record: Any) -> str:
+def dump(record: Any) -> str:
+    """Format a record as JSON on one line."""
     text = json.dumps(record, ensure_ascii=False)
     # JSON can escape a lone surrogate, which UTF-8 cannot encode; such records stay escaped.
     return text if _encodable(text) else json.dumps(record)
@@ -41,26 +42,6 @@ def write_list(path: Path, records: Any) -> dict[str, Any]:
     text = format_rows(records) if isinstance(records, list) else json.dumps(records, ensure_ascii=False) + "\n"
     write_file(path, text)
     return {"rows": len(records), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def image_root(data: Path) -> Path:
-    """Return the folder that image paths in the lists start from.
-
-    Args:
-        data: Output of `albef prepare`, whose ``manifest.json`` names the image root. A folder without a manifest is
-            its own image root.
-
-    Raises:
-        ValueError: If the manifest is malformed.
-    """
-    path = data / "manifest.json"
-    if not path.is_file():
-        return data
-    try:
-        root = json.loads(path.read_text(encoding="utf-8")).get("image_root", ".")
-        return data if root == "." else data / root
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}, image_root: expected a path in a JSON object ({error})") from error
 
 
 @contextmanager

@@ -6,6 +6,8 @@ The module needs NumPy and Pillow only: serving uses it without torch.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,23 @@ MAX_PIXELS = 89_478_485
 # Formats with a memory-safe decoder in Pillow. EPS would start Ghostscript, PDF is not an image format.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
+
+@dataclass(frozen=True, order=True)
+class StoredImage:
+    """Encoded image of a data set.
+
+    Args:
+        path: Path in the lists.
+        name: Name in error messages.
+        read: Returns the bytes, or raises `ImageError`.
+    """
+
+    path: str
+    name: str = field(compare=False)
+    read: Callable[[], bytes] = field(compare=False, repr=False)
+
+
+ImageSource = str | Path | bytes | StoredImage | Image.Image | NDArray[Any]
 """Path or content of an image file, an image, or an array (height, width) or (height, width, channels) of bytes."""
 
 _MEAN = np.array(MEAN, dtype=np.float32)[:, None, None]
@@ -72,11 +90,19 @@ def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image
     Raises:
         ImageError: If the file is missing or is not an image; the message names it.
     """
+    return decode(read_file(path), max_pixels=max_pixels, name=str(path))
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return the content of an image file.
+
+    Raises:
+        ImageError: If it cannot be read; the message names it.
+    """
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a null byte
         raise ImageError(f"{path!s}: cannot read the image ({error})") from error
-    return decode(data, max_pixels=max_pixels, name=str(path))
 
 
 def load_image(source: ImageSource, name: str = "image") -> Image.Image:
@@ -92,6 +118,8 @@ def load_image(source: ImageSource, name: str = "image") -> Image.Image:
         return open_image(source)
     if isinstance(source, bytes):
         return decode(source, name=name)
+    if isinstance(source, StoredImage):
+        return decode(source.read(), name=source.name)
     if isinstance(source, Image.Image):
         try:
             return to_rgb(source, name)

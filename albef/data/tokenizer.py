@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from albef.config import TokenizerConfig
 from albef.data.files import new_folder
-from albef.data.schema import read_list
 from albef.data.text import clean, pre_caption
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -241,13 +240,15 @@ def run(config: TokenizerConfig, lists: Path, out: Path) -> None:
             raise TokenizerError("tokenizer.source: missing, expected a local folder or hub name for the kind 'bert'")
         tokenizer = from_bert(config.source)
     else:
-        paths = sorted(p for p in lists.glob("*.json") if p.stem == "pretrain" or p.stem.endswith("_train"))
-        if not paths:
-            raise TokenizerError(f"{lists}: no pretrain.json or *_train.json, expected the lists of `albef validate`")
+        from albef.data.lists import file_of, names_in, records_of  # serving needs no tables
+
+        names = sorted(name for name in names_in(lists) if name == "pretrain" or name.endswith("_train"))
+        if not names:
+            raise TokenizerError(f"{lists}: no list such as pretrain, expected the lists of `albef validate`")
         texts = (
             text
-            for path in tqdm(paths, desc="tokenizer", unit="list", disable=None)
-            for record in read_list(path)
+            for name in tqdm(names, desc="tokenizer", unit="list", disable=None)
+            for record in records_of(file_of(lists, name))
             for text in texts_of(record)
         )
         tokenizer = train(texts, config.vocab_size)

@@ -6,20 +6,16 @@ one root, evaluation captions as lists, labels as strings, file names with their
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
 from albef.config import ListsConfig
-from albef.data.files import write_list
+from albef.data.images import ImageError, read_file
 from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, load_rows, problems
-from albef.datasets import refcoco
-from albef.io import write_file
+from albef.datasets import refcoco, tables
 
 
 def _identity(record: Record) -> Record:
@@ -51,34 +47,49 @@ def _nlvr(record: Record) -> Record:
 _NORMALIZERS: dict[str, Callable[[Record], Record]] = {"retrieval": _retrieval, "ve": _entailment, "nlvr": _nlvr}
 
 
-def convert(config: ListsConfig, raw: Path, out: Path, final: Path) -> None:
+def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> dict[str, Any]:
     """Join and normalize the lists of ``config``; `albef validate` checks the records.
 
     Args:
         raw: Folder that the configured paths start from.
         out: Folder to write.
-        final: Final location of ``out``; a relative image root is recorded from there.
+        max_side: Longer side, in pixels, that larger images are shrunk to. Images of grounding keep their size, which
+            the boxes refer to.
+
+    Returns:
+        The manifest.
 
     Raises:
         SchemaError: If a list has an unknown name, a file is missing or not a JSON list, or an image folder is missing.
     """
     root = raw / config.image_root
     check(config, root)
-    entries = {}
-    images: set[str] = set()
+    lists: dict[str, Any] = {}
+    images: dict[str, bool] = {}  # whether it may be shrunk
     grounding: list[Record] = []
     # Boxes come last, as they are looked up by the grounding records.
     names = sorted(config.files, key=lambda name: name == "grounding_boxes")
     for name in tqdm(names, desc="lists", unit="list", disable=None):
         records: Any = _boxes(config, raw, grounding) if name == "grounding_boxes" else _joined(name, config, raw)
-        entries[name] = write_list(out / f"{name}.json", records)
+        lists[name] = records
         if name in known_lists():
-            valid = [record for record in records if not problems(record, known_lists()[name])]
-            images.update(path for record in valid for path in images_of(record))
-            grounding += valid if known_lists()[name] == "grounding" else []
-    image_root = config.image_root if Path(config.image_root).is_absolute() else os.path.relpath(root, final)
-    manifest = {"source": "lists", "image_root": image_root, "lists": entries, "images": _sizes(images, root)}
-    write_file(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+            kind = known_lists()[name]
+            valid = [record for record in records if not problems(record, kind)]
+            for path in (path for record in valid for path in images_of(record)):
+                images[path] = images.get(path, True) and not kind.startswith("grounding")
+            grounding += valid if kind == "grounding" else []
+    return {"source": "lists", **tables.write(out, lists, _contents(images, root, max_side))}
+
+
+def _contents(images: dict[str, bool], root: Path, max_side: int | None) -> Iterator[tuple[str, bytes | None]]:
+    """Yield paths and encoded images, sorted by path."""
+    for path in tqdm(sorted(images), desc="images", unit="image", disable=None):
+        try:
+            data = read_file(root / path)
+        except ImageError:
+            yield path, None
+            continue
+        yield path, data if max_side is None or not images[path] else tables.shrink(data, max_side)
 
 
 def check(config: ListsConfig, root: Path) -> None:
@@ -101,19 +112,6 @@ def check(config: ListsConfig, root: Path) -> None:
             raise SchemaError(f"prepare.lists.folders.{key}: expected a list or a file of prepare.lists.files")
         if not (root / folder).is_dir():
             raise SchemaError(f"prepare.lists.folders.{key}: no folder {root / folder}, expected an image folder")
-
-
-def _sizes(images: set[str], root: Path) -> dict[str, Any]:
-    """Return the image count and a digest of paths and sizes.
-
-    The digest lets later stages detect changed images. Hashing the bytes of a web-scale corpus would only repeat the
-    versioning of the raw data.
-    """
-    digest = hashlib.sha256()
-    for image in sorted(images):
-        path = root / image
-        digest.update(f"{image}\0{path.stat().st_size if path.is_file() else -1}\n".encode())
-    return {"count": len(images), "sizes_sha256": digest.hexdigest()}
 
 
 def rows_of(name: str, file: str, config: ListsConfig, raw: Path) -> list[Any]:

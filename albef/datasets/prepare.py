@@ -1,13 +1,14 @@
-"""The `prepare` stage: converts raw data to official lists and images."""
+"""The `prepare` stage: converts raw data to tables of records and images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from albef.config import ConfigError, EmojiConfig, PrepareConfig
-from albef.data.files import new_folder, write_list
-from albef.datasets import official_lists
+from albef.data.files import new_folder
+from albef.datasets import official_lists, tables
 from albef.datasets.emoji import lists as emoji_lists
 from albef.datasets.emoji import world as worlds
 from albef.io import write_file
@@ -29,9 +30,10 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
         raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
     with new_folder(out) as folder:
         if config.lists is not None and config.source == "lists":
-            official_lists.convert(config.lists, raw, folder, out)
+            manifest = official_lists.convert(config.lists, raw, folder, config.max_side)
         else:
-            _emoji(config, raw, folder)
+            manifest = _emoji(config, raw, folder)
+        write_file(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 def _check(config: EmojiConfig) -> None:
@@ -44,21 +46,10 @@ def _check(config: EmojiConfig) -> None:
             raise ConfigError(f"prepare.emoji.{key}: expected {expected}, got {value}")
 
 
-def _emoji(config: PrepareConfig, raw: Path, out: Path) -> None:
+def _emoji(config: PrepareConfig, raw: Path, out: Path) -> dict[str, Any]:
     _check(config.emoji)
     world = worlds.create(config.emoji, raw, config.seed)
-    manifest = {
-        "source": "emoji",
-        "seed": config.seed,
-        "image_root": ".",
-        "lists": {
-            name: write_list(out / f"{name}.json", records)
-            for name, records in emoji_lists.make(world, config.emoji).items()
-        },
-        "images": {
-            split: {"count": len(world.scenes[split]), "sha256": digest}
-            for split, digest in worlds.write_images(world, out, config.emoji.image_size).items()
-        },
-    }
+    lists = emoji_lists.make(world, config.emoji)
+    entries = tables.write(out, lists, worlds.render(world, config.emoji.image_size))
     write_file(out / "scenes.json", worlds.scene_records(world))
-    write_file(out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    return {"source": "emoji", "seed": config.seed, **entries}

@@ -14,9 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from albef.config import from_dict
-from albef.data.files import image_root
 from albef.data.images import decode
-from albef.data.schema import images_of, read_list
+from albef.data.lists import Lists, Rows
 from albef.data.tokenizer import Encoder, texts_of
 from albef.drift.sample import Row, by_endpoint, read
 from albef.io import write_file
@@ -85,12 +84,12 @@ def run(
     """
     endpoints: dict[str, Endpoint] = {}
     if lists is not None and images is not None and tokenizer is not None:
-        encoder = Encoder.from_file(tokenizer)
+        encoder, data = Encoder.from_file(tokenizer), Lists(lists, images)
         known = {spec.name: spec.request_lists for spec in registry.specs() if spec.request_lists}
         for endpoint, names in known.items():
-            path = next((p for name in names if (p := lists / f"{name}.json").is_file()), None)
-            if path is not None:
-                endpoints[endpoint] = describe(_list_stats(path, rows, image_root(images), encoder), path.stem)
+            name = next((name for name in names if name in data), None)
+            if name is not None:
+                endpoints[endpoint] = describe(list(_list_stats(data[name], name, rows, encoder)), name)
         if not endpoints:
             raise BadReferenceError(
                 f"{lists}: expected one of the lists {', '.join(n for names in known.values() for n in names)}"
@@ -110,20 +109,16 @@ def run(
     write_file(out, json.dumps(asdict(Reference(endpoints=endpoints)), indent=1) + "\n")
 
 
-def _list_stats(path: Path, limit: int, root: Path, encoder: Encoder) -> list[Row]:
-    """Return statistics of a fixed random subset of a list."""
-    records = read_list(path)
-    chosen = sorted(Random(0).sample(range(len(records)), min(limit, len(records))))
-    return list(_record_stats([records[row] for row in chosen], root, encoder, path.stem))
-
-
-def _record_stats(records: Sequence[Any], root: Path, encoder: Encoder, name: str) -> Iterator[Row]:
-    for record in tqdm(records, desc=name, unit="row", disable=None):
-        path = images_of(record)[0]
-        data = (root / path).read_bytes()
+def _list_stats(rows: Rows, name: str, limit: int, encoder: Encoder) -> Iterator[Row]:
+    """Yield statistics of a fixed random subset of a list."""
+    chosen = sorted(Random(0).sample(range(len(rows)), min(limit, len(rows))))
+    for row in tqdm(chosen, desc=name, unit="row", disable=None):
+        record = rows[row]
+        image = rows.images(row, record)[0]
+        data = image.read()
         # Requests do not include the answers of VQA.
         (text, *_) = texts_of({key: value for key, value in record.items() if key != "answer"})
-        yield {**image_stats(decode(data, name=path), len(data)), **text_stats(text, encoder)}
+        yield {**image_stats(decode(data, name=image.name), len(data)), **text_stats(text, encoder)}
 
 
 def describe(rows: Sequence[Row], source: str) -> Endpoint:

@@ -18,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from albef.config import Config
-from albef.data.files import image_root, new_folder
-from albef.data.schema import read_list
+from albef.data.files import new_folder
+from albef.data.lists import Lists
 from albef.export import repository as repositories
 from albef.serving.client import Client
 from albef.serving.requests import Asker
@@ -84,7 +84,7 @@ def int8(source: Path, target: Path, skip: Callable[[tuple[int, ...]], bool] = l
         logger.setLevel(level)
 
 
-def scores(client: Asker, task: str, lists: Path, images: Path, limit: int | None = None) -> dict[str, list[float]]:
+def scores(client: Asker, task: str, data: Lists, limit: int | None = None) -> dict[str, list[float]]:
     """Evaluate an endpoint on the questions of the test list.
 
     Args:
@@ -98,9 +98,9 @@ def scores(client: Asker, task: str, lists: Path, images: Path, limit: int | Non
     """
     result: dict[str, list[float]] = {}
     score = registry.module(task, "client").score
-    rows = read_list(lists / f"{registry.spec(task).test_list}.json")[:limit]
+    rows = data[str(registry.spec(task).test_list)][:limit]
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        parts = pool.map(lambda row: score(row, lists, images, client), rows)
+        parts = pool.map(lambda row: score(row, data, client), rows)
         for part in tqdm(parts, total=len(rows), desc=task, disable=None):
             for metric, values in part.items():
                 result.setdefault(metric, []).extend(values)
@@ -157,7 +157,7 @@ def run(
                 except Exception as error:
                     raise QuantizationError(f"{source}: cannot quantize to int8: {error}") from error
         repositories.run(config, graphs, lists, images, tokenizer, quantized)
-        before, after = (_measure(each, tasks, lists, image_root(images), limit) for each in (repository, quantized))
+        before, after = (_measure(each, tasks, Lists(lists, images), limit) for each in (repository, quantized))
         changes = compare(before, after)
         excessive = [change for change in changes if change.loss > max_loss]
         if excessive:
@@ -168,13 +168,11 @@ def run(
     return changes
 
 
-def _measure(
-    repository: Path, tasks: list[str], lists: Path, images: Path, limit: int | None
-) -> dict[str, list[float]]:
+def _measure(repository: Path, tasks: list[str], data: Lists, limit: int | None) -> dict[str, list[float]]:
     result: dict[str, list[float]] = {}
     with TritonServer(repository) as server, Client(server.grpc_url, timeout=120) as client:
         for task in tasks:
-            result |= scores(client, task, lists, images, limit)
+            result |= scores(client, task, data, limit)
     return result
 
 

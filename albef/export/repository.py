@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from albef.config import Config, ConfigError, train_config
-from albef.data.files import image_root, new_folder
+from albef.data.files import new_folder
+from albef.data.lists import Lists
 from albef.export import vendoring
 from albef.io import file_hash
 from albef.serving import pbtxt, protocol
 from albef.serving.protocol import ANY, GraphSizes
 from albef.serving.session import check_signature, metadata, open_session
 from albef.tasks import registry
-from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.endpoint_folder import EndpointFolder
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -144,7 +145,7 @@ def run(config: Config, export: Path, lists: Path, images: Path, tokenizer: Path
     Args:
         export: Folder with one folder of graphs per task; tasks without one are not served.
         lists: Folder of the validated lists; the index holds the retrieval test list.
-        images: Folder that relative image paths start from.
+        images: Folder of the prepared data, or that image paths start from.
         tokenizer: Folder with ``tokenizer.json``.
 
     Raises:
@@ -156,8 +157,8 @@ def run(config: Config, export: Path, lists: Path, images: Path, tokenizer: Path
     tasks = [task for task in served if (export / task).is_dir()]
     if not tasks:
         raise RepositoryError(f"{export}: no exported task to serve, expected one of {', '.join(served)}")
-    inputs = RepositoryInputs(lists, image_root(images))
+    data = Lists(lists, images)
     with new_folder(out) as folder:
         for task in tasks:
             endpoint = _add(folder, config, task, export / task, tokenizer)
-            registry.module(task, "export").write_endpoint(endpoint, config, inputs)
+            registry.module(task, "export").write_endpoint(endpoint, config, data)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from albef.data.files import new_folder
+from albef.data.images import StoredImage
 from albef.index import faiss_index, segments
 from albef.index import index as index_files
 from albef.index.faiss_index import FaissIndex
@@ -31,14 +32,14 @@ class Encoders:
     """Encoders that compute an index.
 
     Args:
-        images: Encodes image files.
+        images: Encodes images.
         captions: Encodes texts.
         batch_size: Rows per call of either encoder.
     """
 
     model_hash: str
     tokenizer_hash: str
-    images: Callable[[Sequence[Path]], Batch]
+    images: Callable[[Sequence[StoredImage]], Batch]
     captions: Callable[[Sequence[str]], Batch]
     batch_size: int
 
@@ -58,7 +59,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def build(
     folder: Path,
     encoders: Encoders,
-    images: Mapping[str, Path],
+    images: Mapping[str, StoredImage],
     captions: Sequence[str],
     dtype: str,
     exact_below: int = faiss_index.EXACT_BELOW,
@@ -86,7 +87,7 @@ def build(
 def add(
     folder: Path,
     encoders: Encoders,
-    images: Mapping[str, Path],
+    images: Mapping[str, StoredImage],
     captions: Sequence[str],
     exact_below: int = faiss_index.EXACT_BELOW,
 ) -> Manifest:
@@ -165,7 +166,7 @@ class _Change:
 
     def apply(
         self,
-        images: Mapping[str, Path],
+        images: Mapping[str, StoredImage],
         captions: Sequence[str],
         removed_images: Sequence[int] = (),
         removed_captions: Sequence[int] = (),
@@ -194,15 +195,14 @@ class _Change:
         (self.folder / _PLAN).unlink()
         return manifest
 
-    def _resume(self, images: Mapping[str, Path], captions: Sequence[str]) -> None:
+    def _resume(self, images: Mapping[str, StoredImage], captions: Sequence[str]) -> None:
         """Keep segments of an interrupted run of the same change.
 
         Segments of any other change are removed.
         """
         digest = hashlib.sha256(f"{self.old.model_hash} {self.old.dtype} {self.generation}".encode())
-        for key, path in images.items():
-            status = path.stat() if path.is_file() else None
-            digest.update(f"{key}\0{status and (status.st_size, status.st_mtime_ns)}\0".encode())
+        for key, image in images.items():
+            digest.update(f"{key}\0{hashlib.sha256(image.read()).hexdigest()}\0".encode())
         digest.update("\0".join(captions).encode())
         plan = self.folder / _PLAN
         if not plan.is_file() or plan.read_text(encoding="utf-8") != digest.hexdigest():

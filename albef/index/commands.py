@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from albef.data.images import ImageError, open_image, to_pixels
-from albef.data.schema import read_list
+from albef.data.images import ImageError, StoredImage, load_image, to_pixels
+from albef.data.lists import Images, Rows, records_of
 from albef.data.tokenizer import Encoder, load
 from albef.index import builder
 from albef.index.builder import Encoders
@@ -86,8 +86,8 @@ def load_encoders(folder: Path, threads: int = 0) -> Encoders:
         )
     encoder = Encoder(load(tokenizer))
 
-    def images(files: Sequence[Path]) -> Batch:
-        pixels = np.stack([to_pixels(open_image(path), settings.image_size) for path in files])
+    def images(stored: Sequence[StoredImage]) -> Batch:
+        pixels = np.stack([to_pixels(load_image(image), settings.image_size) for image in stored])
         outputs = [protocol.IMAGE_EMBEDS, protocol.IMAGE_FEAT]
         embeds, features = sessions[protocol.VISION].run(outputs, {protocol.PIXEL_VALUES: pixels})
         return embeds, features, np.ones(embeds.shape[:2], dtype=np.int64)
@@ -101,7 +101,7 @@ def load_encoders(folder: Path, threads: int = 0) -> Encoders:
     return Encoders(settings.model_hash, settings.tokenizer_hash, images, captions, settings.batch_size)
 
 
-def images_in_folder(folder: Path) -> dict[str, Path]:
+def images_in_folder(folder: Path) -> dict[str, StoredImage]:
     """Return image files below a folder by their relative paths.
 
     These paths are the ids of the images.
@@ -112,18 +112,14 @@ def images_in_folder(folder: Path) -> dict[str, Path]:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise SourceError(f"{folder}: no images found; expected files with suffix {', '.join(sorted(SUFFIXES))}")
-    return {path.relative_to(folder).as_posix(): path for path in files}
+    images = Images(folder)
+    return {key: images.find(key) for key in (path.relative_to(folder).as_posix() for path in files)}
 
 
-def read_retrieval_list(path: Path, images: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return images by path, and distinct captions, of a retrieval list.
-
-    Args:
-        images: Folder that the paths in the list are relative to.
-    """
-    rows = read_list(path, "retrieval")
-    captions = [text for row in rows for text in row["caption"]]
-    return {row["image"]: images / row["image"] for row in rows}, list(dict.fromkeys(captions))
+def images_and_captions(rows: Rows) -> tuple[dict[str, StoredImage], list[str]]:
+    """Return images by path, and distinct captions, of a retrieval list."""
+    images = {image.path: image for row, record in enumerate(rows) for image in rows.images(row, record)}
+    return images, list(dict.fromkeys(text for record in rows for text in record["caption"]))
 
 
 @dataclass(frozen=True)
@@ -132,8 +128,9 @@ class Source:
 
     Args:
         folder: Folder that is searched for images.
-        records: Retrieval list (JSON) of images and captions.
-        images: Folder that the paths in the list are relative to; by default the folder of the list.
+        records: Retrieval list of images and captions.
+        images: Folder of the prepared data, or that the paths in the list are relative to; by default the folder of
+            the list.
         skip_unreadable: Leave out unreadable images instead of raising an error.
     """
 
@@ -142,8 +139,8 @@ class Source:
     images: Path | None = None
     skip_unreadable: bool = False
 
-    def read(self) -> tuple[dict[str, Path], list[str]]:
-        """Return image files by id, and captions.
+    def read(self) -> tuple[dict[str, StoredImage], list[str]]:
+        """Return images by id, and captions.
 
         Raises:
             SourceError: If there is nothing to index, or an image cannot be read.
@@ -155,7 +152,9 @@ class Source:
             images, captions = images_in_folder(self.folder), list[str]()
         else:
             assert self.records is not None
-            images, captions = read_retrieval_list(self.records, self.images or self.records.parent)
+            stored = Images(self.images or self.records.parent)
+            records = records_of(self.records, "retrieval")
+            images, captions = images_and_captions(Rows(records, stored, str(self.records), "retrieval"))
         unreadable = dict(_unreadable(images))
         if unreadable and not self.skip_unreadable:
             errors = "\n  ".join(list(unreadable.values())[:_MAX_ERRORS])
@@ -164,19 +163,19 @@ class Source:
                 f"{len(unreadable)} images cannot be read; fix them or leave them out with --skip-unreadable:"
                 f"\n  {errors}{more}"
             )
-        return {key: path for key, path in images.items() if key not in unreadable}, captions
+        return {key: image for key, image in images.items() if key not in unreadable}, captions
 
 
-def _unreadable(images: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+def _unreadable(images: Mapping[str, StoredImage]) -> Iterator[tuple[str, str]]:
     """Yield ids of unreadable images with the error.
 
     This check comes first because encoding takes far longer.
     """
     from tqdm import tqdm
 
-    for key, path in tqdm(images.items(), desc="images", unit="file", disable=None):
+    for key, image in tqdm(images.items(), desc="images", unit="file", disable=None):
         try:
-            open_image(path)
+            load_image(image)
         except ImageError as error:
             yield key, str(error)
 

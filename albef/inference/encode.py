@@ -1,11 +1,10 @@
-"""Model inputs from image files and texts, for evaluation."""
+"""Model inputs from images and texts, for evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from albef import distributed
 from albef.config import TrainConfig
-from albef.data.images import ImageError, ImageSource, load_image, to_bytes
+from albef.data.images import ImageError, ImageSource, StoredImage, load_image, to_bytes
 from albef.models.albef import ALBEF
 from albef.models.bert import KeysValues
 
@@ -105,11 +104,11 @@ def words_of(texts: Sequence[str], encoder: Encoder, train: TrainConfig, device:
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def distinct(images: Sequence[tuple[Path, ...]]) -> tuple[list[Path], list[tuple[int, ...]]]:
-    """Return the distinct image files of rows, sorted, and the indices of each row's files."""
-    paths = sorted({path for row in images for path in row})
-    index = {path: number for number, path in enumerate(paths)}
-    return paths, [tuple(index[path] for path in row) for row in images]
+def distinct(images: Sequence[tuple[StoredImage, ...]]) -> tuple[list[StoredImage], list[tuple[int, ...]]]:
+    """Return the distinct images of rows, sorted by path, and the indices of each row's images."""
+    found = sorted({image for row in images for image in row})
+    index = {image: number for number, image in enumerate(found)}
+    return found, [tuple(index[image] for image in row) for row in images]
 
 
 def by_image(images: Sequence[tuple[int, ...]], batch: int) -> Iterator[tuple[list[int], list[int]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import ConfigError, ReleaseConfig
-from albef.data.files import image_root
+from albef.data.lists import Lists
 from albef.export import quantize
 from albef.registry.models import (
     ALIASES,
@@ -132,7 +132,7 @@ def _evaluate_served(challenger: Version, url: str, lists: Path, images: Path) -
             f"{lists}: not the test list that version {challenger.number} of {endpoint} was evaluated on"
         )
     with Client(url, timeout=120) as served:
-        (values,) = quantize.scores(served, endpoint, lists, image_root(images)).values()
+        (values,) = quantize.scores(served, endpoint, Lists(lists, images)).values()
     return sum(values) / len(values)
 
 

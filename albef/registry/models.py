@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from albef.data.lists import file_of
 from albef.io import file_hash
 from albef.serving import protocol
 from albef.serving.release import versions
@@ -110,7 +111,7 @@ def hash_test_list(lists: Path, endpoint: str) -> str:
     Raises:
         RegistryError: If the list does not exist.
     """
-    path = lists / f"{tasks.spec(endpoint).test_list}.json"
+    path = file_of(lists, str(tasks.spec(endpoint).test_list))
     if not path.is_file():
         raise RegistryError(f"{path}: test list does not exist; give the folder of validated lists")
     return file_hash(path)

@@ -13,6 +13,8 @@ from albef.report.figures import RIGHT, hide, new_figure, save, show_image
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from albef.data.lists import Images
+
 _LINES = 5
 _COLUMNS = 2
 
@@ -32,7 +34,7 @@ class Card:
     expected: str
 
 
-def draw(shown: Sequence[Card], images: Path, path: Path) -> None:
+def draw(shown: Sequence[Card], images: Images, path: Path) -> None:
     """Draw two cards per row, with right answers in green."""
     per_card = max((len(card.images) for card in shown), default=1)
     rows = max(1, -(-len(shown) // _COLUMNS))
@@ -46,7 +48,7 @@ def draw(shown: Sequence[Card], images: Path, path: Path) -> None:
         cells = panels[row][column * (per_card + 1) : (column + 1) * (per_card + 1)]
         for axes, image in zip(cells, card.images, strict=False):
             axes.set_axis_on()
-            show_image(axes, images / image)
+            show_image(axes, images.find(image))
         _draw_answers(cells[-1], card)
     save(figure, path)
 

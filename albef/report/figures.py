@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from albef.data.images import StoredImage
+    from albef.data.lists import Images
+
 RIGHT, WRONG = "#1a7f37", "#8c959f"
 _SHOWN = 5  # results per query
 _COLUMNS = 3  # panels of curves per row
@@ -31,7 +34,7 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def show_image(axes: Axes, path: Path, color: str | None = None) -> tuple[int, int]:
+def show_image(axes: Axes, image: StoredImage, color: str | None = None) -> tuple[int, int]:
     """Draw an image, with a frame if a color is given.
 
     The axes are in pixels of the original image.
@@ -40,18 +43,17 @@ def show_image(axes: Axes, path: Path, color: str | None = None) -> tuple[int, i
         Width and height of the original image.
 
     Raises:
-        ReportError: If the file is not a readable image.
+        ReportError: If the image cannot be read.
     """
-    from PIL import Image
+    from albef.data.images import ImageError, load_image
 
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except OSError as error:
-        raise ReportError(f"{path}: cannot read the image: {error}") from error
-    width, height = image.size
-    image.thumbnail((_PIXELS, _PIXELS))
-    axes.imshow(image, extent=(0, width, height, 0))
+        pixels = load_image(image)
+    except ImageError as error:
+        raise ReportError(str(error)) from error
+    width, height = pixels.size
+    pixels.thumbnail((_PIXELS, _PIXELS))
+    axes.imshow(pixels, extent=(0, width, height, 0))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -87,7 +89,7 @@ def curves(histories: dict[str, dict[str, list[float]]], path: Path) -> None:
     save(figure, path)
 
 
-def scenes(shown: Sequence[tuple[str, str]], images: Path, path: Path, columns: int = 6) -> None:
+def scenes(shown: Sequence[tuple[str, str]], images: Images, path: Path, columns: int = 6) -> None:
     """Draw images with captions in a grid.
 
     Args:
@@ -100,6 +102,6 @@ def scenes(shown: Sequence[tuple[str, str]], images: Path, path: Path, columns: 
         hide(axes)
     for axes, (image, caption) in zip(panels.flat, shown, strict=False):
         axes.set_axis_on()
-        show_image(axes, images / image)
+        show_image(axes, images.find(image))
         axes.set_xlabel("\n".join(textwrap.wrap(caption, 26)[:4]), fontsize=8)
     save(figure, path)

@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from albef.data.files import image_root, new_folder
-from albef.data.schema import read_list
+from albef.data.files import new_folder
+from albef.data.lists import Images, Lists, names_in
 from albef.io import write_file
 from albef.report import figures, record, summary
 from albef.report.section import Block, Cell, Section, Table
@@ -31,7 +31,7 @@ def _runs(artifacts: Path) -> dict[str, Path]:
     }
 
 
-def _evaluations(artifacts: Path, images: Path, out: Path) -> list[tuple[str, list[Block]]]:
+def _evaluations(artifacts: Path, images: Images, out: Path) -> list[tuple[str, list[Block]]]:
     """Return title and elements of the sections of all evaluated tasks.
 
     A task without its own section gets a table of its metrics.
@@ -97,17 +97,15 @@ def _exports(artifacts: Path) -> list[list[Cell]]:
     return rows
 
 
-def _data(artifacts: Path, root: Path, out: Path) -> dict[str, Any]:
-    lists = artifacts / "validated" / "lists"
-    contents = {path.stem: read_json(path) for path in sorted(lists.glob("*.json"))}
+def _data(lists: Lists, out: Path) -> dict[str, Any]:
+    sizes = [[name, float(len(lists[name]))] for name in sorted(names_in(lists.folder))]
     shown = []
-    if "pretrain" in contents:
-        for row in read_list(lists / "pretrain.json")[:_SCENES]:
+    if "pretrain" in lists:
+        for row in lists["pretrain"][:_SCENES]:
             caption = row["caption"]
             shown.append((row["image"], caption if isinstance(caption, str) else caption[0]))
-        figures.scenes(shown, root, out / "scenes.png")
-    sizes = [[name, float(len(rows))] for name, rows in contents.items() if isinstance(rows, list)]
-    return {"lists": sizes if contents else None, "scenes": shown}
+        figures.scenes(shown, lists.images, out / "scenes.png")
+    return {"lists": sizes or None, "scenes": shown}
 
 
 def _decimal(value: float) -> str:
@@ -124,7 +122,7 @@ def _summary(artifacts: Path, out: Path) -> list[list[Cell]]:
 
 def write(artifacts: Path, images: Path, out: Path) -> None:
     """Write the page and its figures; see `run`."""
-    root = image_root(images)
+    lists = Lists(artifacts / "validated" / "lists", images)
     environment = Environment(
         loader=PackageLoader("albef.report"),
         autoescape=True,
@@ -136,11 +134,11 @@ def write(artifacts: Path, images: Path, out: Path) -> None:
     with new_folder(out) as folder:
         text = environment.get_template("page.html").render(
             summary=_summary(artifacts, folder),
-            evaluations=_evaluations(artifacts, root, folder),
+            evaluations=_evaluations(artifacts, lists.images, folder),
             runs=_training(artifacts, folder),
             exports=_exports(artifacts),
             **_searches(artifacts, folder),
-            **_data(artifacts, root, folder),
+            **_data(lists, folder),
         )
         (folder / "index.html").write_text(text, encoding="utf-8")
 
@@ -158,7 +156,7 @@ def run(
     Args:
         artifacts: Folder of the pipeline's outputs: ``evaluate`` and, if present, ``pretrain``, ``text_assignment``,
             ``finetune``, ``tune``, ``export`` and ``validated``.
-        images: Folder that image paths are relative to.
+        images: Folder of the prepared data, or that image paths start from.
         out: Folder to write; an existing one is replaced once the new one is complete.
         metrics: File for the headline metric of each task, as JSON.
         tracking_uri: MLflow store; "none" disables tracking; None means ``MLFLOW_TRACKING_URI`` or a local SQLite file.

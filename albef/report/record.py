@@ -23,7 +23,7 @@ def run(artifacts: Path, images: Path, out: Path, uri: str | None, work_dir: Pat
         work_dir: Folder for tracking data that MLflow has not accepted yet.
     """
     validated = artifacts / "validated"
-    lists = [*validated.glob("lists/*.json"), *filter(Path.is_file, [images / "manifest.json"])]
+    lists = [*sorted((validated / "lists").glob("*.*")), *filter(Path.is_file, [images / "manifest.json"])]
     tags = {"task": "report", "data": data_hash(lists)}
     with start("report", {}, tags, work_dir / "report", uri) as tracker:
         metrics = _metrics(artifacts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from albef.data.lists import Images
 from albef.report.source import read_metrics
 
 Cell = str | float
@@ -46,13 +47,13 @@ class Section:
 
     Args:
         source: Folder of the task's evaluation.
-        images: Folder that image paths start from.
+        images: Images of the data set.
         out: Folder of the page.
     """
 
     task: str
     source: Path
-    images: Path
+    images: Images
     out: Path
 
     @property

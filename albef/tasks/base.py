@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from albef.tasks import registry
 
 if TYPE_CHECKING:
     from albef.data.datasets import TrainSet
+    from albef.data.lists import Lists
     from albef.data.tokenizer import Encoder
 
 Batch = Mapping[str, Tensor]
@@ -30,15 +30,9 @@ With shared images, ``image`` is (I, 3, H, H) and ``image_rows`` (B, 1 or 2) hol
 
 @dataclass(frozen=True)
 class TaskData:
-    """Locations of a task's data, and its tokenizer.
+    """Lists and images of a task, and its tokenizer."""
 
-    Args:
-        lists: Folder of the JSON lists.
-        images: Folder that relative image paths start from.
-    """
-
-    lists: Path
-    images: Path
+    lists: Lists
     encoder: Encoder
 
 
@@ -51,7 +45,7 @@ class Task(nn.Module, ABC):
 
     name: ClassVar[str]
     lists: ClassVar[tuple[str, ...]]
-    """Lists used for training and validation, without ``.json``."""
+    """Names of the lists used for training and validation."""
     selection: ClassVar[str | None] = None
     """Validation metric that selects the epoch to keep; None keeps the last epoch."""
     fixed_shapes: ClassVar[bool] = False
@@ -93,7 +87,7 @@ class Task(nn.Module, ABC):
 
         VQA as in the paper has none, because it is trained on the validation split too.
         """
-        return all((data.lists / f"{name}.json").is_file() for name in self.lists if name.endswith("_val"))
+        return all(name in data.lists for name in self.lists if name.endswith("_val"))
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Return metrics on the validation split; empty if the task has none."""

@@ -36,8 +36,8 @@ class Classification(Task):
 
     def dataset(self, data: TaskData) -> ClassificationDataset:
         """Return the training set of sentences with images and labels."""
-        return ClassificationDataset.from_list(
-            data.lists / f"{self.prefix}_train.json", data.images, self.config.model, self.train_config(self.config)
+        return ClassificationDataset.of(
+            data.lists[f"{self.prefix}_train"], self.config.model, self.train_config(self.config)
         )
 
     def forward(self, batch: Batch, alpha: float | Tensor) -> dict[str, Tensor]:
@@ -57,5 +57,5 @@ class Classification(Task):
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Return the accuracy on the validation split."""
-        split = ClassificationSet.read(data.lists / f"{self.prefix}_val.json", data.images)
+        split = ClassificationSet.of(data.lists[f"{self.prefix}_val"])
         return evaluate(self.model, split, data.encoder, self.section(self.config)).metrics

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from albef import distributed
 from albef.config import ClassificationConfig, section_of
-from albef.data.images import ImageSource
-from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of, read_list
+from albef.data.images import ImageSource, StoredImage
+from albef.data.lists import Rows
+from albef.data.schema import NLVR_LABELS, VE_LABELS, images_of, label_of
 from albef.inference.encode import distinct, evaluating, keys_values_by_image, words_of
 from albef.models.albef import ALBEF
 from albef.tasks.job import Job, spaced
@@ -28,26 +28,25 @@ class ClassificationSet:
     """Evaluation split: sentences about one or two images, and their classes.
 
     Args:
-        images: Paths of the images of each sentence.
+        images: Images of each sentence.
         names: Paths of these images as written in the list.
         labels: Class index of each sentence.
         classes: Names of the classes.
     """
 
-    images: list[tuple[Path, ...]]
+    images: list[tuple[StoredImage, ...]]
     names: list[tuple[str, ...]]
     sentences: list[str]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path, image_root: Path) -> ClassificationSet:
-        """Read a ``ve_*`` or ``nlvr_*`` list."""
-        records = read_list(path)
-        names = [tuple(images_of(r)) for r in records]
+    def of(cls, rows: Rows) -> ClassificationSet:
+        """Return the split of a ``ve_*`` or ``nlvr_*`` list."""
+        records = list(rows)
         return cls(
-            [tuple(image_root / name for name in row) for row in names],
-            names,
+            [tuple(rows.images(row, record)) for row, record in enumerate(records)],
+            [tuple(images_of(r)) for r in records],
             [r["sentence"] for r in records],
             np.array([label_of(r) for r in records], dtype=np.int64),
             NLVR_LABELS if records and "images" in records[0] else VE_LABELS,
@@ -119,7 +118,7 @@ def run(job: Job) -> None:
 
     The metric ``chance`` is the accuracy of always predicting the most frequent class.
     """
-    split = ClassificationSet.read(job.test_list, job.images)
+    split = ClassificationSet.of(job.test_rows())
     result = evaluate(job.model, split, job.encoder, section_of(job.config, job.task))
     actual = [split.classes[label] for label in split.labels]
     predicted = [split.classes[label] for label in result.probabilities.argmax(axis=1)]

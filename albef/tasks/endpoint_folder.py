@@ -12,19 +12,6 @@ from albef.serving.protocol import SETTINGS_FILE, Settings
 
 
 @dataclass(frozen=True)
-class RepositoryInputs:
-    """Data for endpoints to copy or index.
-
-    Args:
-        lists: Folder of the validated lists.
-        images: Folder that relative image paths start from.
-    """
-
-    lists: Path
-    images: Path
-
-
-@dataclass(frozen=True)
 class EndpointFolder:
     """Version folder of an endpoint, already containing ``model.py`` and the tokenizer.
 

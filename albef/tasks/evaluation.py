@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from albef.config import Config
-from albef.data.files import image_root
+from albef.data.lists import Lists
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
 from albef.tasks import registry
@@ -63,8 +63,8 @@ def run(
 
     Args:
         model: Folder with ``model.pth``.
-        lists: Folder of the JSON lists.
-        images: Folder that relative image paths start from.
+        lists: Folder of the lists.
+        images: Folder of the prepared data, or that image paths start from.
         tokenizer: Folder with ``tokenizer.json``.
         work_dir: Folder for the state of several workers.
 
@@ -92,5 +92,5 @@ def _run(
     model, lists, images, tokenizer, out = folders
     net, encoder = load(task, model, tokenizer)
     net.to(device)
-    job = Job(task, config, net, encoder, lists, image_root(images), out)
+    job = Job(task, config, net, encoder, Lists(lists, images), out)
     registry.module(task, "evaluate").run(job)

@@ -12,6 +12,7 @@ import numpy as np
 
 from albef import distributed
 from albef.config import Config
+from albef.data.lists import Lists, Rows
 from albef.io import write_file
 from albef.models.albef import ALBEF
 from albef.tasks import registry
@@ -30,8 +31,7 @@ class Job:
     Of several ranks, only the first writes results.
 
     Args:
-        lists: Folder of the JSON lists.
-        images: Folder that relative image paths start from.
+        lists: Lists and images.
         out: Folder of the results.
     """
 
@@ -39,14 +39,12 @@ class Job:
     config: Config
     model: ALBEF
     encoder: Encoder
-    lists: Path
-    images: Path
+    lists: Lists
     out: Path
 
-    @property
-    def test_list(self) -> Path:
-        """Path of the task's test list."""
-        return self.lists / f"{registry.spec(self.task).test_list}.json"
+    def test_rows(self) -> Rows:
+        """Return the rows of the task's test list; see `albef.data.lists.read_rows` for errors."""
+        return self.lists[str(registry.spec(self.task).test_list)]
 
     def write_json(self, name: str, data: Any) -> None:
         """Write ``data`` as JSON to file ``name`` in the output folder."""

@@ -10,7 +10,7 @@ import torch
 
 from albef import distributed
 from albef.config import Config
-from albef.data.files import image_root
+from albef.data.lists import Lists, file_of
 from albef.data.tokenizer import Encoder
 from albef.tasks.base import TaskData, task_class
 from albef.tracking.runs import start_run
@@ -28,8 +28,8 @@ class Job:
 
     Args:
         task: Name of the task.
-        lists: Folder of validated JSON lists.
-        images: Folder of the prepared data; its manifest may set another root folder of image paths.
+        lists: Folder of validated lists.
+        images: Folder of the prepared data, or that image paths start from.
         tokenizer: Folder of the tokenizer.
         out: Folder for the results.
         init: Folder of the stage whose ``model.pth`` this one starts from.
@@ -57,7 +57,7 @@ def train(config: Config, job: Job, device: torch.device, stop_file: Path | None
     encoder = Encoder.from_file(job.tokenizer / "tokenizer.json")
     torch.manual_seed(task_seed := task_class(job.task).train_config(config).seed)
     task = task_class(job.task)(config, encoder)
-    inputs = [job.lists / f"{name}.json" for name in task.lists] + [job.images / "manifest.json"]
+    inputs = [file_of(job.lists, name) for name in task.lists] + [job.images / "manifest.json"]
     inputs = [job.tokenizer / "tokenizer.json", *(path for path in inputs if path.is_file())]
     if job.init is not None:
         untouched = model_file.initialize(task.model, job.init / "model.pth")
@@ -72,7 +72,7 @@ def train(config: Config, job: Job, device: torch.device, stop_file: Path | None
     folder.mkdir(parents=True, exist_ok=True)
     uri = job.tracking_uri if distributed.rank() == 0 else "none"
     with start_run(job.task, config, folder, uri, data, seed=task_seed) as tracker:
-        data_of_task = TaskData(job.lists, image_root(job.images), encoder)
+        data_of_task = TaskData(Lists(job.lists, job.images), encoder)
         loop = Loop(task, data_of_task, folder, job.out, tracker, device, stop_file)
         metrics = loop.run()
         tracker.log_metrics({f"final_{k}": v for k, v in metrics.items()}, loop.progress.step)

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -35,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from albef import distributed
-from albef.data.loader import train_loader
+from albef.data.loader import TrainLoader
 from albef.io import write_file
 from albef.losses.distill import ramped_alpha
 from albef.tasks.base import Task, TaskData
@@ -153,6 +154,12 @@ class Loop:
         forward = _data_parallel(self.task, device, self.config.parts(ranks), compress) if parallel else self.task
         self.step = TrainStep(task, forward, self.optimizer, self.config, device)
 
+    @cached_property
+    def loader(self) -> TrainLoader:
+        """Loader of this rank's batches."""
+        shard = (distributed.rank(), distributed.world_size())
+        return TrainLoader(self.dataset, self.data.encoder, self.config, shard)
+
     def run(self) -> dict[str, float]:
         """Train to the end, resuming from the latest checkpoint if any.
 
@@ -209,9 +216,7 @@ class Loop:
         self.task.train()
         start = self.progress.step - epoch * self.steps_per_epoch
         logged_at = time.perf_counter()
-        shard = (distributed.rank(), distributed.world_size())
-        loader = train_loader(self.dataset, self.data.encoder, self.config, epoch, start, shard)
-        for parts in self._parts(on_device(loader, self.device)):
+        for parts in self._parts(on_device(self.loader.batches(epoch, start), self.device)):
             self.train_step(parts)
             bar.update()
             step = self.progress.step

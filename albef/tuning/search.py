@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albef.config import Config, section_of
+from albef.data.lists import file_of
 from albef.tasks.base import task_class
 from albef.tracking.origin import run_tags
 from albef.tracking.runs import absolute_uri, start
@@ -61,12 +62,12 @@ def run(
     learned = _learned_values(init)
     space = space_of(config, task, learned)
     setting = {key: current_value(config, task, key, learned) for key in space}
-    names = [f"{name}.json" for name in kind.lists]
-    missing = [name for name in names if not (lists / name).is_file()]
+    files = [file_of(lists, name) for name in kind.lists]
+    missing = [file.name for file in files if not file.is_file()]
     if kind.selection is None or missing:
         raise SpaceError(f"{task}: a search needs a validation split; missing: {', '.join(missing) or 'metrics'}")
     inputs = [
-        *(lists / name for name in names),
+        *files,
         tokenizer / "tokenizer.json",
         init / "model.pth",
     ]

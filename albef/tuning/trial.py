@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import torch
 
 from albef.config import Config
-from albef.data.files import image_root
+from albef.data.lists import Lists, Rows
 from albef.data.tokenizer import Encoder
-from albef.io import write_file
 from albef.tasks.base import TaskData, task_class
 from albef.tracking.tracker import Tracker
 from albef.training.loop import Loop
@@ -82,7 +80,7 @@ def run(proposal: Mapping[str, Any], config: Config, task_name: str, inputs: Inp
     model_file.initialize(task.model, inputs.init / "model.pth")
     work_dir = folder / "scratch"
     work_dir.mkdir(parents=True, exist_ok=True)
-    data = TaskData(_lists(inputs.lists, kind.lists, config.tune.rows, folder), image_root(inputs.images), encoder)
+    data = TaskData(_Shortened(inputs.lists, inputs.images, config.tune.rows), encoder)
     search_dir = inputs.folder.parent  # the folder of the search is deleted at its end
     name = f"trial_{number + 1}"
     # A child run of the search's run: killed, unless the last epoch is reported or an error is raised.
@@ -93,15 +91,13 @@ def run(proposal: Mapping[str, Any], config: Config, task_name: str, inputs: Inp
         loop.run()
 
 
-def _lists(lists: Path, names: tuple[str, ...], rows: int | None, folder: Path) -> Path:
-    """Return the folder of lists, or a copy with shortened training lists."""
-    if rows is None:
-        return lists
-    target = folder / "lists"
-    target.mkdir(parents=True, exist_ok=True)
-    for path in lists.glob("*.json"):
-        if path.stem in names and path.stem.endswith("_train"):
-            write_file(target / path.name, json.dumps(json.loads(path.read_text(encoding="utf-8"))[:rows]))
-        elif not (target / path.name).exists():
-            (target / path.name).symlink_to(path)
-    return target
+class _Shortened(Lists):
+    """Lists whose training lists are cut off after a number of rows."""
+
+    def __init__(self, folder: Path, images: Path, rows: int | None) -> None:
+        super().__init__(folder, images)
+        self.limit = rows
+
+    def __getitem__(self, name: str) -> Rows:
+        rows = super().__getitem__(name)
+        return rows[: self.limit] if self.limit is not None and name.endswith("_train") else rows

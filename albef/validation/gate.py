@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from albef.config import ValidateConfig
-from albef.data.files import image_root, new_folder, write_list
+from albef.data.files import new_folder, write_list
+from albef.data.lists import Images, file_of, names_in
 from albef.data.schema import EXTRAS, SchemaError, images_of, known_lists, load_rows
+from albef.data.tables import SUFFIX, RecordTable, write_records
 from albef.io import write_file
 from albef.validation import image_stats
 from albef.validation.features import ValidationContext, check_records, feature_table
 from albef.validation.gx_runner import Finding, GxRunner, fatal, format_failures
 from albef.validation.suites import expectations
+
+Row = tuple[Any, Sequence[int]]
+"""A record, and the rows of its images in the tables."""
 
 
 class ValidationError(ValueError):
@@ -35,15 +41,16 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
             docs are still written.
         SchemaError: If a file is not a JSON list.
     """
-    names = [name for name in known_lists() if (data / f"{name}.json").is_file()]
+    names = names_in(data)
     if not names:
-        raise ValidationError(f"{data}: no list, expected files such as pretrain.json, written by `albef prepare`")
-    rows = {name: load_rows(data / f"{name}.json") for name in names}
+        raise ValidationError(f"{data}: no list, expected files such as pretrain{SUFFIX}, written by `albef prepare`")
+    rows = {name: _rows(file_of(data, name)) for name in names}
+    records = {name: [record for record, _ in pairs] for name, pairs in rows.items()}
     extras = {name: _extra(data / f"{name}.json") for name in EXTRAS if (data / f"{name}.json").is_file()}
-    checked = {name: check_records(rows[name], known_lists()[name]) for name in names}
+    checked = {name: check_records(records[name], known_lists()[name]) for name in names}
     lists = {name: records for name, (records, _) in checked.items()}
     paths = (path for records in lists.values() for record in records if record for path in images_of(record))
-    images = image_stats.collect(paths, image_root(data))
+    images = image_stats.collect(paths, Images(data))
     answers = frozenset(map(str, extras["answer_list"])) if "answer_list" in extras else None
     context = ValidationContext(lists, images, answers, extras.get("grounding_boxes"))
     with new_folder(out) as folder:
@@ -54,11 +61,18 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
             suite = expectations(runner.gx.expectations, config, known_lists()[name], table)
             findings += runner.validate(name, suite, table)
         runner.write_docs()
-        quarantine = _bad_rows(findings, rows)
+        quarantine = _bad_rows(findings, names)
         failures = [f for name in names for f in fatal(config, {name: len(rows[name])}, findings)]
         _write(folder, rows, quarantine, extras, findings, failures)
     if failures:
         raise ValidationError(format_failures(failures, out))
+
+
+def _rows(path: Path) -> list[Row]:
+    if path.suffix != SUFFIX:
+        return [(record, ()) for record in load_rows(path)]
+    table = RecordTable(path)
+    return list(zip(table, table.image_rows(), strict=True))
 
 
 def _extra(path: Path) -> Any:
@@ -77,9 +91,9 @@ def _extra(path: Path) -> Any:
     return value
 
 
-def _bad_rows(findings: list[Finding], rows: dict[str, list[Any]]) -> dict[str, dict[int, str]]:
+def _bad_rows(findings: list[Finding], names: list[str]) -> dict[str, dict[int, str]]:
     """Return failing rows by list, each with its first reason."""
-    bad: dict[str, dict[int, str]] = {name: {} for name in rows}
+    bad: dict[str, dict[int, str]] = {name: {} for name in names}
     for finding in findings:
         for row, value in finding.bad.items():
             bad[finding.list].setdefault(row, f"{finding.name}: {value}")
@@ -88,7 +102,7 @@ def _bad_rows(findings: list[Finding], rows: dict[str, list[Any]]) -> dict[str, 
 
 def _write(
     out: Path,
-    rows: dict[str, list[Any]],
+    rows: dict[str, list[Row]],
     bad: dict[str, dict[int, str]],
     extras: dict[str, Any],
     findings: list[Finding],
@@ -101,7 +115,7 @@ def _write(
     }
     write_file(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     records = [
-        {"file": f"{name}.json", "row": row, "reason": reason, "record": rows[name][row]}
+        {"list": name, "row": row, "reason": reason, "record": rows[name][row][0]}
         for name, reasons in bad.items()
         for row, reason in reasons.items()
     ]
@@ -110,5 +124,6 @@ def _write(
         return
     for name, value in extras.items():
         write_list(out / "lists" / f"{name}.json", value)
-    for name, records in rows.items():
-        write_list(out / "lists" / f"{name}.json", [r for i, r in enumerate(records) if i not in bad[name]])
+    for name, pairs in rows.items():
+        good = (pair for row, pair in enumerate(pairs) if row not in bad[name])
+        write_records(out / "lists" / f"{name}{SUFFIX}", good)

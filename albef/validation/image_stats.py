@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
-from albef.data.images import ImageError, open_image
+from albef.data.images import ImageError, StoredImage, load_image
+from albef.data.lists import Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +27,23 @@ class ImageStats:
     problem: str | None
 
 
-def collect(paths: Iterable[str], root: Path) -> dict[str, ImageStats]:
+def collect(paths: Iterable[str], images: Images) -> dict[str, ImageStats]:
     """Decode every image once and return its stats by path.
 
     Args:
-        paths: Paths as in the lists, relative to ``root`` or absolute.
+        paths: Paths as in the lists.
+        images: Images of the data set.
     """
-    unique = sorted(set(paths))
+    unique = set(paths)
     # Threads suffice, as Pillow and hashlib release the interpreter lock.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        stats = pool.map(lambda path: _stats(root / path), unique)
-        progress = tqdm(stats, total=len(unique), desc="images", unit="image", disable=None)
-        return dict(zip(unique, progress, strict=True))
+        stats = pool.map(lambda image: (image.path, _stats(image)), images.select(unique))
+        return dict(tqdm(stats, total=len(unique), desc="images", unit="image", disable=None))
 
 
-def _stats(path: Path) -> ImageStats:
+def _stats(stored: StoredImage) -> ImageStats:
     try:
-        image = open_image(path)
+        image = load_image(stored)
     except ImageError as error:
         return ImageStats(0, 0, b"", str(error))
     # A hash of the pixels rather than the file, as the same image leaks under another compression, too.

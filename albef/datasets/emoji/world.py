@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -57,26 +58,13 @@ def create(config: EmojiConfig, folder: Path, seed: int) -> World:
     )
 
 
-def write_images(world: World, out: Path, side: int) -> dict[str, str]:
-    """Render every scene below ``out``.
-
-    Returns:
-        SHA-256 over the bytes of all images, by split.
-    """
+def render(world: World, side: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the path and the PNG file of every scene, sorted by path."""
     renderer = Renderer(world.lexicon, side)
-    digests = {}
-    total = sum(len(s) for s in world.scenes.values())
-    with tqdm(total=total, desc="render", unit="image", disable=None) as progress:
-        for split in SPLITS:
-            digest = hashlib.sha256()
-            (out / "images" / split).mkdir(parents=True)
-            for image, scene in zip(world.images(split), world.scenes[split], strict=True):
-                data = renderer.png(scene)
-                digest.update(data)
-                (out / image).write_bytes(data)
-                progress.update()
-            digests[split] = digest.hexdigest()
-    return digests
+    scenes = [pair for split in SPLITS for pair in zip(world.images(split), world.scenes[split], strict=True)]
+    scenes.sort(key=itemgetter(0))
+    for path, scene in tqdm(scenes, desc="render", unit="image", disable=None):
+        yield path, renderer.png(scene)
 
 
 def scene_records(world: World) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from albef.serving import protocol
 from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Request, image_and_texts
 from albef.serving.tables import ranked
 from albef.tasks.entailment import spec
+
+if TYPE_CHECKING:
+    from albef.data.lists import Lists
 
 Labels = dict[str, float]
 """Probabilities by label."""
@@ -56,7 +58,7 @@ def _most_probable(answer: Labels) -> str:
     return max(answer, key=lambda label: answer[label])
 
 
-def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], data: Lists, client: Asker) -> dict[str, list[float]]:
     """Return the scores of the answers to a row of the test list, by metric."""
-    (answer,) = client.ask(request(images / row["image"], [row["sentence"]]))
+    (answer,) = client.ask(request(data.images.find(row["image"]).read(), [row["sentence"]]))
     return {"entailment accuracy": [float(_most_probable(answer) == row["label"])]}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from albef.config import Config
+from albef.data.lists import Lists
 from albef.data.schema import VE_LABELS
 from albef.models.albef import ALBEF
 from albef.serving import protocol
-from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.endpoint_folder import EndpointFolder
 from albef.tasks.entailment import spec
 from albef.tasks.onnx_wrappers import ClassifyGraph, TokensGraph
 
@@ -18,6 +19,6 @@ def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     return {protocol.VISION: TokensGraph(model), protocol.CLASSIFY: ClassifyGraph(model)}
 
 
-def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
+def write_endpoint(folder: EndpointFolder, config: Config, data: Lists) -> None:
     """Write the settings of the visual entailment endpoint."""
     folder.write_settings(spec.EntailmentSettings, labels=list(VE_LABELS))

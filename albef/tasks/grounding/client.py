@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from albef.serving.requests import (
     image_and_texts,
 )
 from albef.tasks.grounding import spec
+
+if TYPE_CHECKING:
+    from albef.data.lists import Lists
 
 MIN_IOU = 0.5
 """IoU with the true box above which an answer is correct (paper section 6.2)."""
@@ -78,10 +81,11 @@ def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Grounde
     return request(image or GRAY_PIXEL, [text or ""])
 
 
-def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], data: Lists, client: Asker) -> dict[str, list[float]]:
     """Return the scores of the answers to a row of the test list, by metric."""
-    annotations = _annotations(lists / "grounding_boxes.json")
-    (answer,) = client.ask(request(images / row["image"], [row["text"]], annotations["proposals"][row["image"]]))
+    annotations = _annotations(data.folder / "grounding_boxes.json")
+    image = data.images.find(row["image"]).read()
+    (answer,) = client.ask(request(image, [row["text"]], annotations["proposals"][row["image"]]))
     return {"grounding accuracy": [float(iou(answer.box, annotations["refs"][str(row["ref_id"])]["box"]) >= MIN_IOU)]}
 
 

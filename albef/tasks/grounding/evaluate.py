@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from albef import distributed
 from albef.data.files import new_folder
-from albef.data.images import ImageSource, load_image, to_bytes
-from albef.data.schema import SchemaError, read_list
+from albef.data.images import ImageSource, StoredImage, load_image, to_bytes
+from albef.data.lists import Rows
+from albef.data.schema import SchemaError
 from albef.inference.boxes import Box, box_scores, iou, upsample
 from albef.inference.encode import evaluating, loaded, words_of
 from albef.inference.gradcam import heat_map
@@ -37,14 +38,14 @@ class GroundingSet:
     """Expressions with their images, true boxes and detector proposals.
 
     Args:
-        images: Path of the image of each expression.
+        images: Image of each expression.
         names: Path of this image as written in the list.
         boxes: True box of each expression.
         proposals: Proposals for the image of each expression.
         parts: Part of the test set of each expression, such as testA or testB; empty if there are none.
     """
 
-    images: list[Path]
+    images: list[StoredImage]
     names: list[str]
     texts: list[str]
     boxes: list[Box]
@@ -52,8 +53,11 @@ class GroundingSet:
     parts: list[str]
 
     @classmethod
-    def read(cls, path: Path, boxes: Path, image_root: Path) -> GroundingSet:
-        """Read a ``grounding_val`` or ``grounding_test`` list and its boxes.
+    def of(cls, rows: Rows, boxes: Path) -> GroundingSet:
+        """Return the split of a ``grounding_val`` or ``grounding_test`` list.
+
+        Args:
+            boxes: File of the true boxes and the proposals.
 
         Raises:
             SchemaError: If an expression has no true box, or its image has no proposals.
@@ -62,15 +66,15 @@ class GroundingSet:
             annotations = json.loads(boxes.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SchemaError(f"{boxes}: cannot read the boxes ({error})") from error
-        records = read_list(path)
+        records = list(rows)
         for row, record in enumerate(records):
             if str(record["ref_id"]) not in annotations["refs"]:
-                raise SchemaError(f"{path}, row {row}, ref_id: {record['ref_id']!r} has no box in {boxes}")
+                raise SchemaError(f"{rows.name}, row {row}, ref_id: {record['ref_id']!r} has no box in {boxes}")
             if not annotations["proposals"].get(record["image"]):
-                raise SchemaError(f"{path}, row {row}, image: {record['image']!r} has no proposals in {boxes}")
+                raise SchemaError(f"{rows.name}, row {row}, image: {record['image']!r} has no proposals in {boxes}")
         refs: list[dict[str, Any]] = [annotations["refs"][str(r["ref_id"])] for r in records]
         return cls(
-            [image_root / r["image"] for r in records],
+            [image for row, record in enumerate(records) for image in rows.images(row, record)],
             [r["image"] for r in records],
             [r["text"] for r in records],
             [ref["box"] for ref in refs],
@@ -78,6 +82,9 @@ class GroundingSet:
             [str(ref.get("split", "")) for ref in refs],
         )
 
+
+BOXES_FILE = "grounding_boxes.json"
+"""True boxes and proposals, next to the lists."""
 
 Mode = Literal["itm", "itc"]
 _MODES: tuple[Mode, ...] = ("itm", "itc")
@@ -174,7 +181,7 @@ def run(job: Job) -> None:
     Both modes are evaluated; metrics of the one not selected by the parameters have its name as prefix. ``chance`` is
     the accuracy of a random proposal.
     """
-    split = GroundingSet.read(job.test_list, job.lists / "grounding_boxes.json", job.images)
+    split = GroundingSet.of(job.test_rows(), job.lists.folder / BOXES_FILE)
     config = job.config.tasks.grounding
     selected = config.evaluate.mode
     metrics: dict[str, float] = {}

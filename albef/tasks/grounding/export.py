@@ -8,11 +8,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from albef.config import Config
+from albef.data.lists import Lists
 from albef.inference.gradcam import itm_map_of
 from albef.models.albef import ALBEF
 from albef.serving import protocol
 from albef.serving.protocol import Settings
-from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.endpoint_folder import EndpointFolder
 from albef.tasks.grounding import spec
 from albef.tasks.onnx_wrappers import Graph, VisionGraph
 
@@ -49,6 +50,6 @@ def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     return {protocol.VISION: VisionGraph(model), spec.HEAT_GRAPH: HeatGraph(model, heat_block(config, model))}
 
 
-def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
+def write_endpoint(folder: EndpointFolder, config: Config, data: Lists) -> None:
     """Write the settings of the grounding endpoint."""
     folder.write_settings(Settings)

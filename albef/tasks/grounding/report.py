@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albef.data.lists import Images
 from albef.report.figures import RIGHT, hide, new_figure, save, show_image
 from albef.report.section import Block, Cell, Image, Section, Table, Text, percent
 from albef.report.source import ReportError, malformed, read_json
@@ -58,7 +59,7 @@ def read_references(path: Path) -> tuple[str, list[Reference]]:
         raise malformed(path, "grounding", error) from error
 
 
-def draw_references(references: Sequence[Reference], images: Path, path: Path, columns: int = 4) -> None:
+def draw_references(references: Sequence[Reference], images: Images, path: Path, columns: int = 4) -> None:
     """Draw heat maps over images; true boxes are green, chosen boxes red."""
     from matplotlib.patches import Rectangle
 
@@ -69,7 +70,7 @@ def draw_references(references: Sequence[Reference], images: Path, path: Path, c
         hide(axes)
     for axes, reference in zip(panels.flat, references, strict=False):
         axes.set_axis_on()
-        width, height = show_image(axes, images / reference.image)
+        width, height = show_image(axes, images.find(reference.image))
         extent = (0, width, height, 0)
         axes.imshow(reference.heat, cmap="jet", alpha=0.45, extent=extent, interpolation="bicubic", vmin=0)
         for box, color, style in ((reference.chosen, CHOSEN, "--"), (reference.box, RIGHT, "-")):

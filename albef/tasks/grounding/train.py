@@ -8,7 +8,7 @@ from albef.data.datasets import NO_CROP
 from albef.data.image_text import PairDataset
 from albef.tasks.alignment import AlignmentTask
 from albef.tasks.base import TaskData
-from albef.tasks.grounding.evaluate import GroundingSet, evaluate
+from albef.tasks.grounding.evaluate import BOXES_FILE, GroundingSet, evaluate
 
 
 class Grounding(AlignmentTask):
@@ -23,17 +23,13 @@ class Grounding(AlignmentTask):
 
         Expressions of one image are positives of each other.
         """
-        return PairDataset.from_list(
-            data.lists / "grounding_train.json",
-            data.images,
-            self.config.model,
-            self.config.tasks.grounding.train,
-            NO_CROP,
+        return PairDataset.of(
+            data.lists["grounding_train"], self.config.model, self.config.tasks.grounding.train, NO_CROP
         )
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Return accuracies on the validation split."""
-        split = GroundingSet.read(data.lists / "grounding_val.json", data.lists / "grounding_boxes.json", data.images)
+        split = GroundingSet.of(data.lists["grounding_val"], data.lists.folder / BOXES_FILE)
         return evaluate(self.model, split, data.encoder, self.config.tasks.grounding).metrics
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
 
-from albef.data.images import open_image, to_pixels
+from albef.data.images import ImageSource, load_image, to_pixels
 from albef.inference.boxes import Box, upsample
 from albef.inference.encode import words_of
 from albef.inference.gradcam import itm_map
@@ -32,26 +31,27 @@ def tokens_of_words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
     return words
 
 
-def word_maps(job: Job, path: Path, text: str, true: Box, chosen: Box, block: int) -> Image.Image:
+def word_maps(job: Job, source: ImageSource, text: str, true: Box, chosen: Box, block: int) -> Image.Image:
     """Draw the image with its boxes, and a heat map per word.
 
     A word's map is the mean Grad-CAM of the match logit over its tokens. In the last fusion layer only [CLS] reaches
     the ITM head and the gradient of words is zero, so ``block`` is limited to the layer before it.
 
     Args:
-        path: Image file.
+        source: The image.
         true, chosen: The true box and the chosen proposal.
         block: Fusion layer.
     """
     config = job.config.tasks.grounding
-    image = _resized(path)
+    original = load_image(source)
+    image = _resized(original)
     # Unlike in evaluation, a single text in full precision.
     job.model.eval()
-    pixels = torch.from_numpy(to_pixels(open_image(path), job.model.config.image_size))[None]
+    pixels = torch.from_numpy(to_pixels(original, job.model.config.image_size))[None]
     ids, mask = words_of([text], job.encoder, config.train, job.model.device)
     block = min(block, max(0, job.model.config.text.fusion_layers - 2))
     maps = itm_map(job.model, pixels.to(job.model.device), ids, mask, block)[0]
-    scale = image.width / open_image(path).width
+    scale = image.width / original.width
     boxes = [(chosen, CHOSEN), (true, TRUE)]
     panels = [("", framed(image, [([scale * value for value in box[:4]], color) for box, color in boxes]))]
     tokens = [str(job.encoder.tokenizer.id_to_token(index)) for index in ids[0].tolist()]
@@ -60,8 +60,7 @@ def word_maps(job: Job, path: Path, text: str, true: Box, chosen: Box, block: in
     return strip(panels)
 
 
-def _resized(path: Path) -> Image.Image:
-    image = open_image(path)
+def _resized(image: Image.Image) -> Image.Image:
     scale = _SIDE / max(image.size)
     size = tuple(max(1, round(scale * side)) for side in image.size)
     return image.resize((size[0], size[1]), Image.Resampling.BICUBIC)

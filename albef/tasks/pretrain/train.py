@@ -42,9 +42,7 @@ class Pretrain(Task):
 
         Each epoch draws one of an image's captions.
         """
-        return PairDataset.from_list(
-            data.lists / "pretrain.json", data.images, self.config.model, self.config.pretrain, crop_scale=PRETRAIN_CROP
-        )
+        return PairDataset.of(data.lists["pretrain"], self.config.model, self.config.pretrain, PRETRAIN_CROP)
 
     def forward(
         self,

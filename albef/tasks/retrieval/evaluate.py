@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from albef import distributed
 from albef.data.images import ImageSource
-from albef.data.schema import read_list
+from albef.data.lists import Rows
 from albef.inference.encode import evaluating, loaded, pixels_of, words_of
 from albef.inference.itm_rerank import TextBank, match_image, text_bank
 from albef.models.albef import ALBEF
@@ -42,28 +41,30 @@ class RetrievalSet:
     """Images and texts of a split.
 
     Args:
-        images: Paths of the images.
+        images: Images.
         names: Paths of the images as written in the list.
         image_of_text: Image row of each text.
     """
 
-    images: list[Path]
+    images: Sequence[ImageSource]
     names: list[str]
     texts: list[str]
     image_of_text: NDArray[np.int64]
 
     @classmethod
-    def read(cls, path: Path, image_root: Path) -> RetrievalSet:
-        """Read a list with one or more captions per image."""
+    def of(cls, rows: Rows) -> RetrievalSet:
+        """Return the split of a list with one or more captions per image."""
+        images: list[ImageSource] = []
         names: list[str] = []
         texts: list[str] = []
         image_of_text: list[int] = []
-        for row, record in enumerate(read_list(path)):
+        for row, record in enumerate(rows):
             captions = [record["caption"]] if isinstance(record["caption"], str) else record["caption"]
+            images += rows.images(row, record)
             names.append(record["image"])
             texts += captions
             image_of_text += [row] * len(captions)
-        return cls([image_root / n for n in names], names, texts, np.array(image_of_text, dtype=np.int64))
+        return cls(images, names, texts, np.array(image_of_text, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def run(job: Job) -> None:
 
     The metric ``chance`` is the text-to-image recall at 1 of a random ranking.
     """
-    split = RetrievalSet.read(job.test_list, job.images)
+    split = RetrievalSet.of(job.test_rows())
     result = evaluate(job.model, split, job.encoder, job.config.tasks.retrieval)
     rows: list[tuple[object, ...]] = []
     for name, value in result.metrics.items():

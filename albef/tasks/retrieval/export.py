@@ -8,10 +8,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from albef.config import Config
+from albef.data.lists import Lists
 from albef.index import builder, commands
 from albef.models.albef import ALBEF
 from albef.serving import protocol
-from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.endpoint_folder import EndpointFolder
 from albef.tasks.onnx_wrappers import Graph, VisionGraph
 from albef.tasks.retrieval import spec
 
@@ -41,7 +42,7 @@ def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     }
 
 
-def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
+def write_endpoint(folder: EndpointFolder, config: Config, data: Lists) -> None:
     """Write the settings and the search index of the retrieval endpoint.
 
     The index holds images and captions of the test list.
@@ -52,6 +53,6 @@ def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInp
         score=config.tasks.retrieval.evaluate.score,
         temperature=float(folder.origin[protocol.TEMPERATURE_KEY]),
     )
-    images, captions = commands.read_retrieval_list(inputs.lists / f"{spec.SPEC.test_list}.json", inputs.images)
+    images, captions = commands.images_and_captions(data[str(spec.SPEC.test_list)])
     encoders = commands.load_encoders(folder.path, config.serve.threads)
     builder.build(folder.path / protocol.INDEX_FOLDER, encoders, images, captions, config.serve.index_dtype)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albef.data.lists import Images
 from albef.report.figures import RIGHT, WRONG, hide, new_figure, save, show_image
 from albef.report.section import Block, Cell, Image, Section, Table, Text, percent
 from albef.report.source import ReportError, read_json
@@ -80,7 +81,7 @@ def draw_recalls(metrics: dict[str, float], path: Path) -> None:
     save(figure, path)
 
 
-def draw_text_to_image(queries: Sequence[TextQuery], images: Path, path: Path) -> None:
+def draw_text_to_image(queries: Sequence[TextQuery], images: Images, path: Path) -> None:
     """Draw a row of ranked images per caption.
 
     The correct image has a green frame.
@@ -94,12 +95,12 @@ def draw_text_to_image(queries: Sequence[TextQuery], images: Path, path: Path) -
         row[0].text(0, 0.5, text, fontsize=11, va="center", transform=row[0].transAxes)
         for axes, (image, score) in zip(row[1:], query.ranked, strict=False):
             axes.set_axis_on()
-            show_image(axes, images / image, RIGHT if image == query.target else WRONG)
+            show_image(axes, images.find(image), RIGHT if image == query.target else WRONG)
             axes.set_title(f"{score:.2f}", fontsize=8)
     save(figure, path)
 
 
-def draw_image_to_text(queries: Sequence[ImageQuery], images: Path, path: Path) -> None:
+def draw_image_to_text(queries: Sequence[ImageQuery], images: Images, path: Path) -> None:
     """Draw a row of ranked captions per image.
 
     Correct captions are bold and green.
@@ -107,7 +108,7 @@ def draw_image_to_text(queries: Sequence[ImageQuery], images: Path, path: Path) 
     figure = new_figure(11, 1.9 * len(queries))
     panels: Any = figure.subplots(len(queries), 2, squeeze=False, width_ratios=[1, 4.5])
     for (left, right), query in zip(panels, queries, strict=True):
-        show_image(left, images / query.image)
+        show_image(left, images.find(query.image))
         hide(right)
         for position, (caption, score) in enumerate(query.ranked[:_RANKS]):
             correct = caption in query.targets

@@ -22,13 +22,11 @@ class Retrieval(AlignmentTask):
 
         Captions of one image share its id.
         """
-        return PairDataset.from_list(
-            data.lists / "retrieval_train.json", data.images, self.config.model, self.config.tasks.retrieval.train
-        )
+        return PairDataset.of(data.lists["retrieval_train"], self.config.model, self.config.tasks.retrieval.train)
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Return recalls on the validation split after and, as ``itc_*``, before re-ranking."""
-        split = RetrievalSet.read(data.lists / "retrieval_val.json", data.images)
+        split = RetrievalSet.of(data.lists["retrieval_val"])
         return evaluate(self.model, split, data.encoder, self.config.tasks.retrieval).metrics
 
 

@@ -41,9 +41,8 @@ class TextAssignment(Task):
 
         These are the list ``text_assignment`` if there is one: the paper's model of 14 million images uses 4 million.
         """
-        own, pretrain = (data.lists / f"{name}.json" for name in self.lists)
-        path = own if own.is_file() else pretrain
-        return PairDataset.from_list(path, data.images, self.config.model, self.config.text_assignment, PRETRAIN_CROP)
+        name = next((name for name in self.lists if name in data.lists), "pretrain")
+        return PairDataset.of(data.lists[name], self.config.model, self.config.text_assignment, PRETRAIN_CROP)
 
     def forward(
         self, batch: Batch, alpha: float | Tensor, pairs: tuple[Tensor, Tensor] | None = None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +22,9 @@ from albef.serving.requests import (
 )
 from albef.serving.tables import ranked
 from albef.tasks.vqa import spec
+
+if TYPE_CHECKING:
+    from albef.data.lists import Lists
 
 
 def request(
@@ -81,9 +83,9 @@ def accepted(answer: list[Answer]) -> list[str]:
     return [each.text for each in answer]
 
 
-def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], data: Lists, client: Asker) -> dict[str, list[float]]:
     """Return the scores of the answers to a row of the test list, by metric."""
     from albef.tasks.vqa.evaluate import vqa_accuracy  # imports torch
 
-    (answers,) = client.ask(request(images / row["image"], [row["question"]], 1))
+    (answers,) = client.ask(request(data.images.find(row["image"]).read(), [row["question"]], 1))
     return {"VQA accuracy": [vqa_accuracy(answers[0].text, row["answer"])]}

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from albef import distributed
-from albef.data.images import ImageSource
-from albef.data.schema import SchemaError, load_rows, read_list
+from albef.data.images import ImageSource, StoredImage
+from albef.data.lists import Rows
+from albef.data.schema import SchemaError, load_rows
 from albef.inference.answer_search import AnswerTree, generate, rank_answers
 from albef.inference.encode import distinct, evaluating, keys_values_by_image, words_of
 from albef.models.albef import ALBEF
@@ -94,25 +95,25 @@ class QuestionSet:
     """Questions about images.
 
     Args:
-        images: Path of the image of each question.
+        images: Image of each question.
         names: Path of this image as written in the list.
         ids: Question ids.
         people: Answers of the annotators; empty if unknown.
     """
 
-    images: list[Path]
+    images: list[StoredImage]
     names: list[str]
     questions: list[str]
     ids: list[int | str]
     people: list[list[str]]
 
     @classmethod
-    def read(cls, path: Path, image_root: Path) -> QuestionSet:
-        """Read a ``vqa_val`` or ``vqa_test`` list."""
-        records = read_list(path)
+    def of(cls, rows: Rows) -> QuestionSet:
+        """Return the split of a ``vqa_val`` or ``vqa_test`` list."""
+        records = list(rows)
         people: list[Any] = [r.get("answer", []) for r in records]
         return cls(
-            [image_root / r["image"] for r in records],
+            [image for row, record in enumerate(records) for image in rows.images(row, record)],
             [r["image"] for r in records],
             [r["question"] for r in records],
             [r["question_id"] for r in records],
@@ -253,8 +254,8 @@ def run(job: Job) -> None:
 
     Without annotated answers, there are no metrics and the table has no rows.
     """
-    split = QuestionSet.read(job.test_list, job.images)
-    candidates = read_candidates(job.lists / "answer_list.json")
+    split = QuestionSet.of(job.test_rows())
+    candidates = read_candidates(job.lists.folder / "answer_list.json")
     result = evaluate(job.model, split, candidates, job.encoder, job.config.tasks.vqa)
     accuracies: dict[str, list[float]] = defaultdict(list)
     for best, people in zip(result.answers, split.people, strict=True):

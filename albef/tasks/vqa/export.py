@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef.config import Config, ConfigError
+from albef.data.lists import Lists
 from albef.models.albef import ALBEF
 from albef.serving import protocol
-from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.endpoint_folder import EndpointFolder
 from albef.tasks.onnx_wrappers import Graph, TokensGraph
 from albef.tasks.vqa import spec
 
@@ -73,7 +74,7 @@ def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     }
 
 
-def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
+def write_endpoint(folder: EndpointFolder, config: Config, data: Lists) -> None:
     """Write the settings and the default candidates of the VQA endpoint.
 
     Raises:
@@ -92,4 +93,4 @@ def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInp
         max_answer_tokens=search.max_tokens,
         official_quirks=config.model.official_quirks,
     )
-    shutil.copyfile(inputs.lists / ANSWER_LIST, folder.path / spec.ANSWERS_FILE)
+    shutil.copyfile(data.folder / ANSWER_LIST, folder.path / spec.ANSWERS_FILE)

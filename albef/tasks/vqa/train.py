@@ -81,9 +81,7 @@ class Vqa(Task):
 
     def dataset(self, data: TaskData) -> QuestionDataset:
         """Return the training set of questions with weighted answers."""
-        return QuestionDataset.from_list(
-            data.lists / "vqa_train.json", data.images, self.config.model, self.config.tasks.vqa.train
-        )
+        return QuestionDataset.of(data.lists["vqa_train"], self.config.model, self.config.tasks.vqa.train)
 
     def forward(self, batch: Batch, alpha: float | Tensor) -> dict[str, Tensor]:
         """Return the loss of a step.
@@ -108,8 +106,8 @@ class Vqa(Task):
 
     def validate(self, data: TaskData) -> dict[str, float]:
         """Return the VQA accuracy on the validation split; empty without annotated answers."""
-        split = QuestionSet.read(data.lists / "vqa_val.json", data.images)
-        candidates = read_candidates(data.lists / "answer_list.json")
+        split = QuestionSet.of(data.lists["vqa_val"])
+        candidates = read_candidates(data.lists.folder / "answer_list.json")
         return evaluate(self.model, split, candidates, data.encoder, self.config.tasks.vqa).metrics
 
 

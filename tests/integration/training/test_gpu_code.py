@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from albef.data.loader import train_loader
+from albef.data.lists import Lists
+from albef.data.loader import TrainLoader
 from albef.data.tokenizer import Encoder
 from albef.losses.mlm import IGNORE
 from albef.tasks.base import TaskData, task_class
@@ -25,7 +26,7 @@ from tests.worlds import color_world, tiny_config
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
     world = color_world(tmp_path_factory.mktemp("gpu") / "world", images=16)
-    return TaskData(world / "lists", world, Encoder.from_file(world / "tokenizer" / "tokenizer.json"))
+    return TaskData(Lists(world / "lists", world), Encoder.from_file(world / "tokenizer" / "tokenizer.json"))
 
 
 def _step(data: TaskData, compiled: bool) -> dict[str, float]:
@@ -36,7 +37,7 @@ def _step(data: TaskData, compiled: bool) -> dict[str, float]:
     task = task_class("pretrain")(config, data.encoder).train()
     if compiled:
         compile_regions(task.model, task.fixed_shapes, backend="eager")
-    batch = next(iter(train_loader(task.dataset(data), data.encoder, task.train_config(task.config), 0)))
+    batch = next(TrainLoader(task.dataset(data), data.encoder, task.train_config(task.config)).batches(0))
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
         losses = task(batch, torch.tensor(0.4))
@@ -64,7 +65,7 @@ def test_validation_compiles_nothing(data: TaskData, tmp_path: Path) -> None:
 
     compile_regions(task.model, task.fixed_shapes, backend=backend)
     loop.task.train()
-    batch = next(iter(train_loader(loop.dataset, data.encoder, loop.config, 0)))
+    batch = next(loop.loader.batches(0))
     loop.train_step([batch])
     after_a_step = len(compiled)
     assert after_a_step > 0
@@ -76,7 +77,7 @@ def test_validation_compiles_nothing(data: TaskData, tmp_path: Path) -> None:
 def test_a_fixed_number_of_masked_words_changes_nothing(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:
     """On GPUs, shapes do not depend on how many words are masked, and texts are padded."""
     task = task_class("pretrain")(tiny_config(), data.encoder).eval()
-    loader = train_loader(task.dataset(data), data.encoder, task.train_config(task.config), 0)
+    loader = TrainLoader(task.dataset(data), data.encoder, task.train_config(task.config)).batches(0)
     batch = next(iter(loader))
     places = pretrain.masked_places
     losses = []

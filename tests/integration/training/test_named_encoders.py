@@ -14,6 +14,7 @@ from torch import Tensor
 
 from albef.config import Config, InitConfig, TokenizerConfig, VisionConfig
 from albef.data import tokenizer
+from albef.data.lists import Lists
 from albef.data.tokenizer import Encoder
 from albef.export import onnx
 from albef.models.albef import ALBEF
@@ -59,7 +60,7 @@ def _loop(world: Path, out: Path) -> Loop:
     torch.manual_seed(0)
     task = task_class("pretrain")(config, encoder)
     init_weights.initialize(task.model, config)
-    data = TaskData(world / "lists", world, encoder)
+    data = TaskData(Lists(world / "lists", world), encoder)
     return Loop(task, data, out / "scratch", out, Tracker("none", "pretrain", {}, {}, out), torch.device("cpu"))
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from albef import distributed
 from albef.config import Config
 from albef.data.images import ImageError
-from albef.data.loader import EpochSampler, train_loader
+from albef.data.lists import Lists
+from albef.data.loader import EpochSampler, TrainLoader
 from albef.data.tokenizer import Encoder
 from albef.losses.distill import ramped_alpha
 from albef.losses.itc import Keys, itc_loss
@@ -140,7 +141,7 @@ def _in_turn(
     torch.manual_seed(train.seed)
     first = task_class("pretrain")(config, encoder)
     workers = [first, copy.deepcopy(first)]
-    dataset = first.dataset(TaskData(world / "lists", world, encoder))
+    dataset = first.dataset(TaskData(Lists(world / "lists", world), encoder))
     optimizers = [build_optimizer(task, train.optim, config.model.official_quirks) for task in workers]
     random = [torch.Generator().manual_seed(train.seed + rank).get_state() for rank in range(2)]
     queued: list[tuple[Tensor, ...]] = []
@@ -148,7 +149,7 @@ def _in_turn(
     patch.setattr(FeatureQueue, "enqueue", lambda queue, *features: queued.append(features))
     per_epoch, step, rows = len(dataset) // train.batch_size, 0, []
     for epoch in range(train.epochs):
-        loaders = [train_loader(dataset, encoder, train, epoch, shard=(rank, 2)) for rank in range(2)]
+        loaders = [TrainLoader(dataset, encoder, train, shard=(rank, 2)).batches(epoch) for rank in range(2)]
         for batches in zip(*loaders, strict=True):
             alpha = ramped_alpha(train.alpha, step, train.alpha_ramp_epochs * per_epoch)
             outputs = []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef.data.files import image_root, new_folder, write_list
+from albef.data.files import new_folder, write_list
 from albef.io import write_file
 from tests.errors import refuses
 
@@ -42,13 +42,3 @@ def test_lists_read_back(tmp_path: Path) -> None:
     assert entry["rows"] == 2
     assert write_list(tmp_path / "empty.json", [])["rows"] == 0
     assert json.loads((tmp_path / "empty.json").read_text()) == []
-
-
-def test_image_root(tmp_path: Path) -> None:
-    assert image_root(tmp_path) == tmp_path
-    for value, expected in ((".", tmp_path), ("../coco", tmp_path / "../coco"), ("/data", Path("/data"))):
-        write_file(tmp_path / "manifest.json", json.dumps({"image_root": value}))
-        assert image_root(tmp_path) == expected
-    write_file(tmp_path / "manifest.json", "[]")
-    with refuses(ValueError, "manifest.json", "image_root"):
-        image_root(tmp_path)

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from albef.data import transforms
-from albef.data.image_text import PairDataset
+from albef.data.image_text import PairDataset, number_of
 from albef.data.images import ImageError
-from albef.data.loader import EpochSampler, train_loader
+from albef.data.lists import Images, Lists, Rows
+from albef.data.loader import EpochSampler, TrainLoader
 from albef.data.tokenizer import Encoder
 from tests.errors import refuses
 from tests.worlds import color_world, tiny_config
@@ -37,16 +40,19 @@ def test_sampler_skips_what_a_resumed_run_has_seen() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_do_not_depend_on_workers_or_start(world: Path, workers: int) -> None:
     train = tiny_config(num_workers=workers, batch_size=4, augment="light").pretrain
-    dataset = PairDataset.from_list(world / "lists" / "pretrain.json", world, tiny_config().model, train)
+    dataset = PairDataset.of(Lists(world / "lists", world)["pretrain"], tiny_config().model, train)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     plain = dataclasses.replace(train, num_workers=0)
-    expected = list(train_loader(dataset, encoder, plain, epoch=1))[2:]
-    actual = list(train_loader(dataset, encoder, train, epoch=1, start=2))
+    expected = list(TrainLoader(dataset, encoder, plain).batches(1))[2:]
+    loader = TrainLoader(dataset, encoder, train)
+    actual = list(loader.batches(1, start=2))
     assert len(actual) == 2
     for left, right in zip(expected, actual, strict=True):
         assert all(torch.equal(left[name], right[name]) for name in left)
-    other = next(iter(train_loader(dataset, encoder, plain, epoch=2, start=2)))
+    other = next(loader.batches(2, start=2))
     assert not torch.equal(other["image"], expected[0]["image"])
+    again = list(loader.batches(1))[2:]
+    assert all(torch.equal(left["image"], right["image"]) for left, right in zip(expected, again, strict=True))
 
 
 def test_image_ids_are_shared_by_the_captions_of_an_image(world: Path) -> None:
@@ -55,12 +61,22 @@ def test_image_ids_are_shared_by_the_captions_of_an_image(world: Path) -> None:
         {"image": "images/1.png", "caption": "b", "image_id": "coco_9"},
         {"image": "images/0.png", "caption": "c", "image_id": "coco_7"},
     ]
-    dataset = PairDataset(records, world, 32, tiny_config().pretrain, 0.5)
-    assert dataset.image_ids == [0, 1, 0]
+    dataset = PairDataset(Rows(records, Images(world)), 32, tiny_config().pretrain, 0.5)
+    first, second, third = (dataset[0, row]["image_id"] for row in range(3))
+    assert first == third != second
+
+
+@given(st.lists(st.integers() | st.text(), unique_by=lambda value: (type(value), value), max_size=50))
+def test_identifiers_have_numbers_of_their_own(identifiers: list[int | str]) -> None:
+    numbers = [number_of(identifier) for identifier in identifiers]
+    assert len(set(numbers)) == len(identifiers)
+    assert torch.tensor(numbers, dtype=torch.int64).ge(0).all()
 
 
 def test_a_missing_image_is_named(world: Path) -> None:
-    dataset = PairDataset([{"image": "images/none.png", "caption": "a"}], world, 32, tiny_config().pretrain, 0.5)
+    dataset = PairDataset(
+        Rows([{"image": "images/none.png", "caption": "a"}], Images(world)), 32, tiny_config().pretrain, 0.5
+    )
     with refuses(ImageError, "none.png"):
         dataset[0, 0]
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 
 from albef.config import TokenizerConfig
 from albef.data import tokenizer
-from albef.data.schema import load_rows
+from albef.data.tables import RecordTable
 from albef.data.tokenizer import SPECIAL, Encoder, TokenizerError
 from tests import ROOT
 from tests.errors import refuses
@@ -92,7 +92,7 @@ def test_never_reads_evaluation_lists(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_every_training_word_of_the_demo_is_one_token(prepared: Path, encoder: Encoder) -> None:
-    words = Counter(w for r in load_rows(prepared / "retrieval_train.json") for w in r["caption"].split())
+    words = Counter(w for r in RecordTable(prepared / "retrieval_train.arrow") for w in r["caption"].split())
     vocab = encoder.tokenizer.get_vocab()
     assert [w for w, n in words.items() if w.strip(",") not in vocab] == []
     assert encoder.vocab_size <= 600
@@ -131,7 +131,7 @@ def test_refuses_what_is_no_tokenizer(tmp_path: Path) -> None:
     Tokenizer(models.WordPiece(vocab={"[UNK]": 0, "a": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
     with refuses(TokenizerError, "[PAD], [CLS], [SEP], [MASK]"):
         tokenizer.load(tmp_path)
-    with refuses(TokenizerError, "nowhere", "pretrain.json"):
+    with refuses(TokenizerError, "nowhere", "pretrain"):
         tokenizer.run(WORDPIECE, tmp_path / "nowhere", tmp_path / "out")
     with refuses(TokenizerError, "tokenizer.source", "'bert'"):
         tokenizer.run(TokenizerConfig(kind="bert", vocab_size=1), tmp_path, tmp_path / "out")

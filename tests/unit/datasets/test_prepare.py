@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from albef.config import ConfigError, ListsConfig
-from albef.data.files import image_root
-from albef.data.images import open_image
-from albef.data.schema import LISTS, SchemaError, images_of, read_list
+from albef.data.images import ImageError, load_image
+from albef.data.lists import Images, Lists, file_of
+from albef.data.schema import LISTS, SchemaError, images_of
+from albef.data.tables import SUFFIX, RecordTable
 from albef.datasets import prepare
 from albef.datasets.emoji.lexicon import LexiconError
 from tests.errors import refuses
@@ -26,6 +27,12 @@ MADE = [name for name in LISTS if name != "text_assignment"]
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def records_in(folder: Path, name: str) -> Any:
+    """Records as prepared, malformed ones included."""
+    path = file_of(folder, name)
+    return RecordTable(path) if path.suffix == SUFFIX else json.loads(path.read_text())
 
 
 def test_the_same_seed_writes_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
@@ -40,17 +47,19 @@ def test_the_same_seed_writes_the_same_bytes(prepared: Path, tmp_path: Path) -> 
 def test_writes_every_list_and_every_image(prepared: Path) -> None:
     used = set()
     for name in MADE:
-        records = read_list(prepared / f"{name}.json")
+        records = Lists(prepared, prepared)[name]
         assert len(records) >= 20, name
         used.update(i for r in records for i in images_of(r))
-    assert used == {str(p.relative_to(prepared)) for p in prepared.rglob("*.png")}
-    assert open_image(prepared / "images" / "test" / "000000.png").size == (64, 64)
+    images = Images(prepared)
+    assert images.table is not None
+    assert used == set(images.table.paths())
+    assert load_image(images.find("images/test/000000.png")).size == (64, 64)
 
 
 def test_lists_stay_within_their_split(prepared: Path) -> None:
     for name in MADE:
         split = name.rpartition("_")[2]
-        images = {i.split("/")[1] for r in read_list(prepared / f"{name}.json") for i in images_of(r)}
+        images = {i.split("/")[1] for r in Lists(prepared, prepared)[name] for i in images_of(r)}
         assert images == {split}
 
 
@@ -58,21 +67,18 @@ def test_the_manifest_counts_and_hashes(prepared: Path) -> None:
     manifest = json.loads((prepared / "manifest.json").read_text())
     assert set(MADE) <= set(manifest["lists"])
     for name, entry in manifest["lists"].items():
-        data = (prepared / f"{name}.json").read_bytes()
-        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
-        assert entry["rows"] == len(json.loads(data))
-    for split, entry in manifest["images"].items():
-        files = sorted((prepared / "images" / split).iterdir())
-        assert entry["count"] == len(files)
-        assert entry["sha256"] == hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
-    assert image_root(prepared) == prepared
+        path = file_of(prepared, name)
+        assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert entry["rows"] == len(records_in(prepared, name))
+    assert manifest["images"]["count"] == 150 + 150 + 40 + 40
 
 
 def test_scene_records_describe_the_images(prepared: Path) -> None:
     scenes = json.loads((prepared / "scenes.json").read_text())
     assert {s: len(r) for s, r in scenes.items()} == {"pretrain": 150, "train": 150, "val": 40, "test": 40}
+    images = Images(prepared)
     for record in scenes["test"]:
-        assert (prepared / record["image"]).is_file()
+        assert images.find(record["image"]).read()
         assert record["objects"]
         assert all(len(o["box"]) == 4 for o in record["objects"])
 
@@ -109,19 +115,20 @@ def test_official_lists_are_joined_and_normalized(tmp_path: Path) -> None:
         },
     )
     prepare.run(config, raw, out)
-    assert [r["image"] for r in read_list(out / "pretrain.json")] == ["train2014/1.jpg", "/vg/2.jpg"]
+    assert [r["image"] for r in RecordTable(out / "pretrain.arrow")] == ["train2014/1.jpg", "/vg/2.jpg"]
     # Malformed records go on: the gate judges them.
-    assert json.loads((out / "ve_train.json").read_text())[1] == "malformed"
-    assert json.loads((out / "ve_train.json").read_text())[0]["image"] == "3416050480.jpg"
-    assert read_list(out / "nlvr_train.json")[0]["label"] == "True"
+    assert RecordTable(out / "ve_train.arrow")[1] == "malformed"
+    assert RecordTable(out / "ve_train.arrow")[0]["image"] == "3416050480.jpg"
+    assert RecordTable(out / "nlvr_train.arrow")[0]["label"] == "True"
     assert json.loads((out / "answer_list.json").read_text()) == ["yes", "no"]
     assert json.loads((out / "grounding_boxes.json").read_text())["refs"]["1"]["box"] == [0, 0, 1, 1]
-    root = image_root(out)
-    assert json.loads((out / "manifest.json").read_text())["image_root"] == "../../raw/coco"
-    assert open_image(root / "train2014/1.jpg").size == (40, 40)
+    images = Images(out)
+    assert images.find("train2014/1.jpg").read() == (raw / "coco" / "train2014" / "1.jpg").read_bytes()
+    with refuses(ImageError, "/vg/2.jpg"):
+        images.find("/vg/2.jpg").read()
     absolute = dataclasses.replace(config.lists, image_root=str(raw / "coco"))
     prepare.run(dataclasses.replace(config, lists=absolute), raw, out)
-    assert image_root(out) == raw / "coco"
+    assert Images(out).find("train2014/1.jpg").read()
 
 
 def test_other_images_under_the_same_lists_change_the_manifest(tmp_path: Path) -> None:
@@ -186,7 +193,7 @@ def test_values_out_of_range_are_named(tmp_path: Path, key: str, value: float, b
 def test_other_worlds_have_every_list(tmp_path: Path, most: int, side: int) -> None:
     prepare.run(small(max_objects=most, image_size=side), SPRITES, tmp_path / "out")
     for name in MADE:
-        assert read_list(tmp_path / "out" / f"{name}.json"), name
+        assert RecordTable(tmp_path / "out" / f"{name}.arrow"), name
     scenes = json.loads((tmp_path / "out" / "scenes.json").read_text())
     assert max(len(r["objects"]) for s in scenes.values() for r in s) == most
 
@@ -214,13 +221,13 @@ def test_paths_of_all_lists_start_from_one_root(tmp_path: Path) -> None:
     prepare.run(config, tmp_path / "raw", tmp_path / "out")
 
     def read(name: str) -> Any:
-        return json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        return list(records_in(tmp_path / "out", name))
 
     assert [row["image"] for row in read("retrieval_train")] == ["train2014/1.jpg", "1.jpg", 3]
     # A folder of that name only begins like the moved one.
     assert [row["image"] for row in read("pretrain")] == ["vg/2.jpg", "/older/2.jpg"]
     assert read("nlvr_train")[0] == {"images": [str(tmp_path / "a.png"), 4], "sentence": "x", "label": "True"}
-    assert read("grounding_boxes") == {
+    assert json.loads((tmp_path / "out" / "grounding_boxes.json").read_text()) == {
         "refs": {"1": {"image": "train2014/1.jpg"}, "2": 3},
         "proposals": {"train2014/1.jpg": [[1, 1, 2, 2]]},
     }
@@ -244,4 +251,4 @@ def test_paths_of_all_lists_start_from_one_root(tmp_path: Path) -> None:
 def test_official_variants_are_made_alike(tmp_path: Path, name: str, given: Any, wanted: Any) -> None:
     config = official(tmp_path / "raw", {name: [given]})
     prepare.run(config, tmp_path / "raw", tmp_path / "out")
-    assert json.loads((tmp_path / "out" / f"{name}.json").read_text()) == [wanted]
+    assert list(records_in(tmp_path / "out", name)) == [wanted]

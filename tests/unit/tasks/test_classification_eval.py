@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from albef.data.lists import Images, read_rows
 from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
@@ -29,7 +30,7 @@ def test_equals_a_pass_row_by_row(world: Path, task: str, prefix: str) -> None:
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
     model = ALBEF(tiny_config().model, encoder.vocab_size, task)
-    read = ClassificationSet.read(world / "lists" / f"{prefix}_val.json", world)
+    read = ClassificationSet.of(read_rows(world / "lists" / f"{prefix}_val.json", Images(world)))
     # Images that occur several times, in either position.
     images = [tuple(read.images[(n + place) % 5][0] for place in range(len(row))) for n, row in enumerate(read.images)]
     split = ClassificationSet(images, read.names, read.sentences, read.labels, read.classes)
@@ -69,4 +70,4 @@ def test_a_bad_row_is_named(world: Path, tmp_path: Path, name: str, change: dict
     path = tmp_path / f"{name}.json"
     path.write_text(json.dumps(records))
     with refuses(SchemaError, f"{name}.json", "row 1", *change):
-        ClassificationSet.read(path, world)
+        ClassificationSet.of(read_rows(path, Images(world)))

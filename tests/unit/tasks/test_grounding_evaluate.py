@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from albef.data.lists import Lists
 from albef.data.schema import SchemaError
 from albef.inference.boxes import Box, box_scores, iou
 from albef.tasks.grounding.evaluate import GroundingSet
@@ -59,7 +60,7 @@ def world(tmp_path: Path) -> Path:
 
 
 def _read(world: Path) -> GroundingSet:
-    return GroundingSet.read(world / "lists" / "grounding_val.json", world / "lists" / "grounding_boxes.json", world)
+    return GroundingSet.of(Lists(world / "lists", world)["grounding_val"], world / "lists" / "grounding_boxes.json")
 
 
 def test_reads_boxes_and_proposals(world: Path) -> None:

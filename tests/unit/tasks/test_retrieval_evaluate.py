@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from albef.data.images import open_image, to_pixels
+from albef.data.images import load_image, to_pixels
+from albef.data.lists import Images, read_rows
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
 from albef.tasks.retrieval.evaluate import NOT_SHORTLISTED, RetrievalSet, evaluate, recalls
@@ -42,14 +43,14 @@ def test_rerank_equals_a_loop_over_pairs(tmp_path: Path, score: Literal["itm", "
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
     model = ALBEF(config.model, encoder.vocab_size, "retrieval")
-    split = RetrievalSet.read(world / "lists" / "retrieval_test.json", world)
+    split = RetrievalSet.of(read_rows(world / "lists" / "retrieval_test.json", Images(world)))
     result = evaluate(model, split, encoder, task)
     assert model.training
 
     model.eval()
     count = len(split.images)
     with torch.no_grad():
-        pixels = torch.from_numpy(np.stack([to_pixels(open_image(p), 32) for p in split.images]))
+        pixels = torch.from_numpy(np.stack([to_pixels(load_image(p), 32) for p in split.images]))
         embeds, feats = model.encode_image(pixels)
         ids, mask = (torch.from_numpy(a) for a in encoder.encode_batch(split.texts, max_tokens=30, max_words=30))
         texts, text_feats = model.encode_text(ids, mask)
@@ -72,6 +73,6 @@ def test_shortlist_larger_than_the_corpus(tmp_path: Path) -> None:
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     config = tiny_config()
     model = ALBEF(config.model, encoder.vocab_size, "retrieval")
-    split = RetrievalSet.read(world / "lists" / "retrieval_test.json", world)
+    split = RetrievalSet.of(read_rows(world / "lists" / "retrieval_test.json", Images(world)))
     result = evaluate(model, split, encoder, config.tasks.retrieval)
     assert (result.image_to_text > NOT_SHORTLISTED).all()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from albef.config import Config
-from albef.data.loader import train_loader
+from albef.data.lists import Lists, Rows
+from albef.data.loader import TrainLoader
 from albef.data.tokenizer import Encoder
 from albef.tasks import alignment, registry
 from albef.tasks.base import Task, TaskData, task_class
@@ -24,7 +25,7 @@ from tests.worlds import color_world, tiny_config
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TaskData:
     world = color_world(tmp_path_factory.mktemp("steps") / "world", images=16)
-    return TaskData(world / "lists", world, Encoder.from_file(world / "tokenizer" / "tokenizer.json"))
+    return TaskData(Lists(world / "lists", world), Encoder.from_file(world / "tokenizer" / "tokenizer.json"))
 
 
 def _task(name: str, config: Config, data: TaskData) -> Task:
@@ -33,7 +34,7 @@ def _task(name: str, config: Config, data: TaskData) -> Task:
 
 
 def _batch(task: Task, data: TaskData) -> dict[str, Tensor]:
-    loader = train_loader(task.dataset(data), data.encoder, task.train_config(task.config), epoch=0)
+    loader = TrainLoader(task.dataset(data), data.encoder, task.train_config(task.config)).batches(0)
     return on_device(next(iter(loader)))
 
 
@@ -146,13 +147,13 @@ def test_a_task_may_see_larger_images_than_pretraining(data: TaskData, tmp_path:
 def test_sharing_images_changes_no_loss(data: TaskData, name: str) -> None:
     """Compare encoding each image once with encoding one image per row."""
     task = _task(name, tiny_config(augment="none"), data)
-    records = task.dataset(data).records[:3]
+    records = list(task.dataset(data).rows)[:3]
     texts = [{**record, "image" if "image" in record else "images": image} for record in records
              for image in [records[0].get("image", records[0].get("images"))] * 2]  # fmt: skip
     losses = []
     for share in (False, True):
         train = dataclasses.replace(task.train_config(task.config), share_images=share)
-        dataset = type(task.dataset(data))(texts, data.images, 32, train)
+        dataset = type(task.dataset(data))(Rows(texts, data.lists.images), 32, train)
         batch = on_device(dataset.collate(data.encoder, dataset.__getitems__([(0, row) for row in range(6)])))
         places = 2 if name == "nlvr2" else 1
         assert len(batch["image"]) == (places if share else 6 * places)

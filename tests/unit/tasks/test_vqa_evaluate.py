@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from albef.data.lists import Images, read_rows
 from albef.data.schema import SchemaError
 from albef.data.tokenizer import Encoder
 from albef.inference.encode import pixels_of, words_of
@@ -47,7 +48,7 @@ def _config(**changes: Any) -> VqaConfig:
 
 
 def _several_questions_per_image(world: Path) -> QuestionSet:
-    split = QuestionSet.read(world / "lists" / "vqa_val.json", world)
+    split = QuestionSet.of(read_rows(world / "lists" / "vqa_val.json", Images(world)))
     return QuestionSet(
         [split.images[n % 4] for n in range(16)],
         [split.names[n % 4] for n in range(16)],
@@ -104,7 +105,7 @@ def test_a_split_without_answers_has_no_accuracy(world: Path, encoder: Encoder, 
         del record["answer"]
     path = tmp_path / "vqa_test.json"
     path.write_text(json.dumps(records))
-    split = QuestionSet.read(path, world)
+    split = QuestionSet.of(read_rows(path, Images(world)))
     result = evaluate(model, split, ["red", "blue"], encoder, _config())
     assert result.metrics == {}
     rows = result.submission(split)
@@ -142,4 +143,4 @@ def test_a_bad_row_is_named(world: Path, tmp_path: Path, change: dict[str, Any])
     path = tmp_path / "vqa_val.json"
     path.write_text(json.dumps(records))
     with refuses(SchemaError, "vqa_val.json", "row 2", *change):
-        QuestionSet.read(path, world)
+        QuestionSet.of(read_rows(path, Images(world)))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef.data.loader import train_loader
+from albef.data.lists import Lists
 from albef.data.tokenizer import Encoder
 from albef.tasks import registry
 from albef.tasks.base import TaskData, task_class
@@ -42,7 +42,7 @@ def _loop(world: Path, out: Path, name: str, dropout: float = 0.1, **train: Any)
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
     task = task_class(name)(config, encoder)
-    data = TaskData(world / "lists", world, encoder)
+    data = TaskData(Lists(world / "lists", world), encoder)
     tracker = Tracker("none", name, {}, {}, out)
     return Loop(task, data, out / "scratch", out, tracker, DEVICE)
 
@@ -199,7 +199,7 @@ def test_the_queue_gets_the_parts_of_a_batch_at_its_end(world: Path, tmp_path: P
     seen: list[int] = []
     forward = loop.task.forward
     loop.task.forward = lambda *args: (seen.append(int(queue.position)), forward(*args))[1]  # type: ignore[method-assign]
-    batches = map(on_device, train_loader(loop.dataset, loop.data.encoder, loop.config, 0))
+    batches = map(on_device, loop.loader.batches(0))
     loop.train_step([next(batches) for _ in range(4)])
     assert seen == [0, 0, 0, 0]
     assert int(queue.position) == 8
@@ -237,7 +237,7 @@ def _break(loop: Loop, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None
 @pytest.mark.parametrize("name", ["pretrain", "entailment"])
 def test_a_step_that_is_not_finite_changes_nothing(world: Path, tmp_path: Path, name: str) -> None:
     loop = _loop(world, tmp_path, name)
-    batches = train_loader(loop.dataset, loop.data.encoder, loop.config, 0)
+    batches = loop.loader.batches(0)
     for number, batch in enumerate(batches):
         moved = on_device(batch)
         if number == 2:

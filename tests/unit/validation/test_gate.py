@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from albef.config import ValidateConfig
-from albef.data.schema import LISTS, SchemaError, read_list
+from albef.data.lists import Lists, file_of, names_in
+from albef.data.schema import SchemaError
+from albef.data.tables import SUFFIX, RecordTable
 from albef.validation import gate
 from albef.validation.gate import ValidationError
 from tests.errors import refuses
@@ -28,6 +30,12 @@ def report(out: Path) -> dict[str, Any]:
 
 def finding(out: Path, name: str, records: str) -> dict[str, Any]:
     return next(e for e in report(out)["expectations"] if (e["name"], e["list"]) == (name, records))
+
+
+def passed(out: Path, name: str) -> Any:
+    """Records that passed, or the content of another file."""
+    path = file_of(out / "lists", name)
+    return list(RecordTable(path)) if path.suffix == SUFFIX else json.loads(path.read_text())
 
 
 def change(row: int, **values: Any) -> Callable[[list[Any]], None]:
@@ -48,7 +56,7 @@ def test_sound_data_passes_unchanged(make: Make, config: ValidateConfig, tmp_pat
     data, out = make(), tmp_path / "out"
     gate.run(config, data, out)
     for path in data.glob("*.json"):
-        assert json.loads((out / "lists" / path.name).read_text()) == json.loads(path.read_text())
+        assert passed(out, path.stem) == json.loads(path.read_text())
     assert report(out)["success"] is True
     assert all(e["success"] for e in report(out)["expectations"])
     assert json.loads((out / "quarantine.json").read_text()) == []
@@ -118,16 +126,15 @@ def test_sets_bad_records_aside(
     out = tmp_path / "out"
     data = make(**{records: apply})
     gate.run(quarantine, data, out)
-    kept = json.loads((out / "lists" / f"{records}.json").read_text())
+    kept = passed(out, records)
     given_rows = json.loads((data / f"{records}.json").read_text())
     assert kept == given_rows[:row] + given_rows[row + 1 :]
     (entry,) = json.loads((out / "quarantine.json").read_text())
-    assert (entry["file"], entry["row"], entry["record"]) == (f"{records}.json", row, given_rows[row])
+    assert (entry["list"], entry["row"], entry["record"]) == (records, row, given_rows[row])
     assert entry["reason"].startswith(f"{name}: ")
     assert finding(out, name, records)["success"] is False
-    for path in (out / "lists").glob("*.json"):
-        if path.stem in LISTS:
-            read_list(path)
+    lists = Lists(out / "lists", data)
+    assert all(list(lists[name]) for name in names_in(lists.folder))  # each record is checked
 
 
 def test_refuses_when_too_much_is_bad(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
@@ -157,7 +164,7 @@ def test_answers_outside_the_list_count_as_a_share(make: Make, quarantine: Valid
     with refuses(ValidationError, "vqa_val.json", "'answers_known'"):
         gate.run(dataclasses.replace(quarantine, min_known_answers=0.5), data, tmp_path / "out")
     gate.run(dataclasses.replace(quarantine, min_known_answers=0.01), data, tmp_path / "out")
-    assert len(json.loads((tmp_path / "out" / "lists" / "vqa_val.json").read_text())) > 1  # none was taken out
+    assert len(passed(tmp_path / "out", "vqa_val")) > 1  # none was taken out
 
 
 def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
@@ -225,6 +232,5 @@ def test_any_junk_among_the_records_is_set_aside(
         Image.new("RGB", (40, 40), (i, 0, 0)).save(folder / f"{i}.png")
     (folder / "pretrain.json").write_text(json.dumps(good[:10] + junk + good[10:]))
     gate.run(quarantine, folder, folder / "out")
-    kept = json.loads((folder / "out" / "lists" / "pretrain.json").read_text())
-    assert kept == good
+    assert passed(folder / "out", "pretrain") == good
     assert len(json.loads((folder / "out" / "quarantine.json").read_text())) == len(junk)

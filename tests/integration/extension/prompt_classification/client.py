@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from prompt_classification import spec
 
+from albef.data.lists import Lists
 from albef.serving import protocol
 from albef.serving.requests import GRAY_PIXEL, Array, Asker, ImageInput, Request, column, image_bytes
 from albef.serving.tables import ranked
@@ -50,7 +50,7 @@ def accepted(answer: dict[str, float]) -> list[str]:
     return [max(answer, key=lambda label: answer[label])]
 
 
-def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], data: Lists, client: Asker) -> dict[str, list[float]]:
     """Return the scores of the answers to a row of the test list, by metric."""
-    (answer,) = client.ask(request(images / row["image"]))
+    (answer,) = client.ask(request(data.images.find(row["image"]).read()))
     return {"accuracy": [float(accepted(answer)[0] == row["label"])]}

@@ -5,13 +5,10 @@ P = projection width.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef.data.schema import read_list
 from albef.inference.encode import evaluating, pixels_of, words_of
 from albef.tasks.job import Job, spaced
 
@@ -32,14 +29,14 @@ def class_features(job: Job, device: torch.device) -> Tensor:
 def run(job: Job) -> None:
     """Write ``metrics.json``, ``plots/accuracy.csv`` and ``shown/examples.json``."""
     config = job.config.tasks.prompt_classification
-    rows = read_list(job.lists / "prompt_test.json")
+    rows = job.test_rows()
     classes, step = config.evaluate.classes, config.evaluate.batch_size
     found: list[int] = []
     with evaluating(job.model, config.train) as device:
         wanted = class_features(job, device)
         for start in range(0, len(rows), step):
-            paths: list[Path] = [job.images / row["image"] for row in rows[start : start + step]]
-            pixels = pixels_of(paths, job.model.config.image_size).to(device)
+            images = [rows.images(row, rows[row])[0] for row in range(start, min(start + step, len(rows)))]
+            pixels = pixels_of(images, job.model.config.image_size).to(device)
             found += (job.model.encode_image(pixels)[1].float() @ wanted.T).argmax(dim=1).tolist()
     right = [classes[index] == row["label"] for index, row in zip(found, rows, strict=True)]
     accuracy = sum(right) / len(right)

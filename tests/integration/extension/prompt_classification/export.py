@@ -6,9 +6,10 @@ from prompt_classification import spec
 from torch import nn
 
 from albef.config import Config
+from albef.data.lists import Lists
 from albef.models.albef import ALBEF
 from albef.serving import protocol
-from albef.tasks.endpoint_folder import EndpointFolder, RepositoryInputs
+from albef.tasks.endpoint_folder import EndpointFolder
 from albef.tasks.onnx_wrappers import VisionGraph
 from albef.tasks.retrieval.export import TextGraph
 
@@ -18,7 +19,7 @@ def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     return {protocol.VISION: VisionGraph(model), spec.TEXT_GRAPH: TextGraph(model)}
 
 
-def write_endpoint(folder: EndpointFolder, config: Config, inputs: RepositoryInputs) -> None:
+def write_endpoint(folder: EndpointFolder, config: Config, data: Lists) -> None:
     """Write the settings."""
     prompts = config.tasks.prompt_classification.evaluate
     folder.write_settings(

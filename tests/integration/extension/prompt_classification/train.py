@@ -15,9 +15,7 @@ class PromptClassification(AlignmentTask):
 
     def dataset(self, data: TaskData) -> PairDataset:
         """Return a training set with one row per caption."""
-        return PairDataset.from_list(
-            data.lists / "retrieval_train.json", data.images, self.config.model, self.train_config(self.config)
-        )
+        return PairDataset.of(data.lists["retrieval_train"], self.config.model, self.train_config(self.config))
 
 
 TASK = PromptClassification

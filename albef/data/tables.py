@@ -1,0 +1,246 @@
+"""Arrow tables of images and of records, memory-mapped.
+
+Hugging Face datasets reads them, too: ``datasets.Dataset.from_file(path)``. A process holds no row in memory, however
+long the tables are.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cache, cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from albef.data.files import dump
+from albef.io import write_file
+
+if TYPE_CHECKING:  # both take their time, and JSON lists need neither
+    import datasets
+    import pyarrow as pa
+
+Record = dict[str, Any]
+
+SUFFIX = ".arrow"
+_SHARD_BYTES = 1 << 30
+_BATCH_BYTES = 16 << 20
+_BATCH_ROWS = 10_000
+
+
+class TableError(ValueError):
+    """A file that is not a table of this module."""
+
+
+@cache
+def image_features() -> datasets.Features:
+    """Return the columns of images: the path in the lists, and the encoded bytes (null for a missing file)."""
+    from datasets import Features, Image, Value
+
+    return Features({"path": Value("string"), "image": Image(decode=False)})
+
+
+@cache
+def record_features() -> datasets.Features:
+    """Return the columns of a list: a record in the official format, and the rows of its images (none if unknown)."""
+    from datasets import Features, Json, List, Value
+
+    return Features({"record": Json(), "images": List(Value("int64"))})
+
+
+def _open(path: Path, features: datasets.Features) -> datasets.Dataset:
+    import datasets
+    import pyarrow as pa
+
+    try:
+        table = datasets.Dataset.from_file(str(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise TableError(f"{path}: not an Arrow table ({error}); write it again with `albef prepare`") from error
+    if table.features != features:
+        raise TableError(f"{path}: columns {table.features}, expected {features}; write it again with `albef prepare`")
+    return table.with_format("arrow")
+
+
+class ImageTable:
+    """Encoded images, sorted by path.
+
+    Args:
+        folder: Folder of the tables, ``00000.arrow`` and so on.
+
+    Raises:
+        TableError: If a file is not a table of images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from datasets import concatenate_datasets
+
+        self.folder = folder
+        parts = [_open(path, image_features()) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+        if not parts:
+            raise TableError(f"{folder}: no table of images, expected files such as 00000{SUFFIX}")
+        self._table = concatenate_datasets(parts).with_format("arrow")
+
+    @cached_property
+    def _paths(self) -> datasets.Dataset:
+        return self._table.select_columns(["path"])
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def paths(self) -> Iterator[str]:
+        """Yield the paths of all images."""
+        for start in range(0, len(self), _BATCH_ROWS):
+            yield from self._paths[start : start + _BATCH_ROWS]["path"].to_pylist()
+
+    def path(self, row: int) -> str:
+        """Return the path of an image."""
+        return str(self._paths[row]["path"][0].as_py())
+
+    def find(self, path: str) -> int | None:
+        """Return the row of an image, or None if there is none of this path."""
+        row = bisect_left(range(len(self)), path, key=self.path)
+        return row if row < len(self) and self.path(row) == path else None
+
+    def read(self, row: int) -> bytes | None:
+        """Return the encoded bytes of an image, or None if the file was missing."""
+        value: bytes | None = self._table[row]["image"].combine_chunks().field("bytes")[0].as_py()
+        return value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageTable, (self.folder,)
+
+
+class ImageWriter(AbstractContextManager["ImageWriter"]):
+    """Writes the tables of images.
+
+    Args:
+        folder: Folder to create.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.rows, self._last = folder, 0, ""
+        self._paths: list[str] = []
+        self._contents: list[bytes | None] = []
+        self._bytes = self._shard_bytes = self._shard = 0
+        self._writer: pa.ipc.RecordBatchStreamWriter | None = None
+
+    def add(self, path: str, content: bytes | None) -> int:
+        """Add an image and return its row.
+
+        Raises:
+            ValueError: If paths are not in ascending order, which `ImageTable.find` relies on.
+        """
+        if path <= self._last:
+            raise ValueError(f"{path}: follows {self._last}, expected ascending paths")
+        self._last = path
+        self._paths.append(path)
+        self._contents.append(content)
+        self._bytes += len(content or b"")
+        self.rows += 1
+        if self._bytes >= _BATCH_BYTES or len(self._paths) >= _BATCH_ROWS:
+            self._flush()
+        return self.rows - 1
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        schema = image_features().arrow_schema
+        if self._writer is None:
+            target = self.folder / f"{self._shard:05}{SUFFIX}"
+            self._writer = pa.ipc.new_stream(str(target), schema)
+        # Images do not refer to files: the column's own path stays empty.
+        images = pa.StructArray.from_arrays(
+            [pa.array(self._contents, pa.binary()), pa.nulls(len(self._paths), pa.string())],
+            fields=list(schema.field("image").type),
+        )
+        columns = [pa.array(self._paths, pa.string()), images]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        self._shard_bytes += self._bytes
+        self._paths, self._contents, self._bytes = [], [], 0
+        if self._shard_bytes >= _SHARD_BYTES:
+            self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._shard, self._shard_bytes = None, self._shard + 1, 0
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None and (self._paths or self.rows == 0):
+            self._flush()
+        self._close()
+
+
+class RecordTable(Sequence[Record]):
+    """Records of a list.
+
+    Args:
+        path: File of the table.
+
+    Raises:
+        TableError: If the file is not a table of records.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._table = _open(path, record_features())
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, row: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Record]: ...
+
+    def __getitem__(self, row: int | slice) -> Record | list[Record]:
+        found = [json.loads(text) for text in self._table[row]["record"].to_pylist()]
+        return found if isinstance(row, slice) else found[0]
+
+    def __iter__(self) -> Iterator[Record]:
+        for start in range(0, len(self), _BATCH_ROWS):
+            yield from self[start : start + _BATCH_ROWS]
+
+    def images(self, row: int) -> list[int]:
+        """Return the rows of a record's images in the `ImageTable`; empty if unknown."""
+        rows: list[int] = self._table[row]["images"][0].as_py()
+        return rows
+
+    def image_rows(self) -> Iterator[list[int]]:
+        """Yield the image rows of all records, see `images`."""
+        column = self._table.select_columns(["images"])
+        for start in range(0, len(self), _BATCH_ROWS):
+            yield from column[start : start + _BATCH_ROWS]["images"].to_pylist()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordTable, (self.path,)
+
+
+def write_records(path: Path, records: Iterable[tuple[Any, Sequence[int]]]) -> int:
+    """Write a list atomically and return its number of rows.
+
+    Args:
+        records: Records with the rows of their images; see `record_features`.
+    """
+    import pyarrow as pa
+
+    schema = record_features().arrow_schema
+    rows = 0
+
+    def write(file: Any) -> None:
+        nonlocal rows, records
+        with pa.ipc.new_stream(file, schema) as writer:
+            records = iter(records)
+            while batch := list(islice(records, _BATCH_ROWS)):
+                texts = pa.array([dump(record) for record, _ in batch], pa.string())
+                images = pa.array([list(numbers) for _, numbers in batch], schema.field("images").type)
+                columns = [pa.ExtensionArray.from_storage(pa.json_(), texts), images]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+                rows += len(batch)
+
+    write_file(path, write)
+    return rows
