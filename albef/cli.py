@@ -237,6 +237,7 @@ def _trace(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
+    from albef.data import commands as data_commands
     from albef.registry import commands as registry_commands
     from albef.serving import commands as ask_commands
     from albef.weights import commands as weights_commands
@@ -255,7 +256,7 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     add("inspect", _inspect, "check the raw data against expectations; write data docs", "raw", "out")
-    add("prepare", _prepare, "generate the built-in data set, or collect JSON lists", "raw", "out")
+    add("prepare", _prepare, "write tables of the built-in data set, or of JSON lists and images", "raw", "out")
     add("validate", _validate, "data gate: expectations, data docs, clean lists", "data", "out")
     add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
     inputs = ("lists", "images", "tokenizer")
@@ -319,6 +320,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("file", type=Path)
     trace.add_argument("--request", help="id of a request, as in the server's log")
     trace.add_argument("--last", type=int, default=1, help="number of most recent requests to show")
+    data_commands.add(commands.add_parser("data", help="write lists and images as files"))
     registry_commands.add(commands.add_parser("registry", help="manage versions of the served models in MLflow"))
     _index_commands(commands.add_parser("index", help="manage the index that retrieval searches"))
     ask_commands.add(commands.add_parser("ask", help="query the served models"))
@@ -364,7 +366,7 @@ def _index_commands(command: argparse.ArgumentParser) -> None:
         if name in ("build", "add"):
             source = action.add_mutually_exclusive_group(required=True)
             source.add_argument("--folder", type=Path, help="folder of images; their relative paths are the ids")
-            source.add_argument("--list", type=Path, help="JSON list of images and captions, as for retrieval")
+            source.add_argument("--list", type=Path, help="list of images and captions, as for retrieval")
             action.add_argument("--images", type=Path, help="folder that image paths of the list are relative to")
             action.add_argument("--skip-unreadable", action="store_true", help="skip files that are not images")
         if name == "build":

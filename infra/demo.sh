@@ -77,7 +77,8 @@ done
 address="$(sed -n 's/^serving .*gRPC \([^, ]*\),.*/\1/p' "$served")"
 echo "Question, over gRPC: \"$question\""
 albef ask retrieval "$question" --url "$address"
-image=artifacts/data/images/test/000000.png
+albef data export --lists artifacts/validated/lists --images artifacts/data --only retrieval_test --out artifacts/exported
+image=artifacts/exported/images/test/000000.png
 echo
 echo "About $image: \"what is right of the banana\""
 albef ask vqa --image "$image" "what is right of the banana" -k 3 --url "$address"

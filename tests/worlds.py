@@ -12,6 +12,7 @@ from PIL import Image
 from albef import config as configuration
 from albef.config import Config, TokenizerConfig, TuneConfig
 from albef.data import tokenizer
+from albef.datasets import tables
 from tests import ROOT
 
 COLORS = ("red", "green", "blue", "white", "black", "yellow", "purple", "orange")
@@ -148,3 +149,15 @@ def _claim(number: int, row: tuple[str, str, str]) -> dict[str, Any]:
         ("it is a flag", "neutral"),
     )[number % 3]
     return {"image": image, "sentence": sentence, "label": label}
+
+
+def write_tables(world: Path, folder: Path) -> Path:
+    """Write the tables of a `color_world`, as `albef prepare` does.
+
+    Returns:
+        The folder, which has the lists, too.
+    """
+    contents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (world / "lists").glob("*.json")}
+    images = sorted((f"images/{path.name}", path.read_bytes()) for path in (world / "images").iterdir())
+    tables.write(folder, contents, images)
+    return folder

@@ -56,8 +56,7 @@ def format_failures(failures: Sequence[Finding], out: Path) -> str:
     detail = f"{len(first.bad)} bad rows, such as {examples}" if first.bad else f"observed {first.observed}"
     others = ", ".join(f"{f.name} ({f.list})" for f in failures[1:6])
     more = f"; also failed: {others}{', ...' if len(failures) > 6 else ''}" if others else ""
-    name = first.list if first.list.endswith(".json") else f"{first.list}.json"
-    return f"{name}: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"
+    return f"{first.list}: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"
 
 
 def fatal(

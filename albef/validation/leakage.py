@@ -39,7 +39,7 @@ def find_leaks(
         for row, record in enumerate(lists.get(other, ())):
             for image in images_of(dict(record)) if record is not None else ():
                 for key in _keys(image, images):
-                    held_out.setdefault(key, f"{other}.json, row {row}")
+                    held_out.setdefault(key, f"{other}, row {row}")
     result: list[str | None] = []
     for record in lists[name]:
         leaks = [

@@ -49,12 +49,12 @@ def test_a_command_exists(words: list[str], capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("code", python_blocks("api"))
 def test_an_example_runs(code: str, stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").symlink_to(stages / "params.yaml")
-    (tmp_path / "artifacts/data/images/test").mkdir(parents=True)
+    (tmp_path / "artifacts/exported/images/test").mkdir(parents=True)
     for name in ("finetune", "pretrain", "tokenizer"):
         (tmp_path / "artifacts" / name).symlink_to(stages / "artifacts" / name)
     for number in range(100):
         image = stages / "artifacts" / "images" / f"{number % 16}.png"
-        (tmp_path / f"artifacts/data/images/test/{number:06}.png").symlink_to(image)
+        (tmp_path / f"artifacts/exported/images/test/{number:06}.png").symlink_to(image)
     convert.export_official(stages / "artifacts/finetune/retrieval", tmp_path / "retrieval.pth")
     monkeypatch.chdir(tmp_path)
     execute(code)

@@ -108,7 +108,7 @@ def test_refuses_by_name_and_row(
     make: Make, config: ValidateConfig, tmp_path: Path, name: str, records: str, row: int, apply: Any
 ) -> None:
     out = tmp_path / "out"
-    with refuses(ValidationError, f"{records}.json", repr(name), f"row {row}"):
+    with refuses(ValidationError, f"{records}", repr(name), f"row {row}"):
         gate.run(config, make(**{records: apply}), out)
     assert report(out)["success"] is False
     found = finding(out, name, records)
@@ -142,7 +142,7 @@ def test_refuses_when_too_much_is_bad(make: Make, quarantine: ValidateConfig, tm
         for row in range(3):
             records[row]["image"] = "gone.png"
 
-    with refuses(ValidationError, "pretrain.json", "'image_readable'", 3):
+    with refuses(ValidationError, "pretrain", "'image_readable'", 3):
         gate.run(quarantine, make(pretrain=spoil), tmp_path / "out")
 
 
@@ -151,7 +151,7 @@ def test_lists_as_a_whole_cannot_be_quarantined(make: Make, quarantine: Validate
         for record in records[:9]:
             record["label"] = "True"
 
-    with refuses(ValidationError, "nlvr_train.json", "'labels_balanced'", 0.9):
+    with refuses(ValidationError, "nlvr_train", "'labels_balanced'", 0.9):
         gate.run(quarantine, make(nlvr_train=uniform), tmp_path / "out")
 
 
@@ -161,7 +161,7 @@ def test_answers_outside_the_list_count_as_a_share(make: Make, quarantine: Valid
             record["answer"] = ["maybe"] * 6 + ["yes"] * 4
 
     data = make(vqa_val=unknown)
-    with refuses(ValidationError, "vqa_val.json", "'answers_known'"):
+    with refuses(ValidationError, "vqa_val", "'answers_known'"):
         gate.run(dataclasses.replace(quarantine, min_known_answers=0.5), data, tmp_path / "out")
     gate.run(dataclasses.replace(quarantine, min_known_answers=0.01), data, tmp_path / "out")
     assert len(passed(tmp_path / "out", "vqa_val")) > 1  # none was taken out
@@ -169,7 +169,7 @@ def test_answers_outside_the_list_count_as_a_share(make: Make, quarantine: Valid
 
 def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
     data = make(pretrain=lambda records: records.clear())
-    with refuses(ValidationError, "pretrain.json", "'not_empty'", 0):
+    with refuses(ValidationError, "pretrain", "'not_empty'", 0):
         gate.run(quarantine, data, tmp_path / "out")
     with refuses(ValidationError, "nowhere"):
         gate.run(quarantine, tmp_path / "nowhere", tmp_path / "out")
@@ -198,7 +198,7 @@ def test_leakage_is_found_under_another_name_and_format(make: Make, config: Vali
     data = make()
     # The same pixels in another file format and place.
     Image.open(data / "val3.png").save(data / "pretrain7.png", "BMP")
-    with refuses(ValidationError, "'no_leakage'", "row 7", "pretrain7.png", "retrieval_val.json"):
+    with refuses(ValidationError, "'no_leakage'", "row 7", "pretrain7.png", "retrieval_val"):
         gate.run(config, data, tmp_path / "out")
 
 
