@@ -24,10 +24,10 @@ def test_the_same_content_or_path_leaks() -> None:
     }
     found = find_leaks("nlvr_train", lists, images)
     assert found == [
-        "a has the same content as an image of nlvr_test.json, row 0",
+        "a has the same content as an image of nlvr_test, row 0",
         None,
         None,
-        "d has the same content as an image of nlvr_test.json, row 2",
+        "d has the same content as an image of nlvr_test, row 2",
     ]
     assert find_leaks("nlvr_test", lists, images) == [None, None, None]
 
