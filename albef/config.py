@@ -13,6 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from albef.config_data import EmojiConfig as EmojiConfig
+from albef.config_data import ListsConfig as ListsConfig
+from albef.config_data import PairsConfig as PairsConfig
+from albef.config_data import PrepareConfig as PrepareConfig
+from albef.config_data import ValidateConfig as ValidateConfig
 from albef.config_parsing import (
     AtLeast0,
     AtLeast1,
@@ -30,51 +35,6 @@ from albef.config_parsing import read as read
 from albef.config_parsing import to_dict as to_dict
 from albef.config_parsing import train_values as train_values
 from albef.tasks import registry
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmojiConfig:
-    """Built-in synthetic data set (`albef.datasets.emoji`); sizes are in scenes."""
-
-    image_size: int  # pixels per side
-    pretrain: int  # scenes for pretraining, each with one image and its captions
-    train: int  # scenes of each downstream train list
-    val: int
-    test: int
-    max_objects: int  # per scene
-    caption_noise: float  # fraction of pretraining captions that are replaced or corrupted
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListsConfig:
-    """Data set of official JSON lists on disk."""
-
-    image_root: str  # folder of all images
-    files: dict[str, list[str]]  # list name, such as pretrain -> its files
-    folders: dict[str, str] | None = None  # list name or file -> subfolder of image_root
-    moved: dict[str, str] | None = None  # path prefix in the lists -> current folder of these images
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    source: Literal["emoji", "lists"]
-    seed: int
-    emoji: EmojiConfig
-    lists: ListsConfig | None = None
-    max_side: AtLeast1 | None = None  # larger images are shrunk to this many pixels; null: none is
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateConfig:
-    """Data validation (`albef.validation`)."""
-
-    on_bad_record: Literal["refuse", "quarantine"]  # fail, or exclude bad records
-    max_bad_share: Fraction  # quarantine: fail above this fraction of bad records in a list
-    min_image_side: AtLeast1  # pixels
-    max_image_side: AtLeast1  # pixels
-    max_caption_words: AtLeast1
-    max_label_share: Fraction  # maximum fraction of the most frequent class in a classification list
-    min_known_answers: Fraction  # minimum fraction of VQA questions whose most common answer is in the answer list
 
 
 @dataclass(frozen=True, kw_only=True)

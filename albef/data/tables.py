@@ -11,9 +11,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 from albef.data.files import dump
 from albef.io import write_file
@@ -220,27 +219,56 @@ class RecordTable(Sequence[Record]):
         return RecordTable, (self.path,)
 
 
+class RecordWriter(AbstractContextManager["RecordWriter"]):
+    """Writes the table of a list.
+
+    Args:
+        file: Path or open binary file.
+    """
+
+    def __init__(self, file: Path | BinaryIO) -> None:
+        import pyarrow as pa
+
+        self.rows, self._records, self._images = 0, list[str](), list[list[int]]()
+        self._writer = pa.ipc.new_stream(str(file) if isinstance(file, Path) else file, record_features().arrow_schema)
+
+    def add(self, record: Any, images: Sequence[int]) -> None:
+        """Add a record and the rows of its images in the `ImageTable`; none if unknown."""
+        self._records.append(dump(record))
+        self._images.append(list(images))
+        self.rows += 1
+        if len(self._records) >= _BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        schema = record_features().arrow_schema
+        texts = pa.ExtensionArray.from_storage(pa.json_(), pa.array(self._records, pa.string()))
+        images = pa.array(self._images, schema.field("images").type)
+        self._writer.write_batch(pa.RecordBatch.from_arrays([texts, images], schema=schema))
+        self._records, self._images = [], []
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None and self._records:
+            self._flush()
+        self._writer.close()
+
+
 def write_records(path: Path, records: Iterable[tuple[Any, Sequence[int]]]) -> int:
     """Write a list atomically and return its number of rows.
 
     Args:
-        records: Records with the rows of their images; see `record_features`.
+        records: Arguments of `RecordWriter.add`.
     """
-    import pyarrow as pa
-
-    schema = record_features().arrow_schema
     rows = 0
 
-    def write(file: Any) -> None:
-        nonlocal rows, records
-        with pa.ipc.new_stream(file, schema) as writer:
-            records = iter(records)
-            while batch := list(islice(records, _BATCH_ROWS)):
-                texts = pa.array([dump(record) for record, _ in batch], pa.string())
-                images = pa.array([list(numbers) for _, numbers in batch], schema.field("images").type)
-                columns = [pa.ExtensionArray.from_storage(pa.json_(), texts), images]
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-                rows += len(batch)
+    def write(file: BinaryIO) -> None:
+        nonlocal rows
+        with RecordWriter(file) as writer:
+            for record, images in records:
+                writer.add(record, images)
+            rows = writer.rows
 
     write_file(path, write)
     return rows

@@ -1,0 +1,68 @@
+"""Configuration of the data stages; part of `albef.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from albef.config_parsing import AtLeast1, Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiConfig:
+    """Built-in synthetic data set (`albef.datasets.emoji`); sizes are in scenes."""
+
+    image_size: int  # pixels per side
+    pretrain: int  # scenes for pretraining, each with one image and its captions
+    train: int  # scenes of each downstream train list
+    val: int
+    test: int
+    max_objects: int  # per scene
+    caption_noise: float  # fraction of pretraining captions that are replaced or corrupted
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListsConfig:
+    """Data set of official JSON lists on disk."""
+
+    image_root: str  # folder of all images
+    files: dict[str, list[str]]  # list name, such as pretrain -> its files
+    folders: dict[str, str] | None = None  # list name or file -> subfolder of image_root
+    moved: dict[str, str] | None = None  # path prefix in the lists -> current folder of these images
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """Image-text pairs (`albef.datasets.pairs`): a folder of images with captions, shards, or a data set of the hub."""
+
+    path: str  # folder, WebDataset (.tar) or Parquet files, or hub:NAME
+    image: str | None = None  # column of the image; null: found by name
+    caption: str | None = None  # column of the caption, or captions
+    split: str = "train"  # split of a data set of the hub
+    val: Fraction = 0.05  # fraction of images for retrieval_val
+    test: Fraction = 0.05  # and for retrieval_test
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Source of the data set."""
+
+    source: Literal["emoji", "lists", "pairs"]
+    seed: int
+    emoji: EmojiConfig
+    lists: ListsConfig | None = None
+    pairs: PairsConfig | None = None
+    max_side: AtLeast1 | None = None  # larger images are shrunk to this many pixels; null: none is
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig:
+    """Data validation (`albef.validation`)."""
+
+    on_bad_record: Literal["refuse", "quarantine"]  # fail, or exclude bad records
+    max_bad_share: Fraction  # quarantine: fail above this fraction of bad records in a list
+    min_image_side: AtLeast1  # pixels
+    max_image_side: AtLeast1  # pixels
+    max_caption_words: AtLeast1
+    max_label_share: Fraction  # maximum fraction of the most frequent class in a classification list
+    min_known_answers: Fraction  # minimum fraction of VQA questions whose most common answer is in the answer list
