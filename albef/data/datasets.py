@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset
 from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
 from albef.data.images import open_image, to_bytes
-from albef.data.schema import images_of, read_list
+from albef.data.schema import SchemaError, images_of, read_list
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -33,6 +34,8 @@ NO_CROP = 1.0
 """The whole image resized to a square, as in official grounding, where expressions refer to positions."""
 
 Sample = dict[str, Any]
+SharedImages = dict[tuple[int, int, str], NDArray[np.uint8]]
+"""Augmented images by epoch, group of rows and path."""
 
 
 class TrainSet(Dataset[Sample], ABC):
@@ -114,6 +117,7 @@ class TrainSet(Dataset[Sample], ABC):
 
         Raises:
             ImageError: If an image cannot be read; the message names the file.
+            SchemaError: If the record is malformed; the message names the row.
         """
         return self.__getitems__([key])[0]
 
@@ -122,29 +126,46 @@ class TrainSet(Dataset[Sample], ABC):
 
         With shared images, rows of a group hold the same arrays.
         """
-        shared: dict[tuple[int, int, str], NDArray[np.uint8]] = {}
-        samples = []
-        for epoch, row in keys:
-            sample, rng = self._text_sample(epoch, row)
-            paths = images_of(self.records[row])
-            if self.groups is None:
-                images = [self.pixels(path, self.description(sample), rng) for path in paths]
-            else:
-                image_keys = [(epoch, int(self.groups[row]), path) for path in paths]
-                shared |= {key: self._shared_pixels(*key) for key in dict.fromkeys(image_keys) if key not in shared}
-                images = [shared[key] for key in image_keys]
-            samples.append({**sample, "images": images})
-        return samples
+        shared: SharedImages = {}
+        return [self.load(key, shared) for key in keys]
+
+    def load(self, key: tuple[int, int], shared: SharedImages) -> Sample:
+        """Return the sample of ``(epoch, row)``; see `__getitem__`.
+
+        Args:
+            shared: Images of the batch so far, if rows share them; new ones are added.
+        """
+        epoch, row = key
+        sample, rng = self._text_sample(epoch, row)
+        paths = images_of(self.records[row])
+        if self.groups is None:
+            images = [self.pixels(path, self.description(sample), rng) for path in paths]
+        else:
+            image_keys = [(epoch, int(self.groups[row]), path) for path in paths]
+            shared |= {key: self._shared_pixels(*key) for key in dict.fromkeys(image_keys) if key not in shared}
+            images = [shared[key] for key in image_keys]
+        return {**sample, "images": images}
 
     def _shared_pixels(self, epoch: int, group: int, image: str) -> NDArray[np.uint8]:
         # All texts of the group share one augmentation, so a single text that names a side forbids mirroring.
-        text = " ".join(self.description(self._text_sample(epoch, row)[0]) for row in self.group_rows[group])
+        texts = []
+        for row in self.group_rows[group]:
+            with suppress(SchemaError):
+                texts.append(self.description(self._text_sample(epoch, row)[0]))
+        text = " ".join(texts)
         rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.encode())])
         return self.pixels(image, text, rng)
 
     def _text_sample(self, epoch: int, row: int) -> tuple[Sample, np.random.Generator]:
         rng = np.random.default_rng([self.train.seed, epoch, row])
-        return self.sample(self.records[row], row, rng), rng
+        record = self.records[row]
+        try:
+            sample, images = self.sample(record, row, rng), images_of(record)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise SchemaError(f"row {row}: malformed record ({type(error).__name__}: {error})") from error
+        if None in images or not isinstance(sample["text"], str):
+            raise SchemaError(f"row {row}: malformed record, expected an image and a text")
+        return sample, rng
 
     def stack(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Stack the images of a batch.

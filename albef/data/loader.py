@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from albef.config import TrainConfig
 from albef.data.datasets import TrainSet
+from albef.data.faults import LEAST_ROWS, ReplacingSet
 from albef.data.tokenizer import Encoder
 
 
@@ -74,15 +73,17 @@ def train_loader(
     epoch: int,
     start: int = 0,
     shard: tuple[int, int] = (0, 1),
-) -> DataLoader[dict[str, Tensor]]:
+) -> DataLoader[Any]:
     """Return the loader of one epoch, from batch ``start`` on.
 
-    It yields the parts of each batch (`TrainConfig.parts`).
+    It yields the parts of each batch (`TrainConfig.parts`). A part in which rows were replaced also holds ``faults``, a
+    `albef.data.faults.PartFaults`; it holds nothing else if that was not possible.
 
     Loading processes also stack and tokenize. See `EpochSampler` for ``shard``.
     """
+    replacing: Any = ReplacingSet(dataset, encoder, whole_batch=min(train.batch_size, LEAST_ROWS))
     return DataLoader(
-        cast(Dataset[Any], dataset),
+        replacing,
         batch_sampler=EpochSampler(
             len(dataset),
             train.batch_size,
@@ -93,7 +94,7 @@ def train_loader(
             shard,
             train.parts(shard[1]),
         ),
-        collate_fn=partial(dataset.collate, encoder),
+        collate_fn=replacing.collate,
         num_workers=train.num_workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if train.num_workers else None,

@@ -35,6 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from albef import distributed
+from albef.data.faults import SkippedRows
 from albef.data.loader import train_loader
 from albef.io import write_file
 from albef.losses.distill import ramped_alpha
@@ -109,6 +110,8 @@ def _on_sigterm(file: Path | None, device: torch.device) -> Iterator[_Stop]:
 class Loop:
     """Trains a task and writes ``model.pth``, ``metrics.json`` and ``history.csv``.
 
+    Rows that cannot be read are replaced by others and listed in ``skipped_rows.jsonl``; see `albef.data.faults`.
+
     Args:
         task: Model and losses.
         data: Data of the task.
@@ -138,6 +141,7 @@ class Loop:
         self.writer = Writer()
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
+        self.skipped_rows = SkippedRows(task.name, self.dataset, out)
         self.is_main = distributed.rank() == 0
         self.optimizer = build_optimizer(task, self.config.optim, task.config.model.official_quirks)
         self.progress = Progress()
@@ -152,6 +156,7 @@ class Loop:
         parallel = ranks > 1
         forward = _data_parallel(self.task, device, self.config.parts(ranks), compress) if parallel else self.task
         self.step = TrainStep(task, forward, self.optimizer, self.config, device)
+        self.step.longest_allowed = min(self.step.longest_allowed, self.steps_per_epoch * self.config.epochs)
 
     def run(self) -> dict[str, float]:
         """Train to the end, resuming from the latest checkpoint if any.
@@ -160,7 +165,9 @@ class Loop:
             Final metrics, on rank 0 only.
 
         Raises:
-            TrainingError: If the losses of too many steps in a row are not finite, or results cannot be written.
+            TrainingError: If the losses of too many steps in a row or the weights are not finite, or results cannot be
+                written.
+            BadRowsError: If too many rows cannot be read.
             SystemExit: With code 143 after SIGTERM, once a checkpoint is saved.
         """
         self._check_output()
@@ -208,15 +215,19 @@ class Loop:
     def _epoch(self, epoch: int, bar: tqdm[Any], stop: _Stop) -> None:
         self.task.train()
         start = self.progress.step - epoch * self.steps_per_epoch
+        if start == 0:
+            self.skipped_rows.begin_epoch()
         logged_at = time.perf_counter()
         shard = (distributed.rank(), distributed.world_size())
         loader = train_loader(self.dataset, self.data.encoder, self.config, epoch, start, shard)
         for parts in self._parts(on_device(loader, self.device)):
+            self.skipped_rows.add(parts)
             self.train_step(parts)
             bar.update()
             step = self.progress.step
             if step % self.config.log_every == 0:
                 row = self._log()
+                self.skipped_rows.check(step)
                 rate = self.config.log_every * self.config.batch_size / (time.perf_counter() - logged_at)
                 logged_at = time.perf_counter()
                 self.tracker.log_metrics({**row, "images_per_second": rate}, step)
@@ -232,7 +243,7 @@ class Loop:
                 _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
                 raise SystemExit(128 + signal.SIGTERM)
 
-    def _parts(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
+    def _parts(self, batches: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """Yield the parts of each batch."""
         batches = iter(batches)
         while parts := list(islice(batches, self.config.parts(distributed.world_size()))):
@@ -258,12 +269,14 @@ class Loop:
         """
         step = self.progress.step
         means, skipped = self.step.read()
+        self.skipped_rows.gather()
         row = {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "lr": learning_rate(step - 1, self.steps_per_epoch, self.config.epochs, self.config.optim),
             **means,
             "skipped_steps": skipped,
+            "skipped_rows": self.skipped_rows.total,
         }
         if self.task.model.architecture.align:
             row["temperature"] = self.task.model.temperature.item()
@@ -288,21 +301,25 @@ class Loop:
             _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:
+        self.skipped_rows.gather()
         workers = distributed.gather_objects({"random": run_state.random_state(), "sums": self.step.state()})
-        if not self.is_main:
-            return
-        state = {
-            "step": self.progress.step,
-            "progress": copy.deepcopy(vars(self.progress)),
-            "task": self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "workers": workers,
-        }
-        self.writer.write(self.work_dir / "checkpoint.pt", state)
+        if self.is_main:
+            state = {
+                "step": self.progress.step,
+                "progress": copy.deepcopy(vars(self.progress)),
+                "task": self.task.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "skipped_rows": self.skipped_rows.state(),
+                "workers": workers,
+            }
+            self.skipped_rows.write()
+            self.writer.write(self.work_dir / "checkpoint.pt", state)
+        self.skipped_rows.check(self.progress.step)  # after saving, so that another limit repeats no step
 
     def _resume(self) -> None:
         state = run_state.load(self.work_dir / "checkpoint.pt")
         distributed.barrier()  # no rank may start to write while another still reads
+        self.skipped_rows.clear()
         if state is None:
             torch.manual_seed(self.config.seed + distributed.rank())
             self.task.begin()
@@ -310,6 +327,7 @@ class Loop:
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
+        self.skipped_rows.load_state(state["skipped_rows"])
         worker = run_state.of_rank(state["workers"], self.config.seed, self.progress.step)
         self.step.load_state(worker["sums"])
         if "random" in worker:
@@ -322,13 +340,17 @@ class Loop:
         best = run_state.load(self.work_dir / "best.pt")
         if best is not None:
             self.task.load_state_dict(best["model"])
-        last = self.progress.history[-1] if self.progress.history else {}
+        # All steps since the last row may be skipped ones, without a loss.
+        last = next((row for row in reversed(self.progress.history) if math.isfinite(row["loss"])), {})
         metrics = {name: value for name, value in last.items() if name.endswith("loss")}
         if any(self.progress.validation):
             selection = self.task.selection
             rows = self.progress.validation
             selected = max(rows, key=lambda row: row[selection]) if selection in rows[-1] else rows[-1]
             metrics |= {f"val_{name}": value for name, value in selected.items()}
+        metrics["skipped_rows"] = self.skipped_rows.total
+        self.skipped_rows.report(self.progress.step)
+        self.step.report(self.progress.step)
         model_file.save(self.task.model, self.out / "model.pth")
         write_file(self.out / "history.csv", _as_csv(self.progress.history))
         write_file(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")
