@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -176,7 +176,8 @@ class Loop:
         total = self.steps_per_epoch * self.config.epochs
         disable = None if self.is_main else True
         bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=disable)
-        with _on_sigterm(self.stop_file, self.device) as stop, bar:
+        with _on_sigterm(self.stop_file, self.device) as stop, bar, ExitStack() as stack:
+            stack.callback(self.writer.wait)  # after an error, too: the run resumes from what was saved before it
             for epoch in range(len(self.progress.validation), self.config.epochs):
                 if self.progress.step < (epoch + 1) * self.steps_per_epoch:
                     self._epoch(epoch, bar, stop)
@@ -184,7 +185,6 @@ class Loop:
                     self._save()  # before validation: a run that is killed in it validates again
                 self._validate(epoch)
                 self._save()
-        self.writer.wait()
         return self._finish() if self.is_main else {}
 
     def _check_output(self) -> None:
@@ -239,7 +239,6 @@ class Loop:
                 self.step.check()
                 self._save()
             if stopped:
-                self.writer.wait()
                 _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
                 raise SystemExit(128 + signal.SIGTERM)
 
