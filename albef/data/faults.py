@@ -40,7 +40,9 @@ class BadRowsError(ValueError):
 
 @dataclass
 class PartFaults:
-    """Faults of a part of a batch; they travel with it, so that only those of rows that were trained on count.
+    """Faults of a part of a batch.
+
+    They travel with the part, so that only faults of what was trained on count.
 
     Args:
         skipped: Rows that were replaced.
@@ -67,7 +69,10 @@ class ReplacingSet(Dataset[Any]):
         self.dataset, self.encoder, self.whole_batch = dataset, encoder, whole_batch
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> tuple[list[Sample], PartFaults]:
-        """Return the samples of a part of a batch, none if it is lost, and its faults."""
+        """Return the samples of a part of a batch, and its faults.
+
+        There are no samples if the part is lost.
+        """
         shared: SharedImages = {}
         faults = PartFaults(0, {})
         samples = [self._load(key, shared, faults) for key in keys]
@@ -110,8 +115,8 @@ class ReplacingSet(Dataset[Any]):
         further = (_NEAREST << power for power in range(1, size.bit_length()))
         for offset in [*range(1, _NEAREST + 1), *further]:
             other = (row + offset) % size
-            if offset >= size or (groups is not None and groups[other] == groups[row]):
-                continue
+            if offset >= size:
+                return
             if groups is not None:  # the row in the same place, so that different rows have different replacements
                 place = self.dataset.group_rows[int(groups[row])].index(row)
                 rows = self.dataset.group_rows[int(groups[other])]
@@ -191,7 +196,7 @@ class SkippedRows:
             self._refuse(share, next(iter(self.reasons.values())), f", more than max_bad_share ({limit:g})")
 
     def write(self) -> None:
-        """Write the list of bad rows if it has changed, on rank 0; without bad rows there is none."""
+        """Write the list of bad rows if it has changed, on rank 0."""
         if distributed.rank() == 0 and self._written != len(self.reasons):
             self._write()
 

@@ -119,7 +119,7 @@ def test_refuses_what_has_no_image() -> None:
 
 
 def test_reading_is_retried_until_the_device_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory of this process has no page at address 0: reading it is an I/O error."""
+    """Memory at address 0, where no page is, gives an I/O error."""
     path, pauses = tmp_path / "image", []
     path.symlink_to("/proc/self/mem")
 

@@ -76,7 +76,7 @@ class _Killed(BaseException):
 def test_counts_and_weights_do_not_depend_on_workers_or_kills(
     damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share_images: bool
 ) -> None:
-    """A kill loses the faults of batches that were loaded ahead, and of steps after the checkpoint."""
+    """Faults of batches loaded ahead, or of steps that are repeated, do not count twice."""
     change = {"epochs": 2, "max_bad_share": 0.05}
     name = "entailment" if share_images else "pretrain"
     _share(monkeypatch, share_images)
