@@ -151,6 +151,7 @@ class TrainConfig:
     cuda_graph: bool | None = None  # replay pretraining steps from a CUDA graph; null: where possible
     deterministic: bool = False  # repeat results on GPUs bit for bit, at a cost
     max_skipped_steps: AtLeast1 = 10  # steps in a row whose loss is not finite, after which training ends
+    max_bad_share: Fraction = 0.01  # end above this fraction of rows that cannot be read and are replaced by others
 
     def parts(self, world_size: int) -> int:
         """Return the number of parts that a device computes its share of a batch in.

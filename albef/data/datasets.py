@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
 from albef.data.images import StoredImage, load_image, to_bytes
 from albef.data.lists import Rows
+from albef.data.schema import SchemaError
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -32,6 +34,8 @@ NO_CROP = 1.0
 """The whole image resized to a square, as in official grounding, where expressions refer to positions."""
 
 Sample = dict[str, Any]
+SharedImages = dict[tuple[int, int, str], NDArray[np.uint8]]
+"""Augmented images by epoch, group of rows and path."""
 
 
 class TrainSet(Dataset[Sample], ABC):
@@ -83,7 +87,8 @@ class TrainSet(Dataset[Sample], ABC):
             common = common.intersection(images) or set(images)
         return groups
 
-    def _rows_of(self, group: int) -> list[int]:
+    def rows_of(self, group: int) -> list[int]:
+        """Return the rows of a group, in order."""
         assert self.groups is not None
         first, last = np.searchsorted(self.groups, [group, group + 1], sorter=self._by_group)
         return [int(row) for row in self._by_group[first:last]]
@@ -113,6 +118,7 @@ class TrainSet(Dataset[Sample], ABC):
 
         Raises:
             ImageError: If an image cannot be read; the message names the file.
+            SchemaError: If the record is malformed; the message names the row.
         """
         return self.__getitems__([key])[0]
 
@@ -121,28 +127,37 @@ class TrainSet(Dataset[Sample], ABC):
 
         With shared images, rows of a group hold the same arrays.
         """
-        shared: dict[tuple[int, int, str], NDArray[np.uint8]] = {}
-        samples = []
-        for epoch, row in keys:
-            record = self.rows[row]
-            sample, rng = self._text_sample(record, epoch, row)
-            stored = self.rows.images(row, record)
-            if self.groups is None:
-                images = [self.pixels(image, self.description(sample), rng) for image in stored]
-            else:
-                group = int(self.groups[row])
-                image_keys = [(epoch, group, image.path) for image in stored]
-                for key, image in zip(image_keys, stored, strict=True):
-                    if key not in shared:
-                        shared[key] = self._shared_pixels(epoch, group, image)
-                images = [shared[key] for key in image_keys]
-            samples.append({**sample, "images": images})
-        return samples
+        shared: SharedImages = {}
+        return [self.load(key, shared) for key in keys]
+
+    def load(self, key: tuple[int, int], shared: SharedImages) -> Sample:
+        """Return the sample of ``(epoch, row)``; see `__getitem__`.
+
+        Args:
+            shared: Images of the batch so far, if rows share them; new ones are added.
+        """
+        epoch, row = key
+        record = self.rows[row]
+        sample, rng = self._text_sample(record, epoch, row)
+        stored = self.rows.images(row, record)
+        if self.groups is None:
+            images = [self.pixels(image, self.description(sample), rng) for image in stored]
+        else:
+            group = int(self.groups[row])
+            image_keys = [(epoch, group, image.path) for image in stored]
+            for image_key, image in zip(image_keys, stored, strict=True):
+                if image_key not in shared:
+                    shared[image_key] = self._shared_pixels(epoch, group, image)
+            images = [shared[image_key] for image_key in image_keys]
+        return {**sample, "images": images}
 
     def _shared_pixels(self, epoch: int, group: int, image: StoredImage) -> NDArray[np.uint8]:
         # All texts of the group share one augmentation, so a single text that names a side forbids mirroring.
-        rows = self._rows_of(group)
-        text = " ".join(self.description(self._text_sample(self.rows[row], epoch, row)[0]) for row in rows)
+        texts = []
+        for row in self.rows_of(group):
+            with suppress(SchemaError):
+                texts.append(self.description(self._text_sample(self.rows[row], epoch, row)[0]))
+        text = " ".join(texts)
         rng = np.random.default_rng([self.train.seed, epoch, group, zlib.crc32(image.path.encode())])
         return self.pixels(image, text, rng)
 

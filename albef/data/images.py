@@ -5,7 +5,9 @@ The module needs NumPy and Pillow only: serving uses it without torch.
 
 from __future__ import annotations
 
+import errno
 import io
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +45,12 @@ class StoredImage:
 
 ImageSource = str | Path | bytes | StoredImage | Image.Image | NDArray[Any]
 """Path or content of an image file, an image, or an array (height, width) or (height, width, channels) of bytes."""
+
+_PAUSES = (0.1, 0.4, 1.6)
+"""Seconds before each retry of a read that failed."""
+
+_FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of the file system that a retry does not change."""
 
 _MEAN = np.array(MEAN, dtype=np.float32)[:, None, None]
 _STD = np.array(STD, dtype=np.float32)[:, None, None]
@@ -84,25 +92,30 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
         raise ImageError(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """Read a file; errors of the device or the network are retried for about two seconds.
+
+    Raises:
+        ImageError: If the file is missing or cannot be read; the message names it.
+    """
+    pauses = list(_PAUSES)
+    while True:
+        try:
+            return Path(path).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a null byte
+            retried = isinstance(error, OSError) and not isinstance(error, _FINAL) and error.errno != errno.ENAMETOOLONG
+            if not retried or not pauses:
+                raise ImageError(f"{path!s}: cannot read the image ({error})") from error
+        time.sleep(pauses.pop(0))
+
+
 def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read and decode a file; see `decode`.
 
     Raises:
         ImageError: If the file is missing or is not an image; the message names it.
     """
-    return decode(read_file(path), max_pixels=max_pixels, name=str(path))
-
-
-def read_file(path: str | Path) -> bytes:
-    """Return the content of an image file.
-
-    Raises:
-        ImageError: If it cannot be read; the message names it.
-    """
-    try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a null byte
-        raise ImageError(f"{path!s}: cannot read the image ({error})") from error
+    return decode(read_bytes(path), max_pixels=max_pixels, name=str(path))
 
 
 def load_image(source: ImageSource, name: str = "image") -> Image.Image:

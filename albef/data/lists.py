@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
-from albef.data.images import ImageError, StoredImage, read_file
+from albef.data.images import ImageError, StoredImage, read_bytes
 from albef.data.schema import Record, SchemaError, images_of, kind_of, known_lists, problems, read_list
 from albef.data.tables import SUFFIX, ImageTable, RecordTable, TableError
 
@@ -31,7 +31,7 @@ class Images:
         """Return the image of a path; reading it fails if there is none."""
         if self.table is None:
             file = self.folder / path
-            return StoredImage(path, str(file), partial(read_file, file))
+            return StoredImage(path, str(file), partial(read_bytes, file))
         return self.at(self.table.find(path), path)
 
     def select(self, paths: Collection[str]) -> Iterator[StoredImage]:

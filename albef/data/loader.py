@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from albef.config import TrainConfig
 from albef.data.datasets import TrainSet
+from albef.data.faults import LEAST_ROWS, ReplacingSet
 from albef.data.tokenizer import Encoder
 
 
@@ -88,10 +87,11 @@ class TrainLoader:
             shard=shard,
             parts=train.parts(shard[1]),
         )
-        self.loader: DataLoader[dict[str, Tensor]] = DataLoader(
-            cast(Dataset[Any], dataset),
+        replacing: Any = ReplacingSet(dataset, encoder, whole_batch=min(train.batch_size, LEAST_ROWS))
+        self.loader: DataLoader[Any] = DataLoader(
+            replacing,
             batch_sampler=self.sampler,
-            collate_fn=partial(dataset.collate, encoder),
+            collate_fn=replacing.collate,
             num_workers=train.num_workers,
             persistent_workers=train.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -101,7 +101,11 @@ class TrainLoader:
             generator=torch.Generator().manual_seed(train.seed),
         )
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield the parts of each batch of an epoch (`TrainConfig.parts`), from batch ``start`` on."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield the parts of each batch of an epoch (`TrainConfig.parts`), from batch ``start`` on.
+
+        A part in which rows were replaced also holds ``faults``, a `albef.data.faults.PartFaults`; it holds nothing
+        else if that was not possible.
+        """
         self.sampler.epoch, self.sampler.start = epoch, start
         yield from self.loader

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from albef.config import ListsConfig
-from albef.data.images import ImageError, read_file
+from albef.data.images import ImageError, read_bytes
 from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, load_rows, problems
 from albef.datasets import refcoco, tables
 
@@ -85,7 +85,7 @@ def _contents(images: dict[str, bool], root: Path, max_side: int | None) -> Iter
     """Yield paths and encoded images, sorted by path."""
     for path in tqdm(sorted(images), desc="images", unit="image", disable=None):
         try:
-            data = read_file(root / path)
+            data = read_bytes(root / path)
         except ImageError:
             yield path, None
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +12,20 @@ from torch import Tensor
 _MULTIPLE = 8
 
 
-def on_device(batches: Iterable[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Yield batches on the device.
+def on_device(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield batches with their tensors on the device.
 
     On a GPU, the next one is copied while the current one is used.
     """
     if device.type != "cuda":
         for batch in batches:
-            yield {name: value.to(device) for name, value in batch.items()}
+            yield _moved(batch, device)
         return
     stream = torch.cuda.Stream()
-    ahead: tuple[dict[str, Tensor], torch.cuda.Event] | None = None
+    ahead: tuple[dict[str, Any], torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
-            copied = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            copied = _moved(batch, device)
             event = torch.cuda.Event()
             event.record(stream)
         if ahead is not None:
@@ -34,11 +35,16 @@ def on_device(batches: Iterable[dict[str, Tensor]], device: torch.device) -> Ite
         yield _available(*ahead)
 
 
-def _available(batch: dict[str, Tensor], event: torch.cuda.Event) -> dict[str, Tensor]:
+def _moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _available(batch: dict[str, Any], event: torch.cuda.Event) -> dict[str, Any]:
     stream = torch.cuda.current_stream()
     stream.wait_event(event)
     for value in batch.values():
-        value.record_stream(stream)
+        if isinstance(value, Tensor):
+            value.record_stream(stream)
     return batch
 
 

@@ -10,6 +10,7 @@ import torch
 
 from albef import distributed
 from albef.config import Config
+from albef.data.faults import LIST
 from albef.data.lists import Lists, file_of
 from albef.data.tokenizer import Encoder
 from albef.tasks.base import TaskData, task_class
@@ -76,6 +77,7 @@ def train(config: Config, job: Job, device: torch.device, stop_file: Path | None
         loop = Loop(task, data_of_task, folder, job.out, tracker, device, stop_file)
         metrics = loop.run()
         tracker.log_metrics({f"final_{k}": v for k, v in metrics.items()}, loop.progress.step)
-        for name in ("history.csv", "metrics.json"):
-            tracker.log_artifact(job.out / name)
+        for name in ("history.csv", "metrics.json", LIST):
+            if (job.out / name).is_file():
+                tracker.log_artifact(job.out / name)
     return metrics

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -36,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from albef import distributed
+from albef.data.faults import SkippedRows
 from albef.data.loader import TrainLoader
 from albef.io import write_file
 from albef.losses.distill import ramped_alpha
@@ -110,6 +111,8 @@ def _on_sigterm(file: Path | None, device: torch.device) -> Iterator[_Stop]:
 class Loop:
     """Trains a task and writes ``model.pth``, ``metrics.json`` and ``history.csv``.
 
+    Rows that cannot be read are replaced by others and listed in ``skipped_rows.jsonl``; see `albef.data.faults`.
+
     Args:
         task: Model and losses.
         data: Data of the task.
@@ -139,6 +142,7 @@ class Loop:
         self.writer = Writer()
         self.dataset = task.dataset(data)
         self.steps_per_epoch = len(self.dataset) // self.config.batch_size
+        self.skipped_rows = SkippedRows(task.name, self.dataset, out)
         self.is_main = distributed.rank() == 0
         self.optimizer = build_optimizer(task, self.config.optim, task.config.model.official_quirks)
         self.progress = Progress()
@@ -153,6 +157,7 @@ class Loop:
         parallel = ranks > 1
         forward = _data_parallel(self.task, device, self.config.parts(ranks), compress) if parallel else self.task
         self.step = TrainStep(task, forward, self.optimizer, self.config, device)
+        self.step.longest_allowed = min(self.step.longest_allowed, self.steps_per_epoch * self.config.epochs)
 
     @cached_property
     def loader(self) -> TrainLoader:
@@ -167,7 +172,9 @@ class Loop:
             Final metrics, on rank 0 only.
 
         Raises:
-            TrainingError: If the losses of too many steps in a row are not finite, or results cannot be written.
+            TrainingError: If the losses of too many steps in a row or the weights are not finite, or results cannot be
+                written.
+            BadRowsError: If too many rows cannot be read.
             SystemExit: With code 143 after SIGTERM, once a checkpoint is saved.
         """
         self._check_output()
@@ -176,7 +183,8 @@ class Loop:
         total = self.steps_per_epoch * self.config.epochs
         disable = None if self.is_main else True
         bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=disable)
-        with _on_sigterm(self.stop_file, self.device) as stop, bar:
+        with _on_sigterm(self.stop_file, self.device) as stop, bar, ExitStack() as stack:
+            stack.callback(self.writer.wait)  # after an error, too: the run resumes from what was saved before it
             for epoch in range(len(self.progress.validation), self.config.epochs):
                 if self.progress.step < (epoch + 1) * self.steps_per_epoch:
                     self._epoch(epoch, bar, stop)
@@ -184,7 +192,6 @@ class Loop:
                     self._save()  # before validation: a run that is killed in it validates again
                 self._validate(epoch)
                 self._save()
-        self.writer.wait()
         return self._finish() if self.is_main else {}
 
     def _check_output(self) -> None:
@@ -215,13 +222,17 @@ class Loop:
     def _epoch(self, epoch: int, bar: tqdm[Any], stop: _Stop) -> None:
         self.task.train()
         start = self.progress.step - epoch * self.steps_per_epoch
+        if start == 0:
+            self.skipped_rows.begin_epoch()
         logged_at = time.perf_counter()
         for parts in self._parts(on_device(self.loader.batches(epoch, start), self.device)):
+            self.skipped_rows.add(parts)
             self.train_step(parts)
             bar.update()
             step = self.progress.step
             if step % self.config.log_every == 0:
                 row = self._log()
+                self.skipped_rows.check(step)
                 rate = self.config.log_every * self.config.batch_size / (time.perf_counter() - logged_at)
                 logged_at = time.perf_counter()
                 self.tracker.log_metrics({**row, "images_per_second": rate}, step)
@@ -233,11 +244,10 @@ class Loop:
                 self.step.check()
                 self._save()
             if stopped:
-                self.writer.wait()
                 _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
                 raise SystemExit(128 + signal.SIGTERM)
 
-    def _parts(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
+    def _parts(self, batches: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """Yield the parts of each batch."""
         batches = iter(batches)
         while parts := list(islice(batches, self.config.parts(distributed.world_size()))):
@@ -263,12 +273,14 @@ class Loop:
         """
         step = self.progress.step
         means, skipped = self.step.read()
+        self.skipped_rows.gather()
         row = {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "lr": learning_rate(step - 1, self.steps_per_epoch, self.config.epochs, self.config.optim),
             **means,
             "skipped_steps": skipped,
+            "skipped_rows": self.skipped_rows.total,
         }
         if self.task.model.architecture.align:
             row["temperature"] = self.task.model.temperature.item()
@@ -293,21 +305,25 @@ class Loop:
             _logger.info("%s: epoch %d: %s", self.task.name, epoch, metrics)
 
     def _save(self) -> None:
+        self.skipped_rows.gather()
         workers = distributed.gather_objects({"random": run_state.random_state(), "sums": self.step.state()})
-        if not self.is_main:
-            return
-        state = {
-            "step": self.progress.step,
-            "progress": copy.deepcopy(vars(self.progress)),
-            "task": self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "workers": workers,
-        }
-        self.writer.write(self.work_dir / "checkpoint.pt", state)
+        if self.is_main:
+            state = {
+                "step": self.progress.step,
+                "progress": copy.deepcopy(vars(self.progress)),
+                "task": self.task.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "skipped_rows": self.skipped_rows.state(),
+                "workers": workers,
+            }
+            self.skipped_rows.write()
+            self.writer.write(self.work_dir / "checkpoint.pt", state)
+        self.skipped_rows.check(self.progress.step)  # after saving, so that another limit repeats no step
 
     def _resume(self) -> None:
         state = run_state.load(self.work_dir / "checkpoint.pt")
         distributed.barrier()  # no rank may start to write while another still reads
+        self.skipped_rows.clear()
         if state is None:
             torch.manual_seed(self.config.seed + distributed.rank())
             self.task.begin()
@@ -315,6 +331,7 @@ class Loop:
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
+        self.skipped_rows.load_state(state["skipped_rows"])
         worker = run_state.of_rank(state["workers"], self.config.seed, self.progress.step)
         self.step.load_state(worker["sums"])
         if "random" in worker:
@@ -327,13 +344,17 @@ class Loop:
         best = run_state.load(self.work_dir / "best.pt")
         if best is not None:
             self.task.load_state_dict(best["model"])
-        last = self.progress.history[-1] if self.progress.history else {}
+        # All steps since the last row may be skipped ones, without a loss.
+        last = next((row for row in reversed(self.progress.history) if math.isfinite(row["loss"])), {})
         metrics = {name: value for name, value in last.items() if name.endswith("loss")}
         if any(self.progress.validation):
             selection = self.task.selection
             rows = self.progress.validation
             selected = max(rows, key=lambda row: row[selection]) if selection in rows[-1] else rows[-1]
             metrics |= {f"val_{name}": value for name, value in selected.items()}
+        metrics["skipped_rows"] = self.skipped_rows.total
+        self.skipped_rows.report(self.progress.step)
+        self.step.report(self.progress.step)
         model_file.save(self.task.model, self.out / "model.pth")
         write_file(self.out / "history.csv", _as_csv(self.progress.history))
         write_file(self.out / "metrics.json", json.dumps(metrics, indent=1, sort_keys=True) + "\n")

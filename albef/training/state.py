@@ -54,6 +54,7 @@ _NEUTRAL = (
     "cuda_graph",
     "device_batch_size",
     "log_every",
+    "max_bad_share",
     "max_skipped_steps",
     "num_workers",
 )

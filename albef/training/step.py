@@ -6,6 +6,7 @@ on the device where a CUDA graph replays the step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -18,6 +19,8 @@ from albef.config import TrainConfig
 from albef.tasks.base import Batch, Task
 from albef.training.graph import Graphs
 
+_logger = logging.getLogger(__name__)
+
 
 class TrainingError(ValueError):
     """Training cannot continue."""
@@ -26,7 +29,8 @@ class TrainingError(ValueError):
 class TrainStep:
     """One update of the weights from the parts of a batch.
 
-    A step whose loss or gradient is not finite changes no weights, no optimizer state and no queue; it is counted.
+    A step whose loss or gradient is not finite changes no weights and no optimizer state; it is counted. Teacher and
+    queue, which the forward pass updates, stay finite.
 
     Args:
         task: Model and losses.
@@ -52,6 +56,7 @@ class TrainStep:
         task.model.rows = [rows[rank * parts : (rank + 1) * parts] for rank in range(ranks)]
         # DDP averages gradients over ranks, whose shares may differ.
         self.weights = [count * ranks / config.batch_size for count in task.model.rows[distributed.rank()]]
+        self.longest_allowed = config.max_skipped_steps
         self.sums: dict[str, Tensor] = {}
         # Steps that count, steps skipped, steps skipped in a row until now, longest such row.
         self.counts = torch.zeros(4, device=device)
@@ -130,14 +135,43 @@ class TrainStep:
         self.counts.copy_(torch.stack([good, skipped, row, longest]))
 
     def check(self) -> None:
-        """Wait for the device and raise TrainingError if too many steps in a row were skipped."""
+        """Wait for the device and check that the state may be saved; on all ranks.
+
+        Raises:
+            TrainingError: If too many steps in a row were skipped, or a weight or state of the optimizer is not finite:
+                an update can overflow although its loss and gradient are finite.
+        """
         self._check(self.counts[3].item())
+        state = {**self.task.state_dict(), **self._optimizer_state()}
+        names, tensors = zip(*((n, v) for n, v in state.items() if v.is_floating_point()), strict=True)
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors])
+        if not distributed.all_true(finite.all()):
+            bad = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
+            raise TrainingError(
+                f"{self.task.name}: {bad[0] if bad else 'a weight of another rank'} is not finite, so no checkpoint is "
+                "written and the last one stays; lower optim.lr"
+            )
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        states = enumerate(self.optimizer.state.values())
+        return {f"{n} of the optimizer ({i})": v for i, s in states for n, v in s.items() if isinstance(v, Tensor)}
 
     def _check(self, longest: float) -> None:
-        if longest >= self.config.max_skipped_steps:
+        if longest >= self.longest_allowed:
             raise TrainingError(
                 f"{self.task.name}: loss or gradient of {longest:.0f} steps in a row is not finite, expected fewer "
-                f"than max_skipped_steps ({self.config.max_skipped_steps}); lower optim.lr or check the data"
+                f"than {self.longest_allowed} (max_skipped_steps, or all steps of the run); lower optim.lr or check "
+                "the data"
+            )
+
+    def report(self, steps: int) -> None:
+        """Log how many of the run's steps were skipped, if any."""
+        if skipped := int(self.counts[1].item()):
+            _logger.warning(
+                "%s: %d of %d steps were skipped, because their loss or gradient was not finite",
+                self.task.name,
+                skipped,
+                steps,
             )
 
     def read(self) -> tuple[dict[str, float], int]:

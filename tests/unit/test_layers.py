@@ -19,7 +19,7 @@ from tests import ROOT
 # a module's name decides.
 LAYERS = [
     {"config_parsing", "io", "models.architecture", "serving.protocol"},
-    {"tasks.spec"},
+    {"tasks.spec", "config_data"},
     {"tasks.registry"},
     {"config"},
     {"losses", "distributed", "workers"},

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,31 +13,8 @@ import torch
 from albef.config import load
 from albef.training import run
 from albef.weights import checkpoint
+from tests.trainings import command, wait_for, weights
 from tests.worlds import color_world, tiny_config, write_params
-
-
-def _command(world: Path, out: Path, scratch: Path, *task: str) -> list[str]:
-    return [
-        sys.executable, "-m", "albef.cli", *task, "--params", str(world / "params.yaml"),
-        "--lists", str(world / "lists"), "--images", str(world), "--tokenizer", str(world / "tokenizer"),
-        "--out", str(out), "--work-dir", str(scratch), "--tracking-uri", "none",
-    ]  # fmt: skip
-
-
-def _weights(out: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoint.read(out / "model.pth")[0])
-
-
-def _wait_for(path: Path, process: subprocess.Popen[str], count: int) -> None:
-    """Wait until a file has been written ``count`` times."""
-    seen: set[int] = set()
-    deadline = time.monotonic() + 120
-    while len(seen) < count:
-        assert process.poll() is None, f"ended before it was to be killed: {process.communicate()}"
-        assert time.monotonic() < deadline, f"{path} not written {count} times"
-        for found in path.parent.parent.glob(f"*/{path.name}"):
-            seen.add(found.stat().st_mtime_ns)
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +27,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(world: Path) -> Path:
     out = world / "undisturbed"
-    subprocess.run(_command(world, out, world / "scratch-undisturbed", "pretrain"), check=True, timeout=180)
+    subprocess.run(command(world, out, world / "scratch-undisturbed", "pretrain"), check=True, timeout=180)
     return out
 
 
 def test_killed_and_resumed_equals_undisturbed(world: Path, undisturbed: Path) -> None:
     out, scratch = world / "killed", world / "scratch-killed"
     for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)):
-        process = subprocess.Popen(_command(world, out, scratch, "pretrain"), stderr=subprocess.PIPE, text=True)
-        _wait_for(scratch / "run" / "checkpoint.pt", process, 3)
+        process = subprocess.Popen(command(world, out, scratch, "pretrain"), stderr=subprocess.PIPE, text=True)
+        wait_for(scratch / "run" / "checkpoint.pt", process, 3)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == status, errors
@@ -68,10 +43,10 @@ def test_killed_and_resumed_equals_undisturbed(world: Path, undisturbed: Path) -
         assert not (out / "model.pth").exists()
 
     again = subprocess.run(
-        _command(world, out, scratch, "pretrain"), check=True, timeout=180, capture_output=True, text=True
+        command(world, out, scratch, "pretrain"), check=True, timeout=180, capture_output=True, text=True
     )
     assert "resuming at step" in again.stderr
-    expected, actual = _weights(undisturbed), _weights(out)
+    expected, actual = weights(undisturbed), weights(out)
     assert expected.keys() == actual.keys()
     assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
     for name in ("history.csv", "metrics.json"):

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from albef.data.images import MAX_PIXELS, MEAN, STD, ImageError, decode, open_image, to_pixels
+from albef.data import images
+from albef.data.images import MAX_PIXELS, MEAN, STD, ImageError, decode, open_image, read_bytes, to_pixels
 from tests.errors import refuses
 
 # Pillow complains of broken notes and claimed sizes on its own; the result is what counts here.
@@ -115,6 +116,39 @@ def test_refuses_what_has_no_image() -> None:
     for path in ("missing.png", "null\0byte.png", "half\ud83d.png", "."):
         with refuses(ImageError, path):
             open_image(path)
+
+
+def test_reading_is_retried_until_the_device_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory at address 0, where no page is, gives an I/O error."""
+    path, pauses = tmp_path / "image", []
+    path.symlink_to("/proc/self/mem")
+
+    def wait(seconds: float, recovers: bool) -> None:
+        pauses.append(seconds)
+        if recovers and len(pauses) == 2:
+            path.unlink()
+            path.write_bytes(b"data")
+
+    monkeypatch.setattr(images.time, "sleep", lambda seconds: wait(seconds, recovers=False))
+    with refuses(ImageError, path, "Input/output error"):
+        read_bytes(path)
+    assert pauses == sorted(pauses)
+    assert len(pauses) == 3
+    assert sum(pauses) < 5
+    pauses.clear()
+    monkeypatch.setattr(images.time, "sleep", lambda seconds: wait(seconds, recovers=True))
+    assert read_bytes(path) == b"data"
+    assert len(pauses) == 2
+
+
+@pytest.mark.parametrize("name", ["missing", ".", "file/below", "null\0byte", "n" * 300])
+def test_what_a_retry_does_not_change_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(images.time, "sleep", None)
+    with refuses(ImageError, tmp_path / name):
+        read_bytes(tmp_path / name)
 
 
 @settings(max_examples=150, deadline=None)

@@ -70,7 +70,13 @@ def test_other_parts_are_another_run() -> None:
 
 @pytest.mark.parametrize(
     ("change", "same"),
-    [({"log_every": 7}, True), ({"num_workers": 3}, True), ({"checkpoint_every": 9}, True), ({"alpha": 0.1}, False)],
+    [
+        ({"log_every": 7}, True),
+        ({"num_workers": 3}, True),
+        ({"checkpoint_every": 9}, True),
+        ({"max_bad_share": 0.3}, True),
+        ({"alpha": 0.1}, False),
+    ],
 )
 def test_a_run_is_known_by_what_decides_its_results(change: dict[str, Any], same: bool) -> None:
     for task in ("pretrain", "retrieval"):
