@@ -237,6 +237,7 @@ def _trace(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
+    from albef import init_data
     from albef.data import commands as data_commands
     from albef.registry import commands as registry_commands
     from albef.serving import commands as ask_commands
@@ -320,6 +321,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("file", type=Path)
     trace.add_argument("--request", help="id of a request, as in the server's log")
     trace.add_argument("--last", type=int, default=1, help="number of most recent requests to show")
+    init_data.add(add("init-data", None, "write parameters for retrieval on your own images and captions"))
     data_commands.add(commands.add_parser("data", help="write lists and images as files"))
     registry_commands.add(commands.add_parser("registry", help="manage versions of the served models in MLflow"))
     _index_commands(commands.add_parser("index", help="manage the index that retrieval searches"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from albef.config_parsing import AtLeast1, Fraction
+from albef.config_parsing import AtLeast1, ConfigError, Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,13 @@ class PrepareConfig:
     lists: ListsConfig | None = None
     pairs: PairsConfig | None = None
     max_side: AtLeast1 | None = None  # larger images are shrunk to this many pixels; null: none is
+
+    def check(self) -> None:
+        """Raise ConfigError if the section of the source is missing."""
+        if self.source == "lists" and self.lists is None:
+            raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
+        if self.source == "pairs" and self.pairs is None:
+            raise ConfigError("prepare.pairs: missing key; expected path for the source 'pairs'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,8 @@ MAX_PIXELS = 89_478_485
 
 # Formats with a memory-safe decoder in Pillow. EPS would start Ghostscript, PDF is not an image format.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+"""Endings of the names of files in these formats, in lower case."""
 
 
 @dataclass(frozen=True, order=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from albef.config import ConfigError, EmojiConfig, PrepareConfig
 from albef.data.files import new_folder
-from albef.datasets import official_lists, tables
+from albef.datasets import official_lists, pairs, tables
 from albef.datasets.emoji import lists as emoji_lists
 from albef.datasets.emoji import world as worlds
 from albef.io import write_file
@@ -23,14 +23,15 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
 
     Raises:
         LexiconError: If a sprite is unreadable or there are too few.
-        SchemaError: If an official list is missing or not a JSON list.
-        ConfigError: If a value is out of range, or the source is ``lists`` and none are configured.
+        SchemaError: If an official list is missing or not a JSON list, or a source of pairs cannot be read.
+        ConfigError: If a value is out of range, or the section of the source is missing.
     """
-    if config.source == "lists" and config.lists is None:
-        raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
+    config.check()
     with new_folder(out) as folder:
         if config.lists is not None and config.source == "lists":
             manifest = official_lists.convert(config.lists, raw, folder, config.max_side)
+        elif config.pairs is not None and config.source == "pairs":
+            manifest = pairs.write(config.pairs, pairs.read(config.pairs, raw), folder, config.max_side)
         else:
             manifest = _emoji(config, raw, folder)
         write_file(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,47 @@ from albef.data.files import write_list
 from albef.data.images import ImageError, decode
 from albef.data.lists import IMAGE_FOLDER
 from albef.data.schema import images_of, known_lists, problems
-from albef.data.tables import SUFFIX, ImageWriter, write_records
+from albef.data.tables import SUFFIX, ImageWriter, RecordWriter
 from albef.io import file_hash
 
 JPEG_QUALITY = 95
 """Quality of images that were shrunk; others keep their bytes."""
+
+
+class Writer(AbstractContextManager["Writer"]):
+    """Writes lists and images.
+
+    Args:
+        out: Folder to write.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.digest = out, hashlib.sha256()
+        self.images = ImageWriter(out / IMAGE_FOLDER)
+        self.lists: dict[str, RecordWriter] = {}
+
+    def image(self, path: str, data: bytes | None) -> int:
+        """Add an image and return its row; see `ImageWriter.add`."""
+        self.digest.update(f"{path}\0{hashlib.sha256(data).hexdigest() if data is not None else 'missing'}\n".encode())
+        return self.images.add(path, data)
+
+    def record(self, name: str, record: Any, images: Sequence[int]) -> None:
+        """Add a record of a list; see `RecordWriter.add`."""
+        if name not in self.lists:
+            self.lists[name] = RecordWriter(self.out / f"{name}{SUFFIX}")
+        self.lists[name].add(record, images)
+
+    def __exit__(self, *error: Any) -> None:
+        for writer in (self.images, *self.lists.values()):
+            writer.__exit__(*error)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return rows and hash by list, and number and hash of the images; call it after the end of writing."""
+        lists = {
+            name: {"rows": writer.rows, "sha256": file_hash(self.out / f"{name}{SUFFIX}")}
+            for name, writer in self.lists.items()
+        }
+        return {"lists": lists, "images": {"count": self.images.rows, "sha256": self.digest.hexdigest()}}
 
 
 def write(out: Path, lists: Mapping[str, Any], images: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
@@ -32,20 +69,18 @@ def write(out: Path, lists: Mapping[str, Any], images: Iterable[tuple[str, bytes
     Returns:
         Entries of the manifest: rows and hash by list, number and hash of the images.
     """
-    digest, rows = hashlib.sha256(), dict[str, int]()
-    with ImageWriter(out / IMAGE_FOLDER) as writer:
-        for path, data in images:
-            rows[path] = writer.add(path, data)
-            digest.update(f"{path}\0{hashlib.sha256(data).hexdigest() if data is not None else 'missing'}\n".encode())
-    entries = {}
-    for name, records in lists.items():
-        if name not in known_lists():
-            entries[name] = write_list(out / f"{name}.json", records)
-            continue
-        file, kind = out / f"{name}{SUFFIX}", known_lists()[name]
-        count = write_records(file, ((record, _image_rows(record, kind, rows)) for record in records))
-        entries[name] = {"rows": count, "sha256": file_hash(file)}
-    return {"lists": entries, "images": {"count": len(rows), "sha256": digest.hexdigest()}}
+    others = {}
+    with Writer(out) as writer:
+        rows = {path: writer.image(path, data) for path, data in images}
+        for name, records in lists.items():
+            if name not in known_lists():
+                others[name] = write_list(out / f"{name}.json", records)
+                continue
+            writer.lists[name] = RecordWriter(out / f"{name}{SUFFIX}")
+            for record in records:
+                writer.record(name, record, _image_rows(record, known_lists()[name], rows))
+    manifest = writer.manifest()
+    return {**manifest, "lists": manifest["lists"] | others}
 
 
 def _image_rows(record: Any, kind: str, rows: Mapping[str, int]) -> list[int]:

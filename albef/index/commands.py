@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from albef.data.images import ImageError, StoredImage, load_image, to_pixels
+from albef.data.images import SUFFIXES, ImageError, StoredImage, load_image, to_pixels
 from albef.data.lists import Images, Rows, records_of
 from albef.data.tokenizer import Encoder, load
 from albef.index import builder
@@ -24,7 +24,6 @@ from albef.serving import protocol
 from albef.serving.session import metadata, open_session
 from albef.tasks import registry
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 ENDPOINT, TEXT_GRAPH = "retrieval", "text"
 """Endpoint that searches the index, and its graph that encodes texts."""
 _MAX_ERRORS = 5

@@ -39,10 +39,7 @@ def content(name: str) -> str:
         raise ConfigError(_DEMO)
     if name not in variants:
         raise ConfigError(f"no preset {name!r}; known are {', '.join(variants)}")
-    yaml = YAML()
-    yaml.width = 120
-    yaml.Representer = _Representer
-    data = yaml.load(_HERE / "paper.yaml")
+    data = YAML().load(_HERE / "paper.yaml")
     variant = variants[name]
     if "lists" in variant:
         _select_lists(data["prepare"]["lists"], set(variant["lists"]))
@@ -55,9 +52,17 @@ def content(name: str) -> str:
             section.pop(last, None)
         else:
             section[last] = _flow_style(value) if isinstance(value, list) else value
+    return f"# {name}: {variant['about']}. Written by `albef preset`.\n{dump(data)}"
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Format parameters, which may have comments, as YAML."""
+    yaml = YAML()
+    yaml.width = 120
+    yaml.Representer = _Representer
     out = io.StringIO()
     yaml.dump(data, out)
-    return f"# {name}: {variant['about']}. Written by `albef preset`.\n{out.getvalue()}"
+    return out.getvalue()
 
 
 def write(name: str, out: Path, force: bool = False) -> None:

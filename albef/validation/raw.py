@@ -16,10 +16,10 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from albef.config import ConfigError, ListsConfig, PrepareConfig, ValidateConfig
+from albef.config import ListsConfig, PairsConfig, PrepareConfig, ValidateConfig
 from albef.data.files import new_folder
 from albef.data.schema import images_of, known_lists
-from albef.datasets import official_lists
+from albef.datasets import official_lists, pairs, photo_folder
 from albef.datasets.emoji import lexicon
 from albef.io import write_file
 from albef.validation.features import check_records
@@ -47,14 +47,15 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
         RawError: If an expectation fails beyond what ``gate`` allows. Report and docs are still written.
         SchemaError: If a file is missing or not a JSON list, or an image folder is missing.
         LexiconError: If the list of sprites is missing or malformed.
-        ConfigError: If the source is ``lists`` and none are configured.
+        ConfigError: If the section of the source is missing.
     """
-    if config.source == "lists" and config.lists is None:
-        raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
+    config.check()
     with new_folder(out) as folder:
         runner = GxRunner(folder / "docs")
         if config.source == "lists" and config.lists is not None:
             sizes, findings = _lists(runner, config.lists, raw)
+        elif config.source == "pairs" and config.pairs is not None:
+            sizes, findings = _pairs(runner, config.pairs, raw)
         else:
             sizes, findings = _sprites(runner, raw)
         runner.write_docs()
@@ -85,6 +86,19 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
             table = _table(rows, known_lists()[name], raw / config.image_root, exists)
             findings += runner.validate(label, _suite(runner.gx.expectations, table), table)
     return sizes, findings
+
+
+def _pairs(runner: GxRunner, config: PairsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
+    """Check the captions of a folder of images; shards are only looked up, as `albef prepare` reads them row by row."""
+    if config.path.startswith(pairs.HUB):
+        return {}, []
+    if (found := pairs.shards(config.path, raw)) is not None:
+        return {"pairs": dict.fromkeys(found[1], 0)}, []
+    folder = raw / config.path
+    rows = list(photo_folder.rows(folder, config.image, config.caption))
+    label = (photo_folder.table(folder) or folder).name
+    table = _table(rows, "pretrain", folder, {})
+    return {"pairs": {label: len(rows)}}, runner.validate(label, _suite(runner.gx.expectations, table), table)
 
 
 def _table(rows: Sequence[Any], kind: str, root: Path, exists: dict[str, bool]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ LAYERS = [
     {"tasks"},
     {"training", "export", "drift", "report.record"},
     {"tuning", "registry", "ablation", "report.page"},
-    {"sources"},
+    {"sources", "init_data"},
     {"api", "cli"},
 ]
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
