@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
-from albef.data.images import open_image, to_bytes
+from albef.data.images import read_file
 from albef.data.schema import images_of, read_list
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class TrainSet(Dataset[Sample], ABC):
         size: Pixels per side.
         train: Seed, augmentation and text length.
         crop_scale: Smallest area fraction of the random crop.
+        official_quirks: Augment as the official code does; see `albef.data.rand_augment`.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class TrainSet(Dataset[Sample], ABC):
         size: int,
         train: TrainConfig,
         crop_scale: float = FINETUNE_CROP,
+        official_quirks: bool = False,
     ) -> None:
         self.records = records
         self.image_root = image_root
         self.size = size
         self.train = train
         self.crop_scale = crop_scale
+        self.official_quirks = official_quirks
         self.group_rows: dict[int, list[int]] = {}
         self.groups = self._groups() if isinstance(train, FusionTrainConfig) and train.share_images else None
 
@@ -67,7 +70,7 @@ class TrainSet(Dataset[Sample], ABC):
         cls, path: Path, images: Path, model: ModelConfig, train: TrainConfig, crop_scale: float = FINETUNE_CROP
     ) -> Self:
         """Read the JSON list at ``path``; see `albef.data.schema.read_list` for its errors."""
-        return cls(read_list(path), images, model.image_size, train, crop_scale)
+        return cls(read_list(path), images, model.image_size, train, crop_scale, model.official_quirks)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -165,9 +168,17 @@ class TrainSet(Dataset[Sample], ABC):
 
     def pixels(self, image: str, text: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return augmented pixels ``(3, size, size)`` of an image, as bytes; ``text`` as in `description`."""
-        decoded = open_image(self.image_root / image)
-        augmented = transforms.augment(decoded, text, self.size, self.train.augment, self.crop_scale, rng)
-        return to_bytes(augmented, self.size)
+        path = self.image_root / image
+        return transforms.training_pixels(
+            read_file(path),
+            str(path),
+            text,
+            self.size,
+            self.train.augment,
+            self.crop_scale,
+            rng,
+            self.official_quirks,
+        )
 
     def tokenize(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return ``input_ids`` and ``attention_mask``, each ``(B, L)``."""

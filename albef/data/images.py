@@ -6,6 +6,8 @@ The module needs NumPy and Pillow only: serving uses it without torch.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,23 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
     Raises:
         ImageError: If the bytes are truncated, are in no known format or hold too many pixels.
     """
+    with opened(data, max_pixels=max_pixels, name=name) as image:
+        image.load()
+        return to_rgb(image, name)
+
+
+@contextmanager
+def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") -> Iterator[Image.Image]:
+    """Open the bytes of one image by its header; pixels are decoded within the context.
+
+    Args:
+        max_pixels: Largest width * height.
+        name: Name of the image in error messages, usually its path.
+
+    Raises:
+        ImageError: If the header is in no known format or claims too many pixels, and for any other exception within
+            the context.
+    """
     if not data:
         raise ImageError(f"{name}: empty, expected the bytes of an image ({', '.join(_FORMATS)})")
     try:
@@ -54,8 +73,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in total")
-            image.load()
-            return to_rgb(image, name)
+            yield image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -66,17 +84,25 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
         raise ImageError(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
 
 
+def read_file(path: str | Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        ImageError: If it cannot be read; the message names it.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a null byte
+        raise ImageError(f"{path!s}: cannot read the image ({error})") from error
+
+
 def open_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read and decode a file; see `decode`.
 
     Raises:
         ImageError: If the file is missing or is not an image; the message names it.
     """
-    try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: an invalid path, such as one with a null byte
-        raise ImageError(f"{path!s}: cannot read the image ({error})") from error
-    return decode(data, max_pixels=max_pixels, name=str(path))
+    return decode(read_file(path), max_pixels=max_pixels, name=str(path))
 
 
 def load_image(source: ImageSource, name: str = "image") -> Image.Image:
@@ -116,23 +142,31 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
         ImageError: If the pixel values are neither of 8 nor of 16 bits.
     """
-    return _rgb(_upright(image), name)
+    return as_rgb(_upright(image), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation.
+    """Return a copy with the EXIF orientation applied.
 
-    Images with invalid EXIF data are common and returned unchanged.
+    Images with invalid EXIF data are common and only copied.
     """
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        return image
-
-
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert to RGB as it is stored, without its EXIF orientation; an RGB image is returned itself.
+
+    Args:
+        name: Name of the image in error messages.
+
+    Raises:
+        ImageError: If the pixel values are neither of 8 nor of 16 bits.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
