@@ -40,10 +40,10 @@ def rand_augment(pixels: Pixels, rng: np.random.Generator, count: int = 2, offic
         Shape (3, size, size); ``pixels`` itself if no operation changes them.
     """
     operations = list(OPERATIONS.values())
-    for index in rng.integers(len(operations), size=count):
+    for _ in range(count):
+        operation = operations[int(len(operations) * rng.random())]
         if rng.random() < PROBABILITY:
-            sign = 1 if rng.random() < 0.5 else -1
-            pixels = operations[index](pixels, sign, official_quirks)
+            pixels = operation(pixels, 1 if rng.random() < 0.5 else -1, official_quirks)
     return pixels
 
 
@@ -89,14 +89,20 @@ def _lookup(pixels: Pixels, tables: list[NDArray]) -> Pixels:
 def _sharpness(pixels: Pixels, sign: int, quirks: bool) -> Pixels:
     """Move away from the image smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13; the border stays."""
     exact = torch.from_numpy(pixels).to(torch.int16)
-    rows = exact[:, :-2] + exact[:, 1:-1] + exact[:, 2:]
-    center = exact[:, 1:-1, 1:-1].float()
-    smooth = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]).add_(exact[:, 1:-1, 1:-1], alpha=4)
-    smooth = smooth.float().div_(13).round_()
-    sharp = smooth.add_(center.sub_(smooth).mul_(_ENHANCE))
+    center = exact[:, 1:-1, 1:-1]
+    rows = (exact[:, :-2] + exact[:, 1:-1]).add_(exact[:, 2:])
+    total = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(center, alpha=4)
+    smooth = total.float().div_(13).round_()
+    sharp = center.float().sub_(smooth).mul_(_ENHANCE).add_(smooth)
     result = pixels.copy()
-    result[:, 1:-1, 1:-1] = (sharp.to(torch.int16) if quirks else sharp.clamp_(0, 255)).to(torch.uint8).numpy()
+    result[:, 1:-1, 1:-1] = (
+        sharp.numpy().astype(np.int16).astype(np.uint8) if quirks else _to_bytes(sharp.clamp_(0, 255))
+    )
     return result
+
+
+def _to_bytes(values: Tensor) -> Pixels:
+    return values.numpy().astype(np.uint8)  # four times as fast as torch's conversion
 
 
 def _shift(axis: int, pixels: Pixels, sign: int, quirks: bool) -> Pixels:
@@ -114,8 +120,7 @@ def _warp(name: str, pixels: Pixels, sign: int, quirks: bool) -> Pixels:
     image = torch.from_numpy(pixels).float().sub_(FILL)[None]
     grid = _grid(name, sign, pixels.shape[1])
     warped = grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0]
-    result: Pixels = warped.add_(FILL + 0.5).to(torch.uint8).numpy()
-    return result
+    return _to_bytes(warped.add_(FILL + 0.5))
 
 
 @lru_cache(maxsize=12)
