@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import timm.layers
 import torch
 import torch.distributed as dist
@@ -120,6 +121,16 @@ def pretraining_set(path: Path, records: Path, size: int) -> Any:
     with _importable(path, _evaluation_tools()):
         module = importlib.import_module("dataset")
     return module.create_dataset("pretrain", {"image_res": size, "train_file": [str(records)]})
+
+
+def operation(name: str, pixels: np.ndarray) -> np.ndarray:
+    """Apply an operation of the official RandAugment, with a magnitude of 7 and a random sign.
+
+    Args:
+        pixels: Shape ``(height, width, 3)``; the code was imported by `pretraining_set`.
+    """
+    module = sys.modules["dataset.randaugment"]
+    return np.asarray(module.func_dict[name](pixels, *module.arg_dict[name](7)))
 
 
 def step_of(path: Path, batch: dict[str, Tensor], precision: str, device: torch.device) -> Callable[[], float]:
