@@ -1,11 +1,11 @@
-"""Time of a training image from its file to its pixels, beside the official pipeline, on one core.
+"""Time of a training image from file to pixels, beside the official pipeline.
 
 .venv/bin/python -m benchmarks.input --official ../ALBEF    # needs OpenCV: pip install opencv-python-headless
 .venv/bin/python -m benchmarks.input --photos ~/photos
 
-Both sides read the same JPEG files, crop, mirror and augment them at random, as in pretraining. Without a checkout of
-the official code, the other side is a pipeline of Pillow and torchvision: the official one without RandAugment. That
-side ends with normalized floats; ours ends with bytes, which are normalized on the device.
+Both sides run on one core, read the same JPEG files, crop, mirror and augment them at random, as in pretraining.
+Without a checkout of the official code, the other side is a pipeline of Pillow and torchvision: the official one
+without RandAugment. That side ends with normalized floats; ours ends with bytes, which are normalized on the device.
 
 The sides take turns, and CPU time is measured, so other programs disturb little. The ratio is the median over the
 rounds, with the lowest and the highest.
@@ -55,7 +55,10 @@ class Result:
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:
-    """Return noise with the spectrum of a detailed photo: amplitudes fall with the frequency to the power of 1.4."""
+    """Return noise with the spectrum of a detailed photo.
+
+    Amplitudes fall with the frequency to the power of 1.4.
+    """
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1

@@ -110,7 +110,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _stored(box: Box, orientation: int, width: int, height: int) -> Box:
-    """Return where a box of the upright image is in the stored image of ``width`` and ``height``."""
+    """Return where a box of the upright image is in the stored one."""
     left, top, right, bottom = box
     if orientation >= 5:
         left, top, right, bottom = top, left, bottom, right

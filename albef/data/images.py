@@ -157,7 +157,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def as_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert to RGB as it is stored, without its EXIF orientation; an RGB image is returned itself.
+    """Convert to RGB as stored, without the EXIF orientation.
+
+    An RGB image is returned itself.
 
     Args:
         name: Name of the image in error messages.

@@ -87,7 +87,10 @@ def _lookup(pixels: Pixels, tables: list[NDArray]) -> Pixels:
 
 
 def _sharpness(pixels: Pixels, sign: int, quirks: bool) -> Pixels:
-    """Move away from the image smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13; the border stays."""
+    """Move away from the smoothed image.
+
+    The kernel is [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13. Pixels at the border stay as they are.
+    """
     exact = torch.from_numpy(pixels).to(torch.int16)
     center = exact[:, 1:-1, 1:-1]
     rows = (exact[:, :-2] + exact[:, 1:-1]).add_(exact[:, 2:])

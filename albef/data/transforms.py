@@ -63,7 +63,7 @@ def training_pixels(
 
 
 def _shifted(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Shift by up to a sixteenth of the side and scale the brightness by 0.8 to 1.2."""
+    """Shift by up to 1/16 of the side, scale brightness by 0.8 to 1.2."""
     size = pixels.shape[1]
     max_shift = max(size // 16, 1)
     dx, dy = (int(v) for v in rng.integers(-max_shift, max_shift + 1, size=2))

@@ -16,7 +16,7 @@ ENHANCE, SHEAR, SHIFT, DEGREES = 1.36, 0.21, 7, 21
 
 
 def texture(low: int = 10, high: int = 240) -> np.ndarray:
-    """Smooth noise of shape (3, size, size), whose values of a channel are from ``low`` to ``high``."""
+    """Smooth noise (3, size, size); each channel has values from ``low`` to ``high``."""
     coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     values = np.asarray(Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC), float).transpose(
         2, 0, 1
@@ -34,10 +34,10 @@ def pixels_of(image: Image.Image) -> np.ndarray:
 
 
 def warped(image: Image.Image, x: tuple[float, float, float], y: tuple[float, float, float]) -> Image.Image:
-    """Take each pixel from (x0 x + x1 y + x2, y0 x + y1 y + y2), beyond the image from gray.
+    """Move pixels; the image is surrounded by gray.
 
-    Pillow's coordinates are those of corners, ours of centers of pixels. It does not interpolate across the border, so
-    the image gets one.
+    Each comes from (x0 x + x1 y + x2, y0 x + y1 y + y2). Pillow's coordinates are those of corners, ours of centers of
+    pixels. It does not interpolate across the border, so the image gets one.
     """
     border = SIZE
     wide = ImageOps.expand(image, border, (FILL,) * 3)
@@ -100,7 +100,7 @@ def test_quirk_of_contrast() -> None:
 
 
 def test_quirk_of_sharpness() -> None:
-    """By hand, at an edge of 0 and 255: smoothed 59 and 196, so -21.2 and 276.2 instead of 0 and 255."""
+    """By hand, at an edge: 0 and 255 become 59 and 196, then -21.2 and 276.2."""
     pixels = np.zeros((3, SIZE, SIZE), np.uint8)
     pixels[:, :, SIZE // 2 :] = 255
     row = {quirks: OPERATIONS["Sharpness"](pixels, 1, quirks)[0, SIZE // 2] for quirks in (False, True)}
