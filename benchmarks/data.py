@@ -32,7 +32,7 @@ from albef.data.loader import TrainLoader
 from albef.data.tables import ImageWriter, write_records
 from albef.data.tokenizer import Encoder
 
-WORDS = "red green blue white black dog cat bird tree house left right of above with and a the on near".split()
+WORDS = ("red", "green", "blue", "dog", "cat", "bird", "tree", "house", "left", "right", "of", "with", "and", "a", "on")
 DISTINCT = 100
 """Different images; a table has one of them in each row."""
 
@@ -139,7 +139,8 @@ def main(argv: list[str] | None = None) -> None:
         result = measure(kind, Path(folder), args.rows[0], args.workers, args.epochs, args.batches)
         print(json.dumps(asdict(result)))
         return
-    print("| data | rows | first batch (s) | images/s | rank (MiB) | worker (MiB) | all (MiB) |\n|---|---|---|---|---|---|---|")
+    print("| data | rows | first batch (s) | images/s | rank (MiB) | worker (MiB) | all (MiB) |")
+    print("|---|---|---|---|---|---|---|")
     for kind, rows in [("tables", n) for n in args.rows] + [("JSON", n) for n in args.json_rows]:
         with tempfile.TemporaryDirectory(prefix="albef-data-") as temporary:
             folder = Path(temporary)

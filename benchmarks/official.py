@@ -1,7 +1,8 @@
-"""The pretraining step of the official code, from a checkout of it.
+"""The pretraining step and the training images of the official code, from a checkout of it.
 
 Its models import names of old releases of transformers and timm. While they are imported, these are provided here; what
-they do is what the step of the old releases did.
+they do is what the step of the old releases did. Its data sets need OpenCV, and import tools that only its evaluations
+use.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import timm.layers
 import torch
 import torch.distributed as dist
@@ -62,9 +64,8 @@ def _decorator(*args: object, **options: object) -> Callable[[Any], Any]:
     return lambda function: function
 
 
-@contextmanager
-def _old_names(path: Path) -> Iterator[None]:
-    """Provide the modules that the official code imports."""
+def _old_names() -> list[types.ModuleType]:
+    """Return the modules of old releases that the official models import."""
     utils: Any = types.ModuleType("transformers.file_utils")
     utils.ModelOutput = transformers.utils.ModelOutput
     for name in ("code_sample_docstrings", "start_docstrings", "start_docstrings_to_model_forward"):
@@ -78,7 +79,21 @@ def _old_names(path: Path) -> Iterator[None]:
     registry.register_model = lambda function: function
     layers: Any = types.ModuleType("timm.models.layers")
     layers.trunc_normal_, layers.DropPath = timm.layers.trunc_normal_, timm.layers.DropPath
-    names = {module.__name__: module for module in (utils, modeling, registry, layers)}
+    return [utils, modeling, registry, layers]
+
+
+def _evaluation_tools() -> list[types.ModuleType]:
+    """Return the modules of evaluation tools that the official data sets import."""
+    vqa: Any = types.ModuleType("vqaTools.vqaEval")
+    ref: Any = types.ModuleType("refTools.evaluation.refEvaluation")
+    vqa.VQAEval = ref.RefEvaluation = None
+    return [vqa, ref, *map(types.ModuleType, ("vqaTools", "refTools", "refTools.evaluation"))]
+
+
+@contextmanager
+def _importable(path: Path, modules: list[types.ModuleType]) -> Iterator[None]:
+    """Let the official code be imported from its checkout, and ``modules`` by it."""
+    names = {module.__name__: module for module in modules}
     before = {name: sys.modules.get(name) for name in names}
     sys.modules |= names
     sys.path.insert(0, str(path))
@@ -93,6 +108,31 @@ def _old_names(path: Path) -> Iterator[None]:
                 sys.modules[name] = module
 
 
+def pretraining_set(path: Path, records: Path, size: int) -> Any:
+    """Return the official training set of pretraining.
+
+    Args:
+        path: Checkout of the official code.
+        records: List of the pairs, with absolute paths of images.
+        size: Pixels per side.
+    """
+    if importlib.util.find_spec("cv2") is None:
+        raise SystemExit("--official: the official data sets need OpenCV: pip install opencv-python-headless")
+    with _importable(path, _evaluation_tools()):
+        module = importlib.import_module("dataset")
+    return module.create_dataset("pretrain", {"image_res": size, "train_file": [str(records)]})
+
+
+def operation(name: str, pixels: np.ndarray) -> np.ndarray:
+    """Apply an operation of the official RandAugment, with a magnitude of 7 and a random sign.
+
+    Args:
+        pixels: Shape ``(height, width, 3)``; the code was imported by `pretraining_set`.
+    """
+    module = sys.modules["dataset.randaugment"]
+    return np.asarray(module.func_dict[name](pixels, *module.arg_dict[name](7)))
+
+
 def step_of(path: Path, batch: dict[str, Tensor], precision: str, device: torch.device) -> Callable[[], float]:
     """Return a function that runs a pretraining step and returns its loss.
 
@@ -104,7 +144,7 @@ def step_of(path: Path, batch: dict[str, Tensor], precision: str, device: torch.
         store = tempfile.mkdtemp() + "/store"
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=f"file://{store}", rank=0, world_size=1)
-    with _old_names(path):
+    with _importable(path, _old_names()):
         model_class = importlib.import_module("models.model_pretrain").ALBEF
     spec: Any = importlib.util.spec_from_file_location("official_adamw", path / "optim" / "adamw.py")
     optim = importlib.util.module_from_spec(spec)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
-from albef.data.images import StoredImage, load_image, to_bytes
+from albef.data.images import StoredImage
 from albef.data.lists import Rows
 from albef.data.schema import SchemaError
 
@@ -46,6 +46,7 @@ class TrainSet(Dataset[Sample], ABC):
         size: Pixels per side.
         train: Seed, augmentation and text length.
         crop_scale: Smallest area fraction of the random crop.
+        official_quirks: Augment as the official code does; see `albef.data.rand_augment`.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class TrainSet(Dataset[Sample], ABC):
         size: int,
         train: TrainConfig,
         crop_scale: float = FINETUNE_CROP,
+        official_quirks: bool = False,
     ) -> None:
         self.rows = rows
         self.size = size
         self.train = train
         self.crop_scale = crop_scale
+        self.official_quirks = official_quirks
         self.groups: NDArray[np.int64] | None = None
         if isinstance(train, FusionTrainConfig) and train.share_images:
             self.groups = self._groups()
@@ -67,7 +70,7 @@ class TrainSet(Dataset[Sample], ABC):
     @classmethod
     def of(cls, rows: Rows, model: ModelConfig, train: TrainConfig, crop_scale: float = FINETUNE_CROP) -> Self:
         """Return the training set of a list for a model."""
-        return cls(rows, model.image_size, train, crop_scale)
+        return cls(rows, model.image_size, train, crop_scale, model.official_quirks)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -184,9 +187,16 @@ class TrainSet(Dataset[Sample], ABC):
 
     def pixels(self, image: StoredImage, text: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return augmented pixels ``(3, size, size)`` of an image, as bytes; ``text`` as in `description`."""
-        decoded = load_image(image)
-        augmented = transforms.augment(decoded, text, self.size, self.train.augment, self.crop_scale, rng)
-        return to_bytes(augmented, self.size)
+        return transforms.training_pixels(
+            image.read(),
+            image.name,
+            text,
+            self.size,
+            self.train.augment,
+            self.crop_scale,
+            rng,
+            self.official_quirks,
+        )
 
     def tokenize(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return ``input_ids`` and ``attention_mask``, each ``(B, L)``."""

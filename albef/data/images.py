@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
     Raises:
         ImageError: If the bytes are truncated, are in no known format or hold too many pixels.
     """
+    with opened(data, max_pixels=max_pixels, name=name) as image:
+        image.load()
+        return to_rgb(image, name)
+
+
+@contextmanager
+def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") -> Iterator[Image.Image]:
+    """Open the bytes of one image by its header; pixels are decoded within the context.
+
+    Args:
+        max_pixels: Largest width * height.
+        name: Name of the image in error messages, usually its path.
+
+    Raises:
+        ImageError: If the header is in no known format or claims too many pixels, and for any other exception within
+            the context.
+    """
     if not data:
         raise ImageError(f"{name}: empty, expected the bytes of an image ({', '.join(_FORMATS)})")
     try:
@@ -82,8 +100,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in total")
-            image.load()
-            return to_rgb(image, name)
+            yield image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -159,23 +176,33 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     Raises:
         ImageError: If the pixel values are neither of 8 nor of 16 bits.
     """
-    return _rgb(_upright(image), name)
+    return as_rgb(_upright(image), name)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation.
+    """Return a copy with the EXIF orientation applied.
 
-    Images with invalid EXIF data are common and returned unchanged.
+    Images with invalid EXIF data are common and only copied.
     """
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        return image
-
-
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Convert to RGB as stored, without the EXIF orientation.
+
+    An RGB image is returned itself.
+
+    Args:
+        name: Name of the image in error messages.
+
+    Raises:
+        ImageError: If the pixel values are neither of 8 nor of 16 bits.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:

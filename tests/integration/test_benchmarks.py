@@ -23,6 +23,7 @@ from albef.serving.session import open_session
 from albef.tasks import registry
 from albef.tasks.entailment import client as entailment
 from benchmarks import evaluate, serving, size, step
+from benchmarks import input as images
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
 from benchmarks.load.local import FairSemaphore, Local
 from benchmarks.load.loop import Load, Run, closed_loop, side_by_side, table
@@ -38,6 +39,17 @@ def test_a_pretraining_step_is_measured() -> None:
     row = step.row_of(tiny_config(), 4, "fp32", "eager", steps=2, warmup=1, tokens=8)
     assert row[:3] == [4, "fp32", "eager"]
     assert float(row[3]) > 0
+
+
+def test_training_images_are_measured(tmp_path: Path) -> None:
+    paths = images.write_photos(tmp_path, 64, 48, count=3)
+    assert len({path.read_bytes() for path in paths}) == 3
+    result = images.measure(paths, 16, 2, None, tmp_path)
+    assert len(result.ours) == len(result.other) == 2
+    assert min(*result.ours, *result.other) > 0
+    row = images.row_of("64x48", paths, images.Result([2.0, 4.0, 2.0], [6.0, 4.0, 8.0]))
+    bits = 8 * sum(path.stat().st_size for path in paths) / (3 * 64 * 48)
+    assert row == ["64x48", f"{bits:.1f}", "6.00", "2.00", "500", "3.00 (1.00 to 4.00)"]
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from albef.data.lists import Images, Lists, Rows
 from albef.data.loader import EpochSampler, TrainLoader
 from albef.data.tokenizer import Encoder
 from tests.errors import refuses
+from tests.unit.data.test_images import encoded
 from tests.worlds import color_world, tiny_config
 
 
@@ -81,24 +82,59 @@ def test_a_missing_image_is_named(world: Path) -> None:
         dataset[0, 0]
 
 
+def augmented(image: Image.Image, caption: str, size: int, kind: str, low: float, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return transforms.training_pixels(encoded(image), "image", caption, size, kind, low, rng)
+
+
 @pytest.mark.parametrize(("caption", "mirrored"), [("a dog left of a cat", False), ("a dog and a cat", True)])
 def test_captions_that_name_a_side_are_never_mirrored(caption: str, mirrored: bool) -> None:
     """An image with one dark half shows mirroring."""
     image = Image.new("RGB", (64, 64), "white")
     image.paste("black", (0, 0, 32, 64))
-    turned = set()
-    for seed in range(60):
+    turned = []
+    for seed in range(200):
         # Cropping is all but off, so that only mirroring and RandAugment move anything.
-        out = transforms.augment(image, caption, 64, "randaugment", 0.999, np.random.default_rng(seed))
-        pixels = np.asarray(out.convert("L"), dtype=float)
-        turned.add(bool(pixels[24:40, 8:24].mean() > pixels[24:40, 40:56].mean()))
-    assert (True in turned) == mirrored
+        pixels = augmented(image, caption, 64, "randaugment", 0.999, seed).mean(0)
+        turned.append(pixels[24:40, 8:24].mean() > pixels[24:40, 40:56].mean())
+    # Half of the images, within four standard deviations.
+    assert sum(turned) == 0 if not mirrored else abs(sum(turned) - 100) < 28
 
 
 @pytest.mark.parametrize("kind", ["none", "light", "randaugment"])
 def test_augmentation_is_reproducible_and_keeps_size(kind: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    first, second = (transforms.augment(image, "a cat", 32, kind, 0.5, np.random.default_rng(5)) for _ in range(2))
-    assert np.array_equal(np.asarray(first), np.asarray(second))
-    assert first.size == (image.size if kind == "none" else (32, 32))
+    first, second, other = (augmented(Image.fromarray(pixels), "a cat", 32, kind, 0.5, seed) for seed in (5, 5, 6))
+    assert np.array_equal(first, second)
+    assert first.shape == (3, 32, 32)
+    assert np.array_equal(first, other) == (kind == "none")
+
+
+def test_light_augmentation_shifts_and_scales_brightness() -> None:
+    y, x = np.mgrid[:64, :64]
+    image = Image.fromarray(np.stack([60 + 2 * x, 60 + 2 * y, 0 * x + 100], axis=-1).astype(np.uint8))
+    for seed in range(20):
+        pixels = augmented(image, "a cat", 64, "light", 0.5, seed).astype(float)
+        brightness = pixels[2, 0, 0] / 100
+        assert 0.79 <= brightness <= 1.2
+        inner = (slice(4, -4), slice(4, -4))
+        shifts = [(pixels[0] / brightness - (60 + 2 * x))[inner], (pixels[1] / brightness - (60 + 2 * y))[inner]]
+        for shift in shifts:
+            assert abs(shift.mean() / 2 - round(shift.mean() / 2)) < 0.5
+            assert abs(shift.mean()) < 2 * 4 + 1.5
+
+
+def test_quirks_are_passed_on(world: Path) -> None:
+    config = tiny_config(augment="randaugment")
+    for quirks in (False, True):
+        model = dataclasses.replace(config.model, official_quirks=quirks)
+        dataset = PairDataset.of(Lists(world / "lists", world)["pretrain"], model, config.pretrain)
+        rng = [np.random.default_rng([config.pretrain.seed, 0, 0]) for _ in range(2)]
+        record = dataset.rows[0]
+        text, path = dataset.sample(record, 0, rng[0])["text"], world / record["image"]
+        dataset.sample(record, 0, rng[1])
+        expected = transforms.training_pixels(
+            path.read_bytes(), str(path), text, 32, "randaugment", 0.5, rng[1], official_quirks=quirks
+        )
+        assert dataset.official_quirks is quirks
+        assert np.array_equal(dataset.pixels(dataset.rows.images(0, record)[0], text, rng[0]), expected)
