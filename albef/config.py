@@ -17,6 +17,7 @@ from albef.config_data import EmojiConfig as EmojiConfig
 from albef.config_data import ListsConfig as ListsConfig
 from albef.config_data import PairsConfig as PairsConfig
 from albef.config_data import PrepareConfig as PrepareConfig
+from albef.config_data import StreamConfig as StreamConfig
 from albef.config_data import ValidateConfig as ValidateConfig
 from albef.config_parsing import (
     AtLeast0,

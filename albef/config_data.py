@@ -44,22 +44,35 @@ class PairsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """Pretraining on shards that are read while training (`albef.data.stream`); ``prepare.pairs`` names them."""
+
+    rows: AtLeast1  # pairs of an epoch
+    open_shards: AtLeast1 = 4  # shards that a loading process reads at a time
+    window: AtLeast1 = 256  # samples that it takes from each of them before it shuffles
+    sample: AtLeast1 = 2000  # pairs that are prepared: for the tokenizer, the data gate and retrieval
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """Source of the data set."""
 
-    source: Literal["emoji", "lists", "pairs"]
+    source: Literal["emoji", "lists", "pairs", "stream"]
     seed: int
     emoji: EmojiConfig
     lists: ListsConfig | None = None
     pairs: PairsConfig | None = None
+    stream: StreamConfig | None = None
     max_side: AtLeast1 | None = None  # larger images are shrunk to this many pixels; null: none is
 
     def check(self) -> None:
         """Raise ConfigError if the section of the source is missing."""
         if self.source == "lists" and self.lists is None:
             raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
-        if self.source == "pairs" and self.pairs is None:
-            raise ConfigError("prepare.pairs: missing key; expected path for the source 'pairs'")
+        if self.source in ("pairs", "stream") and self.pairs is None:
+            raise ConfigError(f"prepare.pairs: missing key; expected path for the source {self.source!r}")
+        if self.source == "stream" and self.stream is None:
+            raise ConfigError("prepare.stream: missing key; expected rows for the source 'stream'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from albef.config import FusionTrainConfig, ModelConfig, TrainConfig
 from albef.data import transforms
 from albef.data.images import StoredImage
 from albef.data.lists import Rows
-from albef.data.schema import SchemaError
+from albef.data.schema import SchemaError, images_of
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -95,6 +95,13 @@ class TrainSet(Dataset[Sample], ABC):
         assert self.groups is not None
         first, last = np.searchsorted(self.groups, [group, group + 1], sorter=self._by_group)
         return [int(row) for row in self._by_group[first:last]]
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return what identifies a row in the list of bad rows: its number, and its images as far as they are known."""
+        try:
+            return {"row": row, "images": list(images_of(self.rows[row]))}
+        except SchemaError:
+            return {"row": row, "images": []}
 
     @abstractmethod
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from albef import distributed
 from albef.data.datasets import Sample, SharedImages, TrainSet
 from albef.data.images import ImageError
-from albef.data.schema import SchemaError, images_of
+from albef.data.schema import SchemaError
 from albef.io import write_file
 
 if TYPE_CHECKING:
@@ -220,11 +220,7 @@ class SkippedRows:
     def _write(self) -> None:
         lines = []
         for row, reason in sorted(self.reasons.items()):
-            try:
-                images = list(images_of(self.dataset.rows[row]))
-            except SchemaError:
-                images = []
-            lines.append(json.dumps({"row": row, "images": images, "reason": reason}) + "\n")
+            lines.append(json.dumps({**self.dataset.describe(row), "reason": reason}) + "\n")
         write_file(self.folder / LIST, "".join(lines))
         self._written = len(self.reasons)
 

@@ -109,3 +109,12 @@ class TrainLoader:
         """
         self.sampler.epoch, self.sampler.start = epoch, start
         yield from self.loader
+
+    def use(self, part: dict[str, Any]) -> None:
+        """Note that a part is trained on next; its place follows from the step."""
+
+    def state(self) -> None:
+        """Return the state to save, which is none: batches follow from the step."""
+
+    def load_state(self, state: None) -> None:
+        """Restore `state`."""

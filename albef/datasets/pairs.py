@@ -6,7 +6,6 @@ the Hugging Face hub.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from albef.config import PairsConfig
 from albef.data.images import ImageError, read_bytes
 from albef.data.schema import SchemaError
+from albef.data.shards import place_of
 from albef.datasets import photo_folder, tables
 
 HUB = "hub:"
@@ -118,7 +118,7 @@ def _stream(config: PairsConfig, source: str, **options: Any) -> Iterator[Pair]:
 
 def split_of(key: str, val: float, test: float) -> str:
     """Return ``train``, ``val`` or ``test``; it depends on the key alone, so that more data change no split."""
-    place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+    place = place_of(key)
     return "test" if place < test else "val" if place < test + val else "train"
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from albef.config import ConfigError, EmojiConfig, PrepareConfig
+from albef.config import ConfigError, EmojiConfig, PairsConfig, PrepareConfig, StreamConfig
+from albef.data import shards
 from albef.data.files import new_folder
+from albef.data.stream import StreamSpec
 from albef.datasets import official_lists, pairs, tables
 from albef.datasets.emoji import lists as emoji_lists
 from albef.datasets.emoji import world as worlds
@@ -30,11 +34,37 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
     with new_folder(out) as folder:
         if config.lists is not None and config.source == "lists":
             manifest = official_lists.convert(config.lists, raw, folder, config.max_side)
+        elif config.pairs is not None and config.source == "stream":
+            assert config.stream is not None
+            manifest = _stream(config.pairs, config.stream, raw, folder, config.max_side)
         elif config.pairs is not None and config.source == "pairs":
             manifest = pairs.write(config.pairs, pairs.read(config.pairs, raw), folder, config.max_side)
         else:
             manifest = _emoji(config, raw, folder)
         write_file(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def _stream(config: PairsConfig, stream: StreamConfig, raw: Path, out: Path, max_side: int | None) -> dict[str, Any]:
+    """Prepare the first pairs of the shards; training reads all of them itself."""
+    names = shards.expand(config.path, raw)
+    samples = (
+        (shard, sample) for shard in names for sample in shards.read(shard, image=config.image, caption=config.caption)
+    )
+    first = (
+        pairs.Pair(sample.key, f"{number:09}", sample.image, sample.captions)
+        for number, (_, sample) in enumerate(islice(samples, stream.sample))
+    )
+    manifest = pairs.write(config, first, out, max_side)
+    spec = StreamSpec(
+        shards=names,
+        rows=stream.rows,
+        open_shards=stream.open_shards,
+        window=stream.window,
+        image=config.image,
+        caption=config.caption,
+        held_out=config.val + config.test,
+    )
+    return {**manifest, "source": "stream", "stream": asdict(spec)}
 
 
 def _check(config: EmojiConfig) -> None:

@@ -38,6 +38,7 @@ from tqdm import tqdm
 from albef import distributed
 from albef.data.faults import SkippedRows
 from albef.data.loader import TrainLoader
+from albef.data.stream_loader import StreamLoader, StreamSet
 from albef.io import write_file
 from albef.losses.distill import ramped_alpha
 from albef.tasks.base import Task, TaskData
@@ -160,9 +161,11 @@ class Loop:
         self.step.longest_allowed = min(self.step.longest_allowed, self.steps_per_epoch * self.config.epochs)
 
     @cached_property
-    def loader(self) -> TrainLoader:
+    def loader(self) -> TrainLoader | StreamLoader:
         """Loader of this rank's batches."""
         shard = (distributed.rank(), distributed.world_size())
+        if isinstance(self.dataset, StreamSet):
+            return StreamLoader(self.dataset, self.data.encoder, self.config, shard)
         return TrainLoader(self.dataset, self.data.encoder, self.config, shard)
 
     def run(self) -> dict[str, float]:
@@ -227,6 +230,8 @@ class Loop:
         logged_at = time.perf_counter()
         for parts in self._parts(on_device(self.loader.batches(epoch, start), self.device)):
             self.skipped_rows.add(parts)
+            for part in parts:
+                self.loader.use(part)
             self.train_step(parts)
             bar.update()
             step = self.progress.step
@@ -306,7 +311,9 @@ class Loop:
 
     def _save(self) -> None:
         self.skipped_rows.gather()
-        workers = distributed.gather_objects({"random": run_state.random_state(), "sums": self.step.state()})
+        workers = distributed.gather_objects(
+            {"random": run_state.random_state(), "sums": self.step.state(), "loader": self.loader.state()}
+        )
         if self.is_main:
             state = {
                 "step": self.progress.step,
@@ -334,6 +341,7 @@ class Loop:
         self.skipped_rows.load_state(state["skipped_rows"])
         worker = run_state.of_rank(state["workers"], self.config.seed, self.progress.step)
         self.step.load_state(worker["sums"])
+        self.loader.load_state(worker.get("loader"))
         if "random" in worker:
             run_state.restore_random(worker["random"])
         if self.is_main:

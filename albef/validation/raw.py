@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from albef.config import ListsConfig, PairsConfig, PrepareConfig, ValidateConfig
+from albef.data import shards
 from albef.data.files import new_folder
 from albef.data.schema import images_of, known_lists
 from albef.datasets import official_lists, pairs, photo_folder
@@ -54,6 +55,8 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
         runner = GxRunner(folder / "docs")
         if config.source == "lists" and config.lists is not None:
             sizes, findings = _lists(runner, config.lists, raw)
+        elif config.source == "stream" and config.pairs is not None:
+            sizes, findings = {"pairs": dict.fromkeys(shards.expand(config.pairs.path, raw), 0)}, []
         elif config.source == "pairs" and config.pairs is not None:
             sizes, findings = _pairs(runner, config.pairs, raw)
         else:

@@ -13,6 +13,8 @@ from torch import Tensor
 from albef.config import Config
 from albef.data.datasets import PRETRAIN_CROP
 from albef.data.image_text import PairDataset
+from albef.data.stream import spec_of
+from albef.data.stream_loader import StreamSet
 from albef.losses.distill import is_active
 from albef.losses.mlm import capacity, mask_tokens, masked_places, mlm_loss
 from albef.tasks.alignment import MaskedTexts, align
@@ -38,10 +40,13 @@ class Pretrain(Task):
         )
 
     def dataset(self, data: TaskData) -> PairDataset:
-        """Return the training set of image-caption pairs.
+        """Return the training set of image-caption pairs, from a stream if the data set has one.
 
         Each epoch draws one of an image's captions.
         """
+        stream = spec_of(data.lists.images.folder)
+        if stream is not None:
+            return StreamSet.streaming(stream, self.config.model, self.config.pretrain, PRETRAIN_CROP)
         return PairDataset.of(data.lists["pretrain"], self.config.model, self.config.pretrain, PRETRAIN_CROP)
 
     def forward(

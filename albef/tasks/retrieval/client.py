@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from albef.serving import protocol
 from albef.serving.requests import (
@@ -21,6 +20,9 @@ from albef.serving.requests import (
 )
 from albef.serving.tables import ranked
 from albef.tasks.retrieval import spec
+
+if TYPE_CHECKING:
+    from albef.data.lists import Lists
 
 
 def request(
@@ -82,10 +84,10 @@ def accepted(answer: list[Match]) -> list[str]:
     return [match.id for match in answer]
 
 
-def score(row: dict[str, Any], lists: Path, images: Path, client: Asker) -> dict[str, list[float]]:
+def score(row: dict[str, Any], data: Lists, client: Asker) -> dict[str, list[float]]:
     """Return the scores of the answers to a row of the test list, by metric."""
     by_text = client.ask(request(texts=row["caption"], k=1))
-    (best,) = client.ask(request(images=[images / row["image"]], k=1))
+    (best,) = client.ask(request(images=[data.images.find(row["image"]).read()], k=1))
     return {
         "image R@1": [float(matches[0].id == row["image"]) for matches in by_text],
         "text R@1": [float(best[0].id in row["caption"])],

@@ -157,7 +157,7 @@ def test_the_python_api_gives_the_endpoints_answers(client, model, load, candida
 
 @pytest.mark.parametrize("code", python_blocks("server"))
 def test_an_example_of_the_documentation_runs(code, server, model, tmp_path, monkeypatch):
-    images = tmp_path / "artifacts" / "data" / "images" / "test"
+    images = tmp_path / "artifacts" / "exported" / "images" / "test"
     images.mkdir(parents=True)
     for path in (images / "000000.png", images / "000001.png", tmp_path / "photo.jpg"):
         path.symlink_to(image_path(model))

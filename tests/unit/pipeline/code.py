@@ -22,6 +22,7 @@ WRAPPER = "sh infra/albef.sh "
 _NEUTRAL = (
     "albef.cli",
     "albef.config",
+    "albef.config_data",
     "albef.config_parsing",
     "albef.io",
     "albef.tasks.registry",
