@@ -33,7 +33,10 @@ class ListsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
-    """Image-text pairs (`albef.datasets.pairs`): a folder of images with captions, shards, or a data set of the hub."""
+    """Image-text pairs (`albef.datasets.pairs`).
+
+    They are a folder of images with captions, shards, or a data set of the hub.
+    """
 
     path: str  # folder, WebDataset (.tar) or Parquet files, or hub:NAME
     image: str | None = None  # column of the image; null: found by name

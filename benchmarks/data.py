@@ -1,4 +1,4 @@
-"""Benchmark of training data in memory: tables against JSON lists.
+"""Benchmark of training data in memory: tables and streams against JSON lists.
 
     python -m benchmarks.data --rows 10000 100000 1000000 5000000 --json-rows 10000 100000 1000000
 
@@ -13,10 +13,12 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,16 @@ from PIL import Image
 
 from albef.config import TokenizerConfig, load
 from albef.data import tokenizer
+from albef.data.datasets import PRETRAIN_CROP
 from albef.data.files import write_list
 from albef.data.image_text import PairDataset
 from albef.data.lists import IMAGE_FOLDER, Lists
 from albef.data.loader import TrainLoader
+from albef.data.stream import StreamSpec, spec_of
+from albef.data.stream_loader import StreamLoader, StreamSet
 from albef.data.tables import ImageWriter, write_records
 from albef.data.tokenizer import Encoder
+from albef.io import write_file
 
 WORDS = ("red", "green", "blue", "dog", "cat", "bird", "tree", "house", "left", "right", "of", "with", "and", "a", "on")
 DISTINCT = 100
@@ -89,6 +95,21 @@ def write_json(folder: Path, rows: int) -> None:
     )
 
 
+def write_stream(folder: Path, rows: int) -> None:
+    """Write WebDataset files of a thousand pairs and the manifest of a stream."""
+    files, shards, pairs = contents(), [], enumerate(records(rows))
+    while batch := list(islice(pairs, 1000)):
+        shards.append(folder / f"{len(shards):05}.tar")
+        with tarfile.open(shards[-1], "w") as archive:
+            for row, record in batch:
+                for ending, data in (("jpg", files[row % DISTINCT]), ("txt", record["caption"].encode())):
+                    member = tarfile.TarInfo(f"{row:09}.{ending}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    spec = StreamSpec([str(shard) for shard in shards], rows, 4, 256, None, None, 0.0)
+    write_file(folder / "manifest.json", json.dumps({"stream": asdict(spec)}))
+
+
 def anonymous(pid: int | str) -> float:
     """Return the MiB of a process's memory that no file backs."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -109,8 +130,11 @@ def measure(kind: str, folder: Path, rows: int, workers: int, epochs: int, batch
     encoder = Encoder.from_file(folder / "tokenizer" / "tokenizer.json")
     train = replace(config.pretrain, batch_size=64, num_workers=workers, augment="none")
     start = time.perf_counter()
-    dataset = PairDataset.of(Lists(folder, folder)["pretrain"], config.model, train)
-    loader = TrainLoader(dataset, encoder, train)
+    loader: TrainLoader | StreamLoader
+    if (spec := spec_of(folder)) is not None:
+        loader = StreamLoader(StreamSet.streaming(spec, config.model, train, PRETRAIN_CROP), encoder, train)
+    else:
+        loader = TrainLoader(PairDataset.of(Lists(folder, folder)["pretrain"], config.model, train), encoder, train)
     first = loaded = 0.0
     for epoch in range(epochs):
         for number, _ in enumerate(loader.batches(epoch)):
@@ -128,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--stream-rows", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--json-rows", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
@@ -141,10 +166,12 @@ def main(argv: list[str] | None = None) -> None:
         return
     print("| data | rows | first batch (s) | images/s | rank (MiB) | worker (MiB) | all (MiB) |")
     print("|---|---|---|---|---|---|---|")
-    for kind, rows in [("tables", n) for n in args.rows] + [("JSON", n) for n in args.json_rows]:
+    kinds = {"tables": (write_tables, args.rows), "stream": (write_stream, args.stream_rows)}
+    kinds |= {"JSON": (write_json, args.json_rows)}
+    for kind, rows in [(kind, rows) for kind, (_, sizes) in kinds.items() for rows in sizes]:
         with tempfile.TemporaryDirectory(prefix="albef-data-") as temporary:
             folder = Path(temporary)
-            (write_tables if kind == "tables" else write_json)(folder, rows)
+            kinds[kind][0](folder, rows)
             words = folder / "words"
             write_list(words / "pretrain.json", list(records(200)))
             tokenizer.run(TokenizerConfig(kind="wordpiece", vocab_size=256), words, folder / "tokenizer")

@@ -97,7 +97,10 @@ class TrainSet(Dataset[Sample], ABC):
         return [int(row) for row in self._by_group[first:last]]
 
     def describe(self, row: int) -> dict[str, Any]:
-        """Return what identifies a row in the list of bad rows: its number, and its images as far as they are known."""
+        """Return what identifies a row in the list of bad rows.
+
+        These are its number and its images, as far as they are known.
+        """
         try:
             return {"row": row, "images": list(images_of(self.rows[row]))}
         except SchemaError:

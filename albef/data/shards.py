@@ -51,7 +51,10 @@ class ShardSample:
 
 
 def place_of(key: str) -> float:
-    """Return a number in [0, 1) that follows from a key alone, so that more data change no split."""
+    """Return a number in [0, 1) that follows from a key alone.
+
+    More data thus change no split.
+    """
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 

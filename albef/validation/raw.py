@@ -92,7 +92,10 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
 
 
 def _pairs(runner: GxRunner, config: PairsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
-    """Check the captions of a folder of images; shards are only looked up, as `albef prepare` reads them row by row."""
+    """Check the captions of a folder of images.
+
+    Shards are only looked up, as `albef prepare` reads them row by row.
+    """
     if config.path.startswith(pairs.HUB):
         return {}, []
     if (found := pairs.shards(config.path, raw)) is not None:

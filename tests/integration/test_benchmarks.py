@@ -22,7 +22,7 @@ from albef.serving.requests import InvalidRequestError
 from albef.serving.session import open_session
 from albef.tasks import registry
 from albef.tasks.entailment import client as entailment
-from benchmarks import evaluate, serving, size, step
+from benchmarks import data, evaluate, serving, size, step
 from benchmarks import input as images
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
 from benchmarks.load.local import FairSemaphore, Local
@@ -39,6 +39,14 @@ def test_a_pretraining_step_is_measured() -> None:
     row = step.row_of(tiny_config(), 4, "fp32", "eager", steps=2, warmup=1, tokens=8)
     assert row[:3] == [4, "fp32", "eager"]
     assert float(row[3]) > 0
+
+
+def test_memory_of_training_data_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--rows", "300", "--stream-rows", "300", "--json-rows", "300", "--batches", "2", "--epochs", "1"]
+    data.main(options)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip("| ") for row in rows] == ["tables", "stream", "JSON"]
+    assert all(float(cell.strip("| ").replace(",", "")) > 0 for row in rows for cell in row[3:])
 
 
 def test_training_images_are_measured(tmp_path: Path) -> None:
