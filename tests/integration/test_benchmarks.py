@@ -42,7 +42,7 @@ def test_a_pretraining_step_is_measured() -> None:
 
 
 def test_memory_of_training_data_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--rows", "300", "--stream-rows", "300", "--json-rows", "300", "--batches", "2", "--epochs", "1"]
+    options = ["--rows", "300", "--stream-rows", "2001", "--json-rows", "300", "--batches", "2", "--epochs", "1"]
     data.main(options)
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0].strip("| ") for row in rows] == ["tables", "stream", "JSON"]
