@@ -257,7 +257,12 @@ class RecordWriter(AbstractContextManager["RecordWriter"]):
         self._writer = pa.ipc.new_stream(str(file) if isinstance(file, Path) else file, record_features().arrow_schema)
 
     def add(self, record: Any, images: Sequence[int], source: str | None = None) -> None:
-        """Add a record, the rows of its images in the `ImageTable` (none if unknown), and the name of its source."""
+        """Add a record.
+
+        Args:
+            images: Rows of its images in the `ImageTable`; none if unknown.
+            source: Name of its source; None if there is only one.
+        """
         self._records.append(dump(record))
         self._images.append(list(images))
         self._sources.append(source)

@@ -98,7 +98,7 @@ def _exports(artifacts: Path) -> list[list[Cell]]:
 
 
 def _validated(artifacts: Path) -> dict[str, Any]:
-    """Return the rows of each source of the lists that have several, and the captions that the filter dropped."""
+    """Return rows by source of lists that have several, and dropped captions."""
     path = artifacts / "validated" / "report.json"
     if not path.is_file():
         return {"sources": [], "captions": []}

@@ -97,7 +97,7 @@ class CaptionFilter:
             return _code("long")
         if config.min_letters is not None and _letters(caption) < config.min_letters:
             return _code("few_letters")
-        if config.languages is not None and self._probability(caption) < _LEAST_PROBABILITY:
+        if config.languages is not None and not self._in_language(caption):
             return _code("language")
         return 0
 
@@ -107,10 +107,13 @@ class CaptionFilter:
 
         return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
-    def _probability(self, caption: str) -> float:
-        """Return the probability of the allowed languages."""
+    def _in_language(self, caption: str) -> bool:
+        """Return whether a caption may be in one of the allowed languages."""
         allowed = self.config.languages or ()
-        return sum(float(value) for language, value in self._identifier.rank(caption) if language in allowed)
+        if self._identifier.classify(caption)[0] in allowed:  # twice as fast as all probabilities
+            return True
+        probabilities = (float(value) for language, value in self._identifier.rank(caption) if language in allowed)
+        return sum(probabilities) >= _LEAST_PROBABILITY
 
 
 def _code(reason: str) -> int:
@@ -123,7 +126,7 @@ def _captions(record: Record) -> list[str]:
 
 
 def _letters(caption: str) -> float:
-    """Return the fraction of letters among characters other than white space; marks of a letter count as letters."""
+    """Return the fraction of letters, and of their marks, among characters other than white space."""
     kinds = [unicodedata.category(character)[0] for character in caption if not character.isspace()]
     return sum(kind in "LM" for kind in kinds) / max(1, len(kinds))
 
