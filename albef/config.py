@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from albef.config_data import CaptionsConfig as CaptionsConfig
 from albef.config_data import EmojiConfig as EmojiConfig
 from albef.config_data import ListsConfig as ListsConfig
 from albef.config_data import PairsConfig as PairsConfig
@@ -24,6 +25,7 @@ from albef.config_parsing import (
     AtLeast1,
     Fraction,
     NonNegative,
+    NotBelow1,
     Positive,
     named_by,
     renamed,
@@ -199,6 +201,8 @@ class PretrainConfig(ContrastTrainConfig):
     hard_negatives: bool  # sample ITM negatives by ITC similarity instead of uniformly
     distill_itc: bool  # momentum distillation, with weight alpha, in ITC
     distill_mlm: bool  # likewise in MLM
+    mixing_temperature: NotBelow1 | None = None  # T: sources are drawn by rows ** (1 / T); null: each row once an epoch
+    captions: Literal["random", "cycle"] = "random"  # of an image with several: a random one (official), or by turns
 
 
 @dataclass(frozen=True, kw_only=True)

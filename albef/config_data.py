@@ -79,6 +79,17 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionsConfig:
+    """Filter of pretraining captions (`albef.validation.caption_filter`); null: no limit."""
+
+    min_words: AtLeast1 | None = None
+    max_words: AtLeast1 | None = None
+    min_letters: Fraction | None = None  # least fraction of letters among the characters, without spaces
+    max_repeats: AtLeast1 | None = None  # how often a list may have the same caption; the first ones are kept
+    languages: list[str] | None = None  # allowed ones, as ISO 639 codes such as en
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidateConfig:
     """Data validation (`albef.validation`)."""
 
@@ -89,3 +100,4 @@ class ValidateConfig:
     max_caption_words: AtLeast1
     max_label_share: Fraction  # maximum fraction of the most frequent class in a classification list
     min_known_answers: Fraction  # minimum fraction of VQA questions whose most common answer is in the answer list
+    captions: CaptionsConfig | None = None  # drop captions of pretraining, without an error; null: none is

@@ -46,6 +46,7 @@ class Range:
 AtLeast0 = Annotated[int, Range(0)]
 AtLeast1 = Annotated[int, Range(1)]
 NonNegative = Annotated[float, Range(0)]
+NotBelow1 = Annotated[float, Range(1)]
 Positive = Annotated[float, Range(0, above=True)]
 Fraction = Annotated[float, Range(0, 1)]
 

@@ -1,6 +1,7 @@
 """Training sets over validated lists.
 
-A sample is a function of (seed, epoch, row).
+A sample is a function of (seed, epoch, row). Where sources are mixed, the number of earlier draws of the row takes the
+place of the epoch; see `albef.data.loader.EpochSampler`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from albef.config import PretrainConfig
 from albef.data.datasets import Sample, TrainSet
 
 if TYPE_CHECKING:
@@ -22,7 +23,18 @@ class PairDataset(TrainSet):
 
     The caption is ``caption`` (a string, or several to draw from) or, in grounding, ``text``.
     Records without ``image_id`` are identified by image path.
+
+    Where pretraining takes captions by turns, k epochs see k different ones, in an order of each row's own.
     """
+
+    def _text_sample(self, record: dict[str, Any], epoch: int, row: int) -> tuple[Sample, np.random.Generator]:
+        if isinstance(self.train, PretrainConfig) and self.train.captions == "cycle":
+            captions = record["caption"]
+            if not isinstance(captions, str):
+                order = np.random.SeedSequence(self.train.seed, spawn_key=(row,))
+                turn = np.random.default_rng(order).permutation(len(captions))[epoch % len(captions)]
+                record = record | {"caption": captions[turn]}
+        return super()._text_sample(record, epoch, row)
 
     def sample(self, record: dict[str, Any], row: int, rng: np.random.Generator) -> Sample:
         """Return a caption as ``text``, and ``image_id``."""

@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from albef.data.images import ImageError, StoredImage, read_bytes
 from albef.data.schema import Record, SchemaError, images_of, kind_of, known_lists, problems, read_list
 from albef.data.tables import SUFFIX, ImageTable, RecordTable, TableError
@@ -106,6 +109,12 @@ class Rows(Sequence[Record]):
             yield from map(tuple, self.records.image_rows())
         else:
             yield from (tuple(images_of(record)) for record in self)
+
+    def sources(self) -> tuple[list[str], NDArray[np.int32]]:
+        """Return names and numbers of the sources, see `RecordTable.sources`; records in memory have one."""
+        if isinstance(self.records, RecordTable):
+            return self.records.sources()
+        return [""], np.zeros(len(self), dtype=np.int32)
 
 
 def records_of(path: Path, kind: str | None = None) -> Sequence[Record]:

@@ -13,13 +13,15 @@ from torch.utils.data import DataLoader, Sampler
 from albef.config import TrainConfig
 from albef.data.datasets import TrainSet
 from albef.data.faults import LEAST_ROWS, ReplacingSet
+from albef.data.mixing import Mixture, mixture_of
 from albef.data.tokenizer import Encoder
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Shuffled batches of ``(epoch, row)`` keys.
 
-    The order depends only on seed and epoch.
+    The order depends only on seed and epoch. An epoch has every row once; with a mixture, it has as many rows in other
+    shares, and the first part of a key is the number of earlier draws of the row.
 
     Args:
         size: Rows of the data set.
@@ -28,6 +30,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         groups: Group of each row; rows of a group follow one another.
         shard: Rank and world size; each rank gets a contiguous part of every batch.
         parts: Parts of a rank's batch, which follow one another. Sizes of parts differ by one row at most.
+        mixture: Draws of several sources.
 
     Raises:
         ValueError: If the data set is smaller than one batch.
@@ -43,12 +46,13 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         groups: NDArray[np.int64] | None = None,
         shard: tuple[int, int] = (0, 1),
         parts: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
         if size < batch_size:
             raise ValueError(f"batch_size: {batch_size} is more than the {size} rows of the training list")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.epoch, self.start, self.groups, self.shard = epoch, start, groups, shard
-        self.parts = parts
+        self.parts, self.mixture = parts, mixture
 
     def __len__(self) -> int:
         return (self.size // self.batch_size - self.start) * self.parts
@@ -59,12 +63,19 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         order = rng.permutation(np.arange(self.size, dtype=np.int32))
         if self.groups is not None:
             group_order = rng.permutation(int(self.groups.max()) + 1)
-            order = order[np.argsort(group_order[self.groups[order]], kind="stable")]
+            rows = order if self.mixture is None else self.mixture.draw(self.epoch, order)[0]
+            order = order[np.argsort(group_order[self.groups[rows]], kind="stable")]
         for batch in range(self.start, self.size // self.batch_size):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            places = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             rank, ranks = self.shard
-            for part in np.array_split(rows, ranks * self.parts)[rank * self.parts : (rank + 1) * self.parts]:
-                yield [(self.epoch, int(row)) for row in part]
+            for part in np.array_split(places, ranks * self.parts)[rank * self.parts : (rank + 1) * self.parts]:
+                yield self._keys(part)
+
+    def _keys(self, places: NDArray[np.integer[Any]]) -> list[tuple[int, int]]:
+        if self.mixture is None:
+            return [(self.epoch, int(row)) for row in places]
+        rows, draws = self.mixture.draw(self.epoch, places)
+        return list(zip(draws.tolist(), rows.tolist(), strict=True))
 
 
 class TrainLoader:
@@ -86,6 +97,7 @@ class TrainLoader:
             groups=dataset.groups,
             shard=shard,
             parts=train.parts(shard[1]),
+            mixture=mixture_of(dataset.rows, train),
         )
         replacing: Any = ReplacingSet(dataset, encoder, whole_batch=min(train.batch_size, LEAST_ROWS))
         self.loader: DataLoader[Any] = DataLoader(

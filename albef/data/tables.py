@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from albef.data.files import dump
 from albef.io import write_file
@@ -46,16 +49,16 @@ def image_features() -> datasets.Features:
 
 @cache
 def record_features() -> datasets.Features:
-    """Return the columns of a list: record and rows of its images.
+    """Return the columns of a list: record, rows of its images, source.
 
-    The record is in the official format; no rows mean that they are unknown.
+    The record is in the official format. No rows mean that they are unknown, no source that there is only one.
     """
     from datasets import Features, Json, List, Value
 
-    return Features({"record": Json(), "images": List(Value("int64"))})
+    return Features({"record": Json(), "images": List(Value("int64")), "source": Value("string")})
 
 
-def _open(path: Path, features: datasets.Features) -> datasets.Dataset:
+def _open(path: Path, features: datasets.Features, optional: Collection[str] = ()) -> datasets.Dataset:
     import datasets
     import pyarrow as pa
 
@@ -63,7 +66,8 @@ def _open(path: Path, features: datasets.Features) -> datasets.Dataset:
         table = datasets.Dataset.from_file(str(path))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise TableError(f"{path}: not an Arrow table ({error}); write it again with `albef prepare`") from error
-    if table.features != features:
+    present = {name: kind for name, kind in features.items() if name in table.features or name not in optional}
+    if table.features != present:
         raise TableError(f"{path}: columns {table.features}, expected {features}; write it again with `albef prepare`")
     return table.with_format("arrow")
 
@@ -191,7 +195,7 @@ class RecordTable(Sequence[Record]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._table = _open(path, record_features())
+        self._table = _open(path, record_features(), optional={"source"})
 
     def __len__(self) -> int:
         return len(self._table)
@@ -221,6 +225,22 @@ class RecordTable(Sequence[Record]):
         for start in range(0, len(self), _BATCH_ROWS):
             yield from column[start : start + _BATCH_ROWS]["images"].to_pylist()
 
+    def sources(self) -> tuple[list[str], NDArray[np.int32]]:
+        """Return the names of the sources, and the number of each row's source ``(N,)``.
+
+        Rows of an unknown source have the name "".
+        """
+        names: dict[str, int] = {}
+        numbers = np.zeros(len(self), dtype=np.int32)
+        if "source" not in self._table.features:
+            return [""], numbers
+        column = self._table.select_columns(["source"])
+        for start in range(0, len(self), _BATCH_ROWS):
+            part = column[start : start + _BATCH_ROWS]["source"].combine_chunks().fill_null("").dictionary_encode()
+            known = np.array([names.setdefault(name, len(names)) for name in part.dictionary.to_pylist()])
+            numbers[start : start + _BATCH_ROWS] = known[part.indices.to_numpy()]
+        return list(names) or [""], numbers
+
     def __reduce__(self) -> tuple[Any, ...]:
         return RecordTable, (self.path,)
 
@@ -235,13 +255,19 @@ class RecordWriter(AbstractContextManager["RecordWriter"]):
     def __init__(self, file: Path | BinaryIO) -> None:
         import pyarrow as pa
 
-        self.rows, self._records, self._images = 0, list[str](), list[list[int]]()
+        self.rows, self._records, self._images, self._sources = 0, list[str](), list[list[int]](), list[str | None]()
         self._writer = pa.ipc.new_stream(str(file) if isinstance(file, Path) else file, record_features().arrow_schema)
 
-    def add(self, record: Any, images: Sequence[int]) -> None:
-        """Add a record and the rows of its images in the `ImageTable`; none if unknown."""
+    def add(self, record: Any, images: Sequence[int], source: str | None = None) -> None:
+        """Add a record.
+
+        Args:
+            images: Rows of its images in the `ImageTable`; none if unknown.
+            source: Name of its source; None if there is only one.
+        """
         self._records.append(dump(record))
         self._images.append(list(images))
+        self._sources.append(source)
         self.rows += 1
         if len(self._records) >= _BATCH_ROWS:
             self._flush()
@@ -252,8 +278,9 @@ class RecordWriter(AbstractContextManager["RecordWriter"]):
         schema = record_features().arrow_schema
         texts = pa.ExtensionArray.from_storage(pa.json_(), pa.array(self._records, pa.string()))
         images = pa.array(self._images, schema.field("images").type)
-        self._writer.write_batch(pa.RecordBatch.from_arrays([texts, images], schema=schema))
-        self._records, self._images = [], []
+        sources = pa.array(self._sources, pa.string())
+        self._writer.write_batch(pa.RecordBatch.from_arrays([texts, images, sources], schema=schema))
+        self._records, self._images, self._sources = [], [], []
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None and self._records:
@@ -261,19 +288,19 @@ class RecordWriter(AbstractContextManager["RecordWriter"]):
         self._writer.close()
 
 
-def write_records(path: Path, records: Iterable[tuple[Any, Sequence[int]]]) -> int:
-    """Write a list atomically and return its number of rows.
+Row = tuple[Any, Sequence[int]] | tuple[Any, Sequence[int], str | None]
+"""Arguments of `RecordWriter.add`."""
 
-    Args:
-        records: Arguments of `RecordWriter.add`.
-    """
+
+def write_records(path: Path, records: Iterable[Row]) -> int:
+    """Write a list atomically and return its number of rows."""
     rows = 0
 
     def write(file: BinaryIO) -> None:
         nonlocal rows
         with RecordWriter(file) as writer:
-            for record, images in records:
-                writer.add(record, images)
+            for row in records:
+                writer.add(*row)
             rows = writer.rows
 
     write_file(path, write)

@@ -65,12 +65,16 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
     root = raw / config.image_root
     check(config, root)
     lists: dict[str, Any] = {}
+    sources: dict[str, list[str]] = {}
     images: dict[str, bool] = {}  # whether it may be shrunk
     grounding: list[Record] = []
     # Boxes come last, as they are looked up by the grounding records.
     names = sorted(config.files, key=lambda name: name == "grounding_boxes")
     for name in tqdm(names, desc="lists", unit="list", disable=None):
-        records: Any = _boxes(config, raw, grounding) if name == "grounding_boxes" else _joined(name, config, raw)
+        if name == "grounding_boxes":
+            records: Any = _boxes(config, raw, grounding)
+        else:
+            records, sources[name] = _joined(name, config, raw)
         lists[name] = records
         if name in known_lists():
             kind = known_lists()[name]
@@ -78,7 +82,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
             for path in (path for record in valid for path in images_of(record)):
                 images[path] = images.get(path, True) and not kind.startswith("grounding")
             grounding += valid if kind == "grounding" else []
-    return {"source": "lists", **tables.write(out, lists, _contents(images, root, max_side))}
+    return {"source": "lists", **tables.write(out, lists, _contents(images, root, max_side), sources)}
 
 
 def _contents(images: dict[str, bool], root: Path, max_side: int | None) -> Iterator[tuple[str, bytes | None]]:
@@ -129,12 +133,16 @@ def rows_of(name: str, file: str, config: ListsConfig, raw: Path) -> list[Any]:
     return rows
 
 
-def _joined(name: str, config: ListsConfig, raw: Path) -> list[Any]:
-    """Return the rows of all files of a list."""
-    joined = [row for file in config.files[name] for row in rows_of(name, file, config, raw)]
+def _joined(name: str, config: ListsConfig, raw: Path) -> tuple[list[Any], list[str]]:
+    """Return the rows of all files of a list, and the file of each row."""
+    joined, sources = list[Any](), list[str]()
+    for file in config.files[name]:
+        rows = rows_of(name, file, config, raw)
+        joined += rows
+        sources += [file] * len(rows)
     if name == "answer_list" and all(isinstance(row, str) for row in joined):
-        return list(dict.fromkeys(joined))
-    return joined
+        return list(dict.fromkeys(joined)), []
+    return joined, sources
 
 
 def _boxes(config: ListsConfig, raw: Path, records: list[Record]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -39,11 +40,11 @@ class Writer(AbstractContextManager["Writer"]):
         self.digest.update(f"{path}\0{hashlib.sha256(data).hexdigest() if data is not None else 'missing'}\n".encode())
         return self.images.add(path, data)
 
-    def record(self, name: str, record: Any, images: Sequence[int]) -> None:
+    def record(self, name: str, record: Any, images: Sequence[int], source: str | None = None) -> None:
         """Add a record of a list; see `RecordWriter.add`."""
         if name not in self.lists:
             self.lists[name] = RecordWriter(self.out / f"{name}{SUFFIX}")
-        self.lists[name].add(record, images)
+        self.lists[name].add(record, images, source)
 
     def __exit__(self, *error: Any) -> None:
         for writer in (self.images, *self.lists.values()):
@@ -61,13 +62,19 @@ class Writer(AbstractContextManager["Writer"]):
         return {"lists": lists, "images": {"count": self.images.rows, "sha256": self.digest.hexdigest()}}
 
 
-def write(out: Path, lists: Mapping[str, Any], images: Iterable[tuple[str, bytes | None]]) -> dict[str, Any]:
+def write(
+    out: Path,
+    lists: Mapping[str, Any],
+    images: Iterable[tuple[str, bytes | None]],
+    sources: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Write a data set.
 
     Args:
         out: Folder to write.
         lists: Records by list, and the JSON values of the other files.
         images: Paths in the lists, ascending, with encoded bytes; None for a missing file.
+        sources: Source of each record, for lists that have several.
 
     Returns:
         Entries of the manifest: rows and hash by list, number and hash of the images.
@@ -80,8 +87,9 @@ def write(out: Path, lists: Mapping[str, Any], images: Iterable[tuple[str, bytes
                 others[name] = write_list(out / f"{name}.json", records)
                 continue
             writer.lists[name] = RecordWriter(out / f"{name}{SUFFIX}")
-            for record in records:
-                writer.record(name, record, _image_rows(record, known_lists()[name], rows))
+            named = (sources or {}).get(name) or itertools.repeat(None, len(records))
+            for record, source in zip(records, named, strict=True):
+                writer.record(name, record, _image_rows(record, known_lists()[name], rows), source)
     manifest = writer.manifest()
     return {**manifest, "lists": manifest["lists"] | others}
 

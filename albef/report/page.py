@@ -97,6 +97,40 @@ def _exports(artifacts: Path) -> list[list[Cell]]:
     return rows
 
 
+def _validated(artifacts: Path) -> dict[str, Any]:
+    """Return rows by source of lists that have several, and dropped captions."""
+    path = artifacts / "validated" / "report.json"
+    if not path.is_file():
+        return {"sources": [], "captions": []}
+    report = read_json(path)
+    try:
+        sources = [
+            [name, source, float(rows)]
+            for name, counts in report["sources"].items()
+            if len(counts) > 1
+            for source, rows in counts.items()
+        ]
+        captions = [
+            [name, reason.replace("_", " "), float(count), 100 * count / max(1, counts["captions"])]
+            for name, counts in report["captions"].items()
+            for reason, count in counts["dropped"].items()
+            if count
+        ]
+        captions += [
+            [
+                name,
+                "all captions of a row",
+                float(counts["rows_dropped"]),
+                100 * counts["rows_dropped"] / counts["rows"],
+            ]
+            for name, counts in report["captions"].items()
+            if counts["rows_dropped"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"{path}: not a report of `albef validate`: {error!r}") from error
+    return {"sources": sources, "captions": captions}
+
+
 def _data(lists: Lists, out: Path) -> dict[str, Any]:
     sizes = [[name, float(len(lists[name]))] for name in sorted(names_in(lists.folder))]
     shown = []
@@ -139,6 +173,7 @@ def write(artifacts: Path, images: Path, out: Path) -> None:
             exports=_exports(artifacts),
             **_searches(artifacts, folder),
             **_data(lists, folder),
+            **_validated(artifacts),
         )
         (folder / "index.html").write_text(text, encoding="utf-8")
 

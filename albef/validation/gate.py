@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from albef.data.schema import EXTRAS, SchemaError, images_of, known_lists, load_
 from albef.data.tables import SUFFIX, RecordTable, write_records
 from albef.io import write_file
 from albef.validation import image_stats
+from albef.validation.caption_filter import KINDS, CaptionFilter
 from albef.validation.features import ValidationContext, check_records, feature_table
 from albef.validation.gx_runner import Finding, GxRunner, fatal, format_failures
 from albef.validation.suites import expectations
 
-Row = tuple[Any, Sequence[int]]
-"""A record, and the rows of its images in the tables."""
+Row = tuple[Any, Sequence[int], str | None]
+"""A record, the rows of its images in the tables, and its source."""
 
 
 class ValidationError(ValueError):
@@ -44,8 +46,9 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
     names = names_in(data)
     if not names:
         raise ValidationError(f"{data}: no list, expected files such as pretrain{SUFFIX}, written by `albef prepare`")
+    captions = None if config.captions is None else CaptionFilter(config.captions)
     rows = {name: _rows(file_of(data, name)) for name in names}
-    records = {name: [record for record, _ in pairs] for name, pairs in rows.items()}
+    records = {name: [record for record, *_ in given] for name, given in rows.items()}
     extras = {name: _extra(data / f"{name}.json") for name in EXTRAS if (data / f"{name}.json").is_file()}
     checked = {name: check_records(records[name], known_lists()[name]) for name in names}
     lists = {name: records for name, (records, _) in checked.items()}
@@ -63,16 +66,17 @@ def run(config: ValidateConfig, data: Path, out: Path) -> None:
         runner.write_docs()
         quarantine = _bad_rows(findings, names)
         failures = [f for name in names for f in fatal(config, {name: len(rows[name])}, findings)]
-        _write(folder, rows, quarantine, extras, findings, failures)
+        _write(folder, rows, quarantine, extras, findings, failures, captions)
     if failures:
         raise ValidationError(format_failures(failures, out))
 
 
 def _rows(path: Path) -> list[Row]:
     if path.suffix != SUFFIX:
-        return [(record, ()) for record in load_rows(path)]
+        return [(record, (), None) for record in load_rows(path)]
     table = RecordTable(path)
-    return list(zip(table, table.image_rows(), strict=True))
+    names, numbers = table.sources()
+    return list(zip(table, table.image_rows(), (names[number] or None for number in numbers), strict=True))
 
 
 def _extra(path: Path) -> Any:
@@ -107,10 +111,22 @@ def _write(
     extras: dict[str, Any],
     findings: list[Finding],
     failures: list[Finding],
+    captions: CaptionFilter | None,
 ) -> None:
+    good: dict[str, Iterable[Row]] = {}
+    filtered: dict[str, Any] = {}
+    for name in rows if not failures else ():
+        good[name] = passed = [row for number, row in enumerate(rows[name]) if number not in bad[name]]
+        if captions is not None and known_lists()[name] in KINDS:
+            good[name], filtered[name] = captions.apply(passed)
+    for name, value in extras.items() if not failures else ():
+        write_list(out / "lists" / f"{name}.json", value)
+    sources = {name: _write_rows(out / "lists" / f"{name}{SUFFIX}", kept) for name, kept in good.items()}
     report = {
         "success": not failures,
         "lists": {name: {"rows": len(rows[name]), "bad": len(bad[name])} for name in rows},
+        "sources": {name: counts for name, counts in sources.items() if counts},
+        "captions": filtered,
         "expectations": [f.report() for f in findings],
     }
     write_file(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -120,10 +136,17 @@ def _write(
         for row, reason in reasons.items()
     ]
     write_list(out / "quarantine.json", records)
-    if failures:
-        return
-    for name, value in extras.items():
-        write_list(out / "lists" / f"{name}.json", value)
-    for name, pairs in rows.items():
-        good = (pair for row, pair in enumerate(pairs) if row not in bad[name])
-        write_records(out / "lists" / f"{name}{SUFFIX}", good)
+
+
+def _write_rows(path: Path, rows: Iterable[Row]) -> dict[str, int]:
+    """Write a list and return the number of rows of each source, if it has any."""
+    sources: Counter[str] = Counter()
+
+    def counted() -> Iterator[Row]:
+        for row in rows:
+            if row[2] is not None:
+                sources[row[2]] += 1
+            yield row
+
+    write_records(path, counted())
+    return dict(sources)

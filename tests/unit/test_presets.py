@@ -130,7 +130,9 @@ def test_the_model_is_the_papers(name: str, tmp_path: Path) -> None:
     own = {field.name for field in dataclasses.fields(PretrainConfig)} - {
         field.name for field in dataclasses.fields(TrainConfig)
     }
-    assert all(getattr(config.pretrain, switch) for switch in own - {"mask_probability", "gather_negatives"})
+    others = {"mask_probability", "gather_negatives", "mixing_temperature", "captions"}
+    assert all(getattr(config.pretrain, switch) for switch in own - others)
+    assert (config.pretrain.mixing_temperature, config.pretrain.captions) == (None, "random")
     assert not config.pretrain.gather_negatives
     assert config.tasks.retrieval.evaluate.score == "itm"
     assert config.tasks.vqa.evaluate.mode == "rank"

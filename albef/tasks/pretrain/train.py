@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from albef.config import Config
+from albef.config import Config, ConfigError
 from albef.data.datasets import PRETRAIN_CROP
 from albef.data.image_text import PairDataset
 from albef.data.stream import spec_of
@@ -43,9 +43,18 @@ class Pretrain(Task):
         """Return the training set of image-caption pairs, from a stream if the data set has one.
 
         Each epoch draws one of an image's captions.
+
+        Raises:
+            ConfigError: If parameters do not apply to a stream.
         """
+        config = self.config.pretrain
         stream = spec_of(data.lists.images.folder)
         if stream is not None:
+            if config.mixing_temperature is not None or config.captions != "random":
+                raise ConfigError(
+                    "pretrain.mixing_temperature and pretrain.captions: a stream has one source and draws captions at "
+                    "random; remove these keys"
+                )
             return StreamSet.streaming(stream, self.config.model, self.config.pretrain, PRETRAIN_CROP)
         return PairDataset.of(data.lists["pretrain"], self.config.model, self.config.pretrain, PRETRAIN_CROP)
 

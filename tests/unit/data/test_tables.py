@@ -26,18 +26,50 @@ ANY_JSON = st.recursive(
 
 
 @settings(max_examples=30)
-@given(st.lists(st.tuples(ANY_JSON, st.lists(st.integers(0, 2**40), max_size=2)), max_size=20))
-def test_records_come_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, list[int]]]) -> None:
+@given(
+    st.lists(
+        st.tuples(ANY_JSON, st.lists(st.integers(0, 2**40), max_size=2), st.sampled_from(["a.json", "b.json", None])),
+        max_size=20,
+    )
+)
+def test_records_come_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, list[int], str | None]]
+) -> None:
     path = tmp_path_factory.mktemp("records") / "pretrain.arrow"
     assert write_records(path, rows) == len(rows)
     table = RecordTable(path)
     assert len(table) == len(rows)
-    assert list(table) == [record for record, _ in rows]
-    assert list(table.image_rows()) == [images for _, images in rows]
-    for row, (record, images) in enumerate(rows):
+    assert list(table) == [record for record, *_ in rows]
+    assert list(table.image_rows()) == [images for _, images, _ in rows]
+    names, numbers = table.sources()
+    assert [names[number] or None for number in numbers] == [source for *_, source in rows]
+    assert len(set(names)) == len(names)
+    for row, (record, images, _) in enumerate(rows):
         assert table[row] == record
         assert table.images(row) == images
-    assert table[1:3] == [record for record, _ in rows[1:3]]
+    assert table[1:3] == [record for record, *_ in rows[1:3]]
+
+
+def test_sources_of_several_batches_have_one_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BATCH_ROWS", 3)
+    sources = [None, "b", "a", "a", "c", "b", "b", None]
+    write_records(tmp_path / "a.arrow", [({}, (), source) for source in sources])
+    names, numbers = RecordTable(tmp_path / "a.arrow").sources()
+    assert [names[number] or None for number in numbers] == sources
+    assert sorted(names) == ["", "a", "b", "c"]
+
+
+def test_a_table_without_sources_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "pretrain.arrow"
+    write_records(path, [({"image": "a.png", "caption": "a"}, [0])] * 3)
+    table = datasets.Dataset.from_file(str(path)).remove_columns("source").with_format("arrow")
+    with pa.ipc.new_stream(str(tmp_path / "old.arrow"), table.features.arrow_schema) as writer:
+        writer.write_table(table[:])
+    old = RecordTable(tmp_path / "old.arrow")
+    assert list(old) == list(RecordTable(path))
+    for found in (old, RecordTable(path)):
+        names, numbers = found.sources()
+        assert (names, numbers.tolist()) == ([""], [0, 0, 0])
 
 
 def test_lone_surrogates_come_back(tmp_path: Path) -> None:

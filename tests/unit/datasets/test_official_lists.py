@@ -95,6 +95,11 @@ def test_pretraining_lists_are_joined(prepare: Prepare) -> None:
     records = result.tables["pretrain"]
     assert records[0]["image"] == "coco/train2014/COCO_train2014_000000000009.jpg"
     assert records[8]["image"] == "cc12m/0000000002.jpg"
+    names, numbers = records.sources()
+    assert names == files
+    assert [names[number] for number in numbers] == [
+        file for file in files for _ in json.loads((RAW / file).read_text())
+    ]
 
 
 @pytest.mark.parametrize(("name", "captions"), [("COCO retrieval", 2), ("Flickr30K", 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -106,6 +107,37 @@ def test_the_same_run_gives_the_same_report(artifacts: Path) -> None:
         return {path.name: path.read_bytes() for path in sorted((artifacts / "report").iterdir())}
 
     assert content() == content()
+
+
+def test_sources_and_dropped_captions_are_shown(artifacts: Path) -> None:
+    assert "source" not in write(artifacts)
+    report = {
+        "sources": {"pretrain": {"coco.json": 100, "<b>.json": 5_000}, "vqa_train": {"only.json": 9}},
+        "captions": {
+            "pretrain": {
+                "captions": 400,
+                "dropped": {"short": 3, "few_letters": 5, "language": 0},
+                "rows": 100,
+                "rows_dropped": 2,
+            }
+        },
+    }
+    path = artifacts / "validated" / "report.json"
+    path.write_text(json.dumps(report))
+    text = re.sub(r"\s*<[^>]+>\s*", "|", write(artifacts))
+    for row in (
+        "pretrain||coco.json||100",
+        "pretrain||&lt;b&gt;.json||5000",
+        "pretrain||few letters||5||1.25",
+        "pretrain||short||3||0.75",
+        "pretrain||all captions of a row||2||2",
+    ):
+        assert row in text
+    assert "only.json" not in text  # a single source
+    assert "language" not in text
+    path.write_text("{}")
+    with refuses(ReportError, "report.json", "albef validate"):
+        write(artifacts)
 
 
 def test_names_are_escaped(artifacts: Path) -> None:
