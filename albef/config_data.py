@@ -39,6 +39,7 @@ class PairsConfig:
     image: str | None = None  # column of the image; null: found by name
     caption: str | None = None  # column of the caption, or captions
     split: str = "train"  # split of a data set of the hub
+    subset: str | None = None  # its subset, if it has several
     val: Fraction = 0.05  # fraction of images for retrieval_val
     test: Fraction = 0.05  # and for retrieval_test
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from albef.config import ListsConfig, PairsConfig, PrepareConfig, ValidateConfig
 from albef.data.files import new_folder
 from albef.data.schema import images_of, known_lists
-from albef.datasets import official_lists, pairs, photo_folder
+from albef.datasets import official_lists, photo_folder, shards
 from albef.datasets.emoji import lexicon
 from albef.io import write_file
 from albef.validation.features import check_records
@@ -89,11 +89,9 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
 
 
 def _pairs(runner: GxRunner, config: PairsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
-    """Check the captions of a folder of images; shards are only looked up, as `albef prepare` reads them row by row."""
-    if config.path.startswith(pairs.HUB):
+    """Check the captions of a folder of images; shards are only looked up, as `albef prepare` reads them once."""
+    if config.path.startswith(shards.HUB) or shards.files(config.path, raw) is not None:
         return {}, []
-    if (found := pairs.shards(config.path, raw)) is not None:
-        return {"pairs": dict.fromkeys(found[1], 0)}, []
     folder = raw / config.path
     rows = list(photo_folder.rows(folder, config.image, config.caption))
     label = (photo_folder.table(folder) or folder).name
