@@ -33,7 +33,7 @@ class ListsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
-    """Image-text pairs (`albef.datasets.pairs`): a folder of images with captions, shards, or a data set of the hub."""
+    """Image-text pairs of a folder, of shards or of the hub (`albef.datasets.pairs`)."""
 
     path: str  # folder, WebDataset (.tar) or Parquet files, or hub:NAME
     image: str | None = None  # column of the image; null: found by name

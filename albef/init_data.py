@@ -31,7 +31,7 @@ _MAX_BAD = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds.
+    """Contents of a source.
 
     Args:
         captions: Captions of all images.
@@ -132,7 +132,7 @@ def _count(config: PairsConfig) -> Found:
         if splits[split] < (4 if split == "train" else 1):
             raise ConfigError(
                 f"{config.path}: {images} images with captions, {splits[split]} of them for {split}; that is too few, "
-                "add images"
+                "add images until there are 50 or more"
             )
     return Found(captions, splits, words, len(missing), whole)
 

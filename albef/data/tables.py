@@ -35,7 +35,10 @@ class TableError(ValueError):
 
 @cache
 def image_features() -> datasets.Features:
-    """Return the columns of images: the path in the lists, and the encoded bytes (null for a missing file)."""
+    """Return the columns of images.
+
+    These are the path in the lists, and the encoded bytes (null for a missing file).
+    """
     from datasets import Features, Image, Value
 
     return Features({"path": Value("string"), "image": Image(decode=False)})
@@ -43,7 +46,10 @@ def image_features() -> datasets.Features:
 
 @cache
 def record_features() -> datasets.Features:
-    """Return the columns of a list: a record in the official format, and the rows of its images (none if unknown)."""
+    """Return the columns of a list.
+
+    These are a record in the official format, and the rows of its images (none if unknown).
+    """
     from datasets import Features, Json, List, Value
 
     return Features({"record": Json(), "images": List(Value("int64"))})

@@ -73,7 +73,10 @@ def _from_folder(config: PairsConfig, folder: Path, content: bool) -> Iterator[P
 
 
 def split_of(key: str, val: float, test: float) -> str:
-    """Return ``train``, ``val`` or ``test``; it depends on the key alone, so that more data change no split."""
+    """Return ``train``, ``val`` or ``test``, by the hash of the key.
+
+    It depends on nothing else: more data change no split.
+    """
     place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
     return "test" if place < test else "val" if place < test + val else "train"
 

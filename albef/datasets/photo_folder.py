@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -83,7 +84,7 @@ def rows(folder: Path, image: str | None = None, caption: str | None = None) -> 
 
 
 def _place(folder: Path, name: str, where: str) -> str:
-    """Return the path of an image relative to the folder, in the only spelling that is used for it."""
+    """Return the path of an image relative to the folder, in one spelling for each image."""
     forms = [name, name.replace("\\", "/")]  # Windows writes backslashes, macOS decomposes accents
     forms += [unicodedata.normalize(form, text) for text in forms for form in ("NFC", "NFD")]
     name = next((form for form in forms if os.path.isfile(folder / form)), name)
@@ -95,7 +96,7 @@ def _place(folder: Path, name: str, where: str) -> str:
 
 
 def _texts(folder: Path) -> Iterator[dict[str, str]]:
-    """Yield the images that have a text file of the same name; each line is a caption."""
+    """Yield images that have a text file of their name; each line is a caption."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
@@ -151,6 +152,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[tuple[str, object]]]]:
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",\t;", key=unquoted.count), strict=True)
             header = next(reader, [])
+            line = reader.line_num + 1
             for values in reader:
                 if any(values[len(header) :]):
                     raise SchemaError(
@@ -158,7 +160,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[tuple[str, object]]]]:
                         "contain the separator in quotation marks"
                     )
                 if values:
-                    yield reader.line_num, list(zip(header, values, strict=False))
+                    yield reader.line_num, list(itertools.zip_longest(header, values[: len(header)], fillvalue=""))
                 line = reader.line_num + 1
     except csv.Error as error:
         raise SchemaError(

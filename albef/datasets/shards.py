@@ -48,9 +48,7 @@ def files(path: str, raw: Path) -> list[Path] | None:
     else:
         base = Path(place.anchor) if place.is_absolute() else Path()
         found = sorted(base.glob(str(place.relative_to(base)))) if "*" in path else []
-    notes = {file for file in found if file.suffix == ".parquet" and _noted(file)}
-    found = [file for file in found if file not in notes]
-    if place.is_dir() and not found:
+    if place.is_dir() and not (found := [file for file in found if not _is_note(file)]):
         return None
     kinds = {file.suffix for file in found}
     if len(kinds) != 1 or not kinds <= set(_KINDS):
@@ -61,8 +59,8 @@ def files(path: str, raw: Path) -> list[Path] | None:
     return found
 
 
-def _noted(file: Path) -> bool:
-    return file.with_suffix(".tar").is_file() or file.with_suffix("").is_dir()
+def _is_note(file: Path) -> bool:
+    return file.suffix == ".parquet" and (file.with_suffix(".tar").is_file() or file.with_suffix("").is_dir())
 
 
 def read(config: PairsConfig, found: Iterable[Path], content: bool = True) -> Iterator[Sample]:
@@ -106,23 +104,27 @@ def _from_tars(config: PairsConfig, paths: list[Path], content: bool) -> Iterato
 def _tar_rows(path: Path, content: bool) -> Iterator[dict[str, Any]]:
     """Yield the files of each sample by suffix, with the keys of its JSON file."""
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             members = (member for member in tar if member.isfile())
             for key, group in itertools.groupby(members, lambda member: _split_name(member.name)[0]):
                 row: dict[str, Any] = {"__key__": key}
                 for member in group:
                     suffix = _split_name(member.name)[1]
                     is_image = f".{suffix}" in SUFFIXES
-                    file = tar.extractfile(member)
-                    data = b"" if file is None or (is_image and not content) else file.read()
+                    opened = tar.extractfile(member) if content or not is_image else None
+                    data = opened.read() if opened is not None else b""
                     row[suffix] = data if is_image or suffix == "json" else data.decode(errors="replace")
                 yield {**_json_object(row.pop("json", b"")), **row}
+            # tarfile takes a header that is cut off or damaged for the end, which a block of zeros marks.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("unexpected end of data")
     except tarfile.TarError as error:
         raise SchemaError(f"{path}: not a complete tar file ({error}); download or write it again") from error
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Return the key and the suffix of a file, which begins at the first dot of its name."""
+    """Return the key and the suffix of a file; the first dot divides them."""
     path = PurePosixPath(name)
     stem, _, suffix = path.name.partition(".")
     return str(path.with_name(stem)) if stem else name, suffix.lower()
@@ -197,7 +199,7 @@ def _sample(row: Mapping[str, Any], image: str, caption: str, content: bool, pla
 
 
 def _linked(path: str) -> bytes | None:
-    """Return the bytes of an image that a row of the hub names, or None if it is missing."""
+    """Return the bytes of an image that a row names; None if it is missing."""
     import fsspec
 
     try:

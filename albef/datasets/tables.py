@@ -50,7 +50,10 @@ class Writer(AbstractContextManager["Writer"]):
             writer.__exit__(*error)
 
     def manifest(self) -> dict[str, Any]:
-        """Return rows and hash by list, and number and hash of the images; call it after the end of writing."""
+        """Return rows and hash by list, and number and hash of the images.
+
+        Call it after the end of writing.
+        """
         lists = {
             name: {"rows": writer.rows, "sha256": file_hash(self.out / f"{name}{SUFFIX}")}
             for name, writer in self.lists.items()

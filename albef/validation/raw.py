@@ -89,7 +89,10 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
 
 
 def _pairs(runner: GxRunner, config: PairsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
-    """Check the captions of a folder of images; shards are only looked up, as `albef prepare` reads them once."""
+    """Check the captions of a folder of images.
+
+    Shards are only looked up: `albef prepare` reads them, once.
+    """
     if config.path.startswith(shards.HUB) or shards.files(config.path, raw) is not None:
         return {}, []
     folder = raw / config.path
