@@ -98,7 +98,7 @@ def _from_tars(config: PairsConfig, paths: list[Path], content: bool) -> Iterato
     for row in itertools.chain(head, rows):
         image = next((name for name in wanted["image"] if isinstance(row.get(name), bytes)), None)
         texts = next((row[name] for name in wanted["caption"] if name in row), None)
-        yield row["__key__"], f".{image}", row[image] if image else None, captions(texts)
+        yield row["__key__"], f".{image}" if image else "", row[image] if image else None, captions(texts)
 
 
 def _tar_rows(path: Path, content: bool) -> Iterator[dict[str, Any]]:

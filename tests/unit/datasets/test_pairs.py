@@ -107,13 +107,13 @@ def test_samples_of_tar_files_may_lack_files(tmp_path: Path) -> None:
     ]
     found = read(write_tar(tmp_path / "a.tar", damaged))
     assert [(pair.path[9:], pair.image is not None, pair.captions) for pair in found] == [
-        (".None", False, ["thing 0"]),
+        ("", False, ["thing 0"]),
         (".jpg", True, ["thing 0"]),
         (".jpg", True, ["sch\ufffdn"]),
         (".jpg", True, [""]),
         (".png", True, ["one", ""]),
         (".jpg", True, [""]),
-        (".None", False, ["unknown format"]),
+        ("", False, ["unknown format"]),
     ]
 
 
