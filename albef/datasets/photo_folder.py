@@ -114,8 +114,9 @@ def _texts(folder: Path) -> Iterator[dict[str, str]]:
             raise SchemaError(_unreadable(text, error)) from error
         yield from ({"image": name, "caption": line.strip()} for line in lines if line.strip())
     if not any(path.with_suffix("") in texts for path in images):
+        kinds = ", ".join(sorted({path.suffix.lower() for path in files if path.suffix})) or "no"
         raise SchemaError(
-            f"{folder}: no captions for its {len(images)} images ({', '.join(sorted(SUFFIXES))}); expected the columns "
+            f"{folder}: {kinds} files and no captions; expected images ({', '.join(sorted(SUFFIXES))}) with the columns "
             "file_name and text in metadata.csv or metadata.jsonl, or a text file beside each image (a.jpg, a.txt)"
         )
 

@@ -177,11 +177,14 @@ def test_a_table_that_is_no_file(folder: Path) -> None:
         rows(folder)
 
 
-@pytest.mark.parametrize("files", [[], ["a.jpg", "b.jpg"], ["a.heic", "a.txt"]])
-def test_a_folder_without_captions(tmp_path: Path, files: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [([], "no files"), (["a.jpg", "b.JPG", "README"], ".jpg files"), (["a.heic", "a.txt"], ".heic, .txt files")],
+)
+def test_a_folder_without_captions(tmp_path: Path, files: list[str], found: str) -> None:
     for name in files:
         (tmp_path / name).touch()
-    with refuses(SchemaError, tmp_path, "metadata.csv", "metadata.jsonl", "file_name", "a.txt", ".jpg"):
+    with refuses(SchemaError, tmp_path, found, "metadata.csv", "metadata.jsonl", "file_name", "a.txt", ".jpeg"):
         rows(tmp_path)
 
 
