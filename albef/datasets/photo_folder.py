@@ -116,8 +116,8 @@ def _texts(folder: Path) -> Iterator[dict[str, str]]:
     if not any(path.with_suffix("") in texts for path in images):
         kinds = ", ".join(sorted({path.suffix.lower() for path in files if path.suffix})) or "no"
         raise SchemaError(
-            f"{folder}: {kinds} files and no captions; expected images ({', '.join(sorted(SUFFIXES))}) with the columns "
-            "file_name and text in metadata.csv or metadata.jsonl, or a text file beside each image (a.jpg, a.txt)"
+            f"{folder}: {kinds} files and no captions; expected images ({', '.join(sorted(SUFFIXES))}) with the "
+            "columns file_name and text in metadata.csv or metadata.jsonl, or a text file beside each image (a.jpg, a.txt)"
         )
 
 
