@@ -196,8 +196,8 @@ def _summary(data: Mapping[str, Any], config: PairsConfig, found: Found | None, 
         "  .venv/bin/dvc repro",
         "  .venv/bin/albef serve --repository artifacts/repository",
         '  .venv/bin/albef ask retrieval "a text that describes one of the images"',
-        "A model trained from scratch on few images finds little. docs/checkpoints.md tells how to start from a",
-        "published checkpoint, docs/data.md what the parameters mean.",
+        "The server searches the test images; docs/data.md tells how to index all. A model trained from scratch on few",
+        "images finds little; docs/checkpoints.md tells how to start from a published checkpoint.",
     ]
     return "\n".join(lines)
 

@@ -115,9 +115,10 @@ def _texts(folder: Path) -> Iterator[dict[str, str]]:
         yield from ({"image": name, "caption": line.strip()} for line in lines if line.strip())
     if not any(path.with_suffix("") in texts for path in images):
         kinds = ", ".join(sorted({path.suffix.lower() for path in files if path.suffix})) or "no"
+        known = ", ".join(sorted(SUFFIXES))
         raise SchemaError(
-            f"{folder}: {kinds} files and no captions; expected images ({', '.join(sorted(SUFFIXES))}) with the "
-            "columns file_name and text in metadata.csv or metadata.jsonl, or a text file beside each image (a.jpg, a.txt)"
+            f"{folder}: {kinds} files and no captions; expected images ({known}) with the columns "
+            "file_name and text in metadata.csv or metadata.jsonl, or a text file beside each image (a.jpg, a.txt)"
         )
 
 
