@@ -257,7 +257,7 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     add("inspect", _inspect, "check the raw data against expectations; write data docs", "raw", "out")
-    add("prepare", _prepare, "write tables of the built-in data set, or of JSON lists and images", "raw", "out")
+    add("prepare", _prepare, "write tables of the built-in data set, of JSON lists, or of pairs", "raw", "out")
     add("validate", _validate, "data gate: expectations, data docs, clean lists", "data", "out")
     add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
     inputs = ("lists", "images", "tokenizer")

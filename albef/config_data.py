@@ -33,15 +33,13 @@ class ListsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
-    """Image-text pairs (`albef.datasets.pairs`).
-
-    They are a folder of images with captions, shards, or a data set of the hub.
-    """
+    """Image-text pairs of a folder, of shards or of the hub (`albef.datasets.pairs`)."""
 
     path: str  # folder, WebDataset (.tar) or Parquet files, or hub:NAME
     image: str | None = None  # column of the image; null: found by name
     caption: str | None = None  # column of the caption, or captions
     split: str = "train"  # split of a data set of the hub
+    subset: str | None = None  # its subset, if it has several
     val: Fraction = 0.05  # fraction of images for retrieval_val
     test: Fraction = 0.05  # and for retrieval_test
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from albef.config import ConfigError, PairsConfig, load
+from albef.data.images import SUFFIXES
 from albef.data.text import clean
-from albef.datasets import pairs, photo_folder
+from albef.datasets import pairs, photo_folder, shards
 from albef.io import write_file
 
 _VAL = _TEST = 0.1
@@ -23,21 +24,28 @@ _STEPS = {"pretrain": 600, "retrieval": 200}
 _LARGEST_BATCH = 32
 
 
+_COUNTED = 100_000
+"""Images of a source that are counted; a larger one is seen once."""
+_MAX_BAD = 0.05
+
+
 @dataclass(frozen=True)
 class Found:
-    """What a folder of images holds.
+    """Contents of a source.
 
     Args:
         captions: Captions of all images.
         splits: Images of train, val and test.
         words: Words of the longest caption.
         missing: Files that captions name and that do not exist.
+        whole: Whether all images were counted.
     """
 
     captions: int
     splits: Mapping[str, int]
     words: int
     missing: int
+    whole: bool
 
 
 def add(command: argparse.ArgumentParser) -> None:
@@ -75,43 +83,67 @@ def init(source: str, params: Path, out: Path, image: str | None = None, caption
 
     load(params)
     data = YAML().load(params)
-    path = source if source.startswith(pairs.HUB) else str(Path(source).resolve())
+    if "retrieval" not in data["tasks"]:
+        raise ConfigError(f"{params}: no tasks.retrieval; start from another file, such as params.yaml as committed")
+    path = source if source.startswith(shards.HUB) else os.path.abspath(source)
     config = PairsConfig(path=path, image=image, caption=caption, val=_VAL, test=_TEST)
-    found = None
-    if not path.startswith(pairs.HUB) and pairs.shards(path, Path()) is None:
+    if path.startswith(shards.HUB):
+        found = None
+        next(pairs.read(config, Path()), None)  # fails if it cannot be read
+    else:
         found = _count(config)
     left_out = _fill(data, config, found)
-    write_file(out, dump(data))
+    try:
+        write_file(out, dump(data))
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); name another file with --out") from error
     return _summary(data, config, found, left_out, out)
 
 
 def _count(config: PairsConfig) -> Found:
-    folder = Path(config.path)
-    captions = Counter[str]()
-    words = 0
-    for row in photo_folder.rows(folder, config.image, config.caption):
-        captions[row["image"]] += 1
-        words = max(words, len(clean(row["caption"]).split()))
-    missing = [path for path in captions if not (folder / path).is_file()]
-    for path in missing:
-        del captions[path]
-    splits = Counter(pairs.split_of(path, config.val, config.test) for path in captions)
+    splits, suffixes = Counter[str](), Counter[str]()
+    captions = words = 0
+    missing: list[str] = []
+    whole = True
+    for pair in pairs.read(config, Path(), content=False):
+        if splits.total() == _COUNTED:
+            whole = False
+            break
+        if pair.image is None:
+            missing.append(pair.path)
+            continue
+        splits[pairs.split_of(pair.key, config.val, config.test)] += 1
+        suffixes[Path(pair.path).suffix.lower()] += 1
+        captions += len(pair.captions)
+        words = max(words, *(len(clean(text).split()) for text in pair.captions))
+    images = splits.total()
+    unknown = {suffix: count for suffix, count in suffixes.items() if suffix and suffix not in SUFFIXES}
+    if sum(unknown.values()) > _MAX_BAD * images:
+        raise ConfigError(
+            f"{config.path}: {sum(unknown.values())} of {images} images are {', '.join(unknown)} files, expected "
+            f"{', '.join(sorted(SUFFIXES))}; convert them, for example to JPEG"
+        )
+    if len(missing) > _MAX_BAD * (images + len(missing)):
+        raise ConfigError(
+            f"{config.path}: {len(missing)} of {images + len(missing)} images with captions are missing, such as "
+            f"{missing[0] or 'one without a name'}; expected paths below this folder"
+        )
     for split in ("train", "val", "test"):
         if splits[split] < (4 if split == "train" else 1):
             raise ConfigError(
-                f"{folder}: {len(captions)} images with captions, {splits[split]} of them for {split}; that is too "
-                "few, add images"
+                f"{config.path}: {images} images with captions, {splits[split]} of them for {split}; that is too few, "
+                "add images until there are 50 or more"
             )
-    return Found(captions.total(), splits, words, len(missing))
+    return Found(captions, splits, words, len(missing), whole)
 
 
 def _fill(data: MutableMapping[str, Any], config: PairsConfig, found: Found | None) -> list[str]:
     """Change parameters in place; return the tasks that are left out."""
     values = {key: value for key, value in vars(config).items() if value is not None}
-    if not config.path.startswith(pairs.HUB):
+    if not config.path.startswith(shards.HUB):
         del values["split"]
     data["prepare"].update({"source": "pairs", "pairs": values, "max_side": _STORED})
-    data["validate"].update({"on_bad_record": "quarantine", "max_bad_share": 0.05})
+    data["validate"].update({"on_bad_record": "quarantine", "max_bad_share": _MAX_BAD})
     data["tokenizer"].update({"kind": "wordpiece", "vocab_size": 8192})
     data["tokenizer"].pop("source", None)
     data["model"]["image_size"] = _SIDE
@@ -135,7 +167,7 @@ def _fill(data: MutableMapping[str, Any], config: PairsConfig, found: Found | No
         while batch > 2 and batch * 2 > rows:
             batch //= 2
         steps = rows // batch
-        epochs = max(1, round(_STEPS[name] / steps)) if name in _STEPS else 1
+        epochs = max(1, round(_STEPS[name] / steps)) if name in _STEPS and found.whole else 1
         section.update({"batch_size": batch, "epochs": epochs})
         section.update({"log_every": max(1, min(40, steps * epochs // 10)), "checkpoint_every": 100})
         section["optim"]["warmup_steps"] = max(1, steps * epochs // 20)
@@ -145,16 +177,17 @@ def _fill(data: MutableMapping[str, Any], config: PairsConfig, found: Found | No
 def _summary(data: Mapping[str, Any], config: PairsConfig, found: Found | None, left_out: list[str], out: Path) -> str:
     pretrain = data["pretrain"]
     lines = [f"{out}: retrieval on the pairs of {config.path}"]
-    if found is not None:
-        table = photo_folder.table(Path(config.path))
-        splits = ", ".join(f"{found.splits[split]} {split}" for split in ("train", "val", "test"))
+    if found is None:
+        lines.append("  size:        unknown; set epochs and batch_size in pretrain and tasks.retrieval.train yourself")
+    else:
+        splits = ", ".join(f"{found.splits[split]:,} {split}" for split in ("train", "val", "test"))
         lines += [
-            f"  captions:    {found.captions}, of {table.name if table else 'text files beside the images'}",
-            f"  split:       {splits}; decided by the name of each file, so that more images move none",
+            f"  captions:    {'' if found.whole else 'more than '}{found.captions:,}{_place(config)}",
+            f"  split:       {splits} images; by the hash of each name, so that more images move none",
             f"  pretraining: {pretrain['epochs']} epochs in batches of {pretrain['batch_size']}",
         ]
         if found.missing:
-            lines.append(f"  missing:     {found.missing} files that captions name; up to 5 % of a list may be bad")
+            lines.append(f"  missing:     {found.missing} files that captions name")
     lines += [
         f"  images:      stored with at most {_STORED} pixels, seen by the model at {_SIDE} x {_SIDE}",
         "  bad records: dropped and listed in artifacts/validated/quarantine.json, up to 5 % of a list",
@@ -163,7 +196,14 @@ def _summary(data: Mapping[str, Any], config: PairsConfig, found: Found | None, 
         "  .venv/bin/dvc repro",
         "  .venv/bin/albef serve --repository artifacts/repository",
         '  .venv/bin/albef ask retrieval "a text that describes one of the images"',
-        "A model trained from scratch on few images finds little. docs/checkpoints.md tells how to start from a",
-        "published checkpoint, docs/data.md what the parameters mean.",
+        "The server searches the test images; docs/data.md tells how to index all. A model trained from scratch on few",
+        "images finds little; docs/checkpoints.md tells how to start from a published checkpoint.",
     ]
     return "\n".join(lines)
+
+
+def _place(config: PairsConfig) -> str:
+    if (files := shards.files(config.path, Path())) is not None:
+        return f" in {len(files)} {files[0].suffix} file{'s' if len(files) > 1 else ''}"
+    table = photo_folder.table(Path(config.path))
+    return f" in {table.name}" if table else " in text files beside the images"

@@ -132,16 +132,13 @@ def records_of(path: Path, kind: str | None = None) -> Sequence[Record]:
 
 
 def read_rows(path: Path, images: Images) -> Rows:
-    """Return the rows of a list, a file named like it; see `records_of` for errors."""
+    """Return the rows of a table or a JSON file; see `records_of` for errors."""
     records = records_of(path)
     return Rows(records, images, str(path), kind_of(path.stem) if isinstance(records, RecordTable) else None)
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """Return the file of a list: the table if there is one, else the JSON file.
-
-    The JSON file need not exist.
-    """
+    """Return the table of a list, or else its JSON file, whether it exists or not."""
     table = folder / f"{name}{SUFFIX}"
     return table if table.is_file() else folder / f"{name}.json"
 

@@ -6,21 +6,24 @@ Files are read from front to back, a part at a time, as img2dataset writes them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from albef.data.images import SUFFIXES
+from albef.data.schema import SchemaError
 
-IMAGE_COLUMNS = ("image", "jpg", "png", "jpeg", "webp")
-CAPTION_COLUMNS = ("caption", "text", "txt", "captions", "sentences", "description")
 FORMATS = (".tar", ".parquet")
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+CAPTION_COLUMNS = ("caption", "txt", "text", "captions", "sentences", "description")
+KEY_COLUMNS = ("__key__", "key")
 _BLOCK = 4 << 20  # bytes of a read from a network
 _ROWS = 64  # rows of a Parquet file that are decoded at a time
 _PAUSES = (0.5, 2.0, 8.0)
@@ -28,9 +31,11 @@ _PAUSES = (0.5, 2.0, 8.0)
 
 _logger = logging.getLogger(__name__)
 
+Row = dict[str, Any]
 
-class ShardError(ValueError):
-    """A shard that cannot be read, or has no image or caption column."""
+
+class ShardError(SchemaError):
+    """A shard that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,15 @@ class ShardSample:
 
     Args:
         number: Position in the shard.
-        key: Key that the shard gives it, or shard and number.
+        key: Key that the shard gives it; None if it gives none.
+        suffix: Suffix of the image file, as far as it is known.
         image: Encoded bytes; None if there are none.
         captions: None of them empty in good data.
     """
 
     number: int
-    key: str
+    key: str | None
+    suffix: str
     image: bytes | None
     captions: list[str]
 
@@ -119,6 +126,7 @@ def read(shard: str, start: int = 0, image: str | None = None, caption: str | No
 
     Raises:
         ShardError: If several attempts fail.
+        SchemaError: If a Parquet file has no such column.
     """
     attempts = 0
     while True:
@@ -127,15 +135,14 @@ def read(shard: str, start: int = 0, image: str | None = None, caption: str | No
                 start, attempts = sample.number + 1, 0
                 yield sample
             return
-        except ShardError:
+        except SchemaError:
             raise
         except Exception as error:  # storage systems and damaged files raise different types
             # A damaged archive stays damaged, but a connection that ends too early looks the same.
             pauses = _PAUSES[:1] if isinstance(error, tarfile.ReadError) else _PAUSES
             if attempts == len(pauses):
-                raise ShardError(
-                    f"{shard}, sample {start}: cannot be read ({type(error).__name__}: {error})"
-                ) from error
+                reason = f"{type(error).__name__}: {error}"
+                raise ShardError(f"{shard}, sample {start}: cannot be read ({reason})") from error
             _logger.warning("%s, sample %d: %s; trying again", shard, start, error)
         time.sleep(_PAUSES[attempts])
         attempts += 1
@@ -145,79 +152,163 @@ def _open(shard: str, start: int, image: str | None, caption: str | None) -> Ite
     import fsspec
 
     system, path = fsspec.core.url_to_fs(shard)
-    reader = _tar if shard.endswith(".tar") else _parquet
     with system.open(path, "rb", **({"block_size": _BLOCK} if "://" in shard else {})) as file:
-        yield from reader(shard, file, start, image, caption)
+        if shard.endswith(".tar"):
+            for number, row in tar_rows(file, start):
+                yield of_row(number, row, image, caption)
+        else:
+            yield from parquet_samples(file, shard, start, image, caption)
 
 
-def _tar(shard: str, file: Any, start: int, image: str | None, caption: str | None) -> Iterator[ShardSample]:
-    images = (image,) if image else tuple(suffix[1:] for suffix in SUFFIXES)
-    number, key, group = -1, None, dict[str, bytes]()
-    with tarfile.open(fileobj=file, mode="r|") as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            path = PurePosixPath(member.name)
-            stem, _, ending = path.name.partition(".")
-            if str(path.parent / stem) != key:
-                if key is not None and number >= start:
-                    yield _sample(number, key, group, images, caption)
-                number, key, group = number + 1, str(path.parent / stem), {}
-            content = archive.extractfile(member) if number >= start else None
-            if content is not None:
-                group[ending.lower()] = content.read()
-    if key is not None and number >= start:
-        yield _sample(number, key, group, images, caption)
+def tar_rows(file: Any, start: int = 0, content: bool = True) -> Iterator[tuple[int, Row]]:
+    """Yield number and row of each sample of a WebDataset file.
+
+    A row has the files of the sample by suffix, the keys of its JSON file, and ``__key__``.
+
+    Args:
+        file: Open binary file, read from front to back.
+        start: Samples to skip.
+        content: Read the images; otherwise their bytes are empty.
+
+    Raises:
+        tarfile.TarError: If the file is damaged.
+    """
+    with tarfile.open(fileobj=file, mode="r|") as tar:
+        members = (member for member in tar if member.isfile())
+        groups = itertools.groupby(members, lambda member: _split_name(member.name)[0])
+        for number, (key, group) in enumerate(groups):
+            row: Row = {"__key__": key}
+            for member in group:
+                suffix = _split_name(member.name)[1]
+                is_image = f".{suffix}" in SUFFIXES
+                opened = tar.extractfile(member) if number >= start and (content or not is_image) else None
+                data = opened.read() if opened is not None else b""
+                row[suffix] = data if is_image or suffix == "json" else data.decode(errors="replace")
+            if number >= start:
+                yield number, {**_json_object(row.pop("json", b"")), **row}
+        end = tar.offset
+    # tarfile takes a header that is cut off or damaged for the end, which a block of zeros marks.
+    if file.seekable():
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("unexpected end of data")
 
 
-def _sample(
-    number: int, key: str, group: dict[str, bytes], images: tuple[str, ...], caption: str | None
-) -> ShardSample:
-    content = next((group[name] for name in images if name in group), None)
-    endings = (caption,) if caption else ("txt", "caption", "text")
-    text: Any = next((group[name] for name in endings if name in group), None)
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", errors="replace").strip()
-    elif "json" in group:
-        try:
-            record = json.loads(group["json"])
-            text = next((record[name] for name in ((caption,) if caption else CAPTION_COLUMNS) if name in record), None)
-        except (ValueError, TypeError):
-            text = None
-    return ShardSample(number, key, content, _texts(text))
+def _split_name(name: str) -> tuple[str, str]:
+    """Return the key and the suffix of a file; the first dot divides them."""
+    path = PurePosixPath(name)
+    stem, _, suffix = path.name.partition(".")
+    return str(path.with_name(stem)) if stem else name, suffix.lower()
 
 
-def _texts(value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [text if isinstance(text, str) else "" for text in values]
+def _json_object(data: bytes) -> Row:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}  # the caption may be in the text file
+    return {key: item for key, item in value.items() if isinstance(item, str | list)} if isinstance(value, dict) else {}
 
 
-def _parquet(shard: str, file: Any, start: int, image: str | None, caption: str | None) -> Iterator[ShardSample]:
+def of_row(number: int, row: Mapping[str, Any], image: str | None, caption: str | None) -> ShardSample:
+    """Return the sample of a row of `tar_rows`; columns are found for each row by default."""
+    wanted = IMAGE_COLUMNS if image is None else (image,)
+    found = next((name for name in wanted if isinstance(row.get(name), bytes)), None)
+    texts = next((row[name] for name in (CAPTION_COLUMNS if caption is None else (caption,)) if name in row), None)
+    return ShardSample(
+        number, row["__key__"], f".{found}" if found else "", row[found] if found else None, captions(texts)
+    )
+
+
+def parquet_samples(
+    file: Any, place: object, start: int = 0, image: str | None = None, caption: str | None = None, content: bool = True
+) -> Iterator[ShardSample]:
+    """Yield the samples of a Parquet file.
+
+    Args:
+        file: Open binary file, or a path.
+        place: Name of the file in error messages.
+        start: Samples to skip.
+        image, caption: Columns; found by name by default.
+        content: Read the images; otherwise their bytes are empty, and all count as present.
+
+    Raises:
+        SchemaError: If a column is missing or is not of images.
+    """
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(file)
-    names = table.schema_arrow.names
-    image = _column(shard, names, image, IMAGE_COLUMNS, "image")
-    caption = _column(shard, names, caption, CAPTION_COLUMNS, "caption")
-    key = next((name for name in ("key", "__key__", "id") if name in names), None)
-    number = 0
-    for batch in table.iter_batches(_ROWS, columns=[image, caption, *([key] if key else [])]):
-        if number + len(batch) <= start:
-            number += len(batch)
-            continue
-        for row in batch.to_pylist():
-            if number >= start:
-                content = row[image]["bytes"] if isinstance(row[image], dict) else row[image]
-                name = str(row[key]) if key else f"{shard}:{number}"
-                yield ShardSample(number, name, content, _texts(row[caption]))
-            number += 1
+    with pq.ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        image = column(names, image, IMAGE_COLUMNS, "image", place)
+        caption = column(names, caption, CAPTION_COLUMNS, "caption", place)
+        columns = [caption, *(name for name in KEY_COLUMNS if name in names), *([image] if content else [])]
+        number = 0
+        for batch in table.iter_batches(_ROWS, columns=columns):
+            if number + len(batch) <= start:
+                number += len(batch)
+                continue
+            for row in batch.to_pylist():
+                if number >= start:
+                    yield of_columns(number, row, image, caption, place, content)
+                number += 1
 
 
-def _column(shard: str, names: list[str], given: str | None, usual: tuple[str, ...], what: str) -> str:
-    found = next((name for name in ((given,) if given else usual) if name in names), None)
-    if found is None:
-        raise ShardError(
-            f"{shard}: no column {given or ' or '.join(usual)} of the {what}, found {', '.join(names)}; set "
-            f"prepare.pairs.{what} to one of them"
+def of_columns(
+    number: int, row: Mapping[str, Any], image: str, caption: str, place: object, content: bool = True
+) -> ShardSample:
+    """Return the sample of a row of a table.
+
+    Images are bytes, or the structs of Hugging Face's datasets.
+
+    Raises:
+        SchemaError: If the column ``image`` is not of images.
+    """
+    value = row[image] if content else b""
+    name = ""
+    if isinstance(value, dict):
+        name = str(value.get("path") or "")
+        value = _linked(name) if value.get("bytes") is None and name else value.get("bytes")
+    if not isinstance(value, bytes | None):
+        raise SchemaError(
+            f"{place}: the column {image} is not of images but {type(value).__name__}; set prepare.pairs.image to a "
+            "column of encoded images, or download the images of URLs with img2dataset"
         )
-    return found
+    suffix = PurePosixPath(name).suffix or ("" if image not in IMAGE_COLUMNS[1:] else f".{image}")
+    key = next((str(row[name]) for name in KEY_COLUMNS if row.get(name) is not None), None)
+    return ShardSample(number, key, suffix, value, captions(row[caption]))
+
+
+def _linked(path: str) -> bytes | None:
+    """Return the bytes of an image that a row names; None if it is missing."""
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb") as file:
+            content: bytes = file.read()
+            return content
+    except FileNotFoundError:
+        return None
+
+
+def captions(value: Any) -> list[str]:
+    """Return captions as a list; what is not text becomes empty, which `albef validate` reports."""
+    values = value if isinstance(value, list) else [value]
+    return [text if isinstance(text, str) else "" for text in values] or [""]
+
+
+def column(names: Sequence[str], given: str | None, usual: Sequence[str], what: str, place: object) -> str:
+    """Return the name of a column, as given or by its usual names.
+
+    Raises:
+        SchemaError: If there is none, or two of the same name.
+    """
+    wanted = [given] if given is not None else list(usual)
+    by_lower_case = {name.strip().lower(): name for name in reversed(names)}
+    found = [by_lower_case[name.lower()] for name in wanted if name.lower() in by_lower_case]
+    if not found:
+        raise SchemaError(
+            f"{place}: no column for the {what}, expected {' or '.join(wanted)}, found {', '.join(names) or 'none'}; "
+            f"name the column with prepare.pairs.{what}, or --{what} of `albef init-data`"
+        )
+    if list(names).count(found[0]) > 1:
+        raise SchemaError(f"{place}: {list(names).count(found[0])} columns are named {found[0]}; rename all but one")
+    return found[0]

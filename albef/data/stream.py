@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from albef.data import shards
-from albef.data.shards import ShardError, ShardSample
+from albef.data.schema import SchemaError
+from albef.data.shards import ShardSample
 
 if TYPE_CHECKING:
     pass
@@ -64,6 +65,11 @@ def spec_of(data: Path) -> StreamSpec | None:
         return None if values is None else StreamSpec(**values)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}, stream: malformed ({error}); write it again with `albef prepare`") from error
+
+
+def key_of(shard: str, sample: ShardSample) -> str:
+    """Return the key of a sample, which decides whether it is held out."""
+    return sample.key or f"{shard}:{sample.number}"
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,6 @@ class Reader:
         name = self.spec.shards[shard]
         try:
             yield from shards.read(name, start, self.spec.image, self.spec.caption)
-        except ShardError as error:
+        except SchemaError as error:
             _logger.warning("%s; going on without the rest of it", error)
             self.failed.append(str(error))

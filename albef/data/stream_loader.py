@@ -14,14 +14,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from albef.config import ModelConfig, TrainConfig
-from albef.data import shards
 from albef.data.datasets import Sample
 from albef.data.faults import PartFaults
 from albef.data.image_text import PairDataset, number_of
 from albef.data.images import ImageError, StoredImage
 from albef.data.lists import Images, Rows
-from albef.data.shards import ShardError, ShardSample
-from albef.data.stream import Position, Reader, StreamSpec
+from albef.data.shards import ShardError, ShardSample, place_of
+from albef.data.stream import Position, Reader, StreamSpec, key_of
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -62,7 +61,7 @@ class StreamSet(PairDataset):
             ImageError: If there is no image or it cannot be read.
             ValueError: If there is no caption.
         """
-        name = f"{self.spec.shards[shard]}, sample {sample.number} ({sample.key})"
+        name = f"{self.spec.shards[shard]}, sample {sample.number} ({key_of(self.spec.shards[shard], sample)})"
         captions = [text for text in sample.captions if text.strip()]
         if not captions:
             raise ValueError(f"{name}: no caption")
@@ -105,7 +104,7 @@ class _Parts(IterableDataset[dict[str, Any]]):
                 faults.lost = "all shards" if following is None else f"{bad} samples in a row"
                 return {"faults": faults}
             shard, sample = following
-            if shards.place_of(sample.key) < dataset.spec.held_out:
+            if place_of(key_of(dataset.spec.shards[shard], sample)) < dataset.spec.held_out:
                 continue
             try:
                 samples.append(dataset.sample_of(shard, sample, reader.position.turn))

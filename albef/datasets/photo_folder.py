@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 from albef.data.images import SUFFIXES
 from albef.data.schema import SchemaError
+from albef.data.shards import column
 
 TABLES = (".csv", ".tsv", ".jsonl")
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "image_path", "path")
@@ -25,34 +30,14 @@ def table(folder: Path) -> Path | None:
         SchemaError: If there are several.
     """
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES)
-    named = [path for path in found if path.stem == "metadata"]
+    named = [path for path in found if path.stem.lower() == "metadata"]
     chosen = named or found
     if len(chosen) > 1:
-        raise SchemaError(f"{folder}: several files of captions, {', '.join(p.name for p in chosen)}; leave one")
-    return chosen[0] if chosen else None
-
-
-def images(folder: Path) -> list[str]:
-    """Return the image files below a folder, as sorted relative paths."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in files)
-
-
-def column(names: Sequence[str], given: str | None, usual: Sequence[str], what: str, place: object) -> str:
-    """Return the name of a column, as given or by its usual names.
-
-    Raises:
-        SchemaError: If there is none.
-    """
-    wanted = [given] if given is not None else list(usual)
-    by_lower_case = {name.strip().lower(): name for name in reversed(names)}
-    found = [by_lower_case[name.lower()] for name in wanted if name.lower() in by_lower_case]
-    if not found:
         raise SchemaError(
-            f"{place}: no column {' or '.join(wanted)} of the {what}; found {', '.join(names) or 'none'}: set "
-            f"prepare.pairs.{what} to one of them"
+            f"{folder}: several files of captions, {', '.join(p.name for p in chosen)}; leave one, or name one "
+            "metadata.csv"
         )
-    return found[0]
+    return chosen[0] if chosen else None
 
 
 def rows(folder: Path, image: str | None = None, caption: str | None = None) -> Iterator[dict[str, str]]:
@@ -62,55 +47,108 @@ def rows(folder: Path, image: str | None = None, caption: str | None = None) -> 
         image, caption: Columns of the table; None finds them by name.
 
     Raises:
-        SchemaError: If there are no captions, or a column is not found.
+        SchemaError: If there are no captions, a column is not found, or an image is not below the folder.
     """
     path = table(folder)
     if path is None:
         yield from _texts(folder)
         return
-    for number, row in enumerate(_table_rows(path)):
+    for number, (line, row) in enumerate(_json_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path)):
         if number == 0:
-            names = list(row)
+            names = [name for name, _ in row]
             image = column(names, image, FILE_COLUMNS, "image", path)
             caption = column(names, caption, CAPTION_COLUMNS, "caption", path)
-        values = row.get(str(caption))
-        for value in values if isinstance(values, list) else [values]:
-            yield {"image": str(row.get(str(image)) or ""), "caption": value if isinstance(value, str) else ""}
+        fields = dict(row)
+        file, texts = fields.get(str(image)), fields.get(str(caption))
+        place = _place(folder, file, f"{path}, line {line}") if isinstance(file, str) and file else ""
+        for text in (texts or [""]) if isinstance(texts, list) else [texts]:
+            yield {"image": place, "caption": text if isinstance(text, str) else ""}
+
+
+def _place(folder: Path, name: str, where: str) -> str:
+    """Return the path of an image relative to the folder, in one spelling for each image."""
+    forms = [name, name.replace("\\", "/")]  # Windows writes backslashes, macOS decomposes accents
+    forms += [unicodedata.normalize(form, text) for text in forms for form in ("NFC", "NFD")]
+    name = next((form for form in forms if os.path.isfile(folder / form)), name)
+    inside = os.path.abspath(folder)
+    path = os.path.normpath(os.path.join(inside, name))
+    if path != inside and not path.startswith(os.path.join(inside, "")):
+        raise SchemaError(f"{where}: {name}: expected a file below {folder}; move the image there")
+    return os.path.relpath(path, inside)
 
 
 def _texts(folder: Path) -> Iterator[dict[str, str]]:
-    """Yield the images that have a text file of the same name; each line is a caption."""
-    found = False
-    for path in images(folder):
-        text = (folder / path).with_suffix(".txt")
-        if text.is_file():
-            found = True
-            lines = text.read_text(encoding="utf-8", errors="replace").splitlines()
-            yield from ({"image": path, "caption": line.strip()} for line in lines if line.strip())
-    if not found:
+    """Yield images that have a text file of their name; each line is a caption."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    for path in images:
+        if (text := texts.get(path.with_suffix(""))) is None:
+            continue
+        name = path.relative_to(folder).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise SchemaError(f"{folder}: {name!r}: a file name that is not UTF-8; rename the file") from error
+        try:
+            lines = text.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SchemaError(_unreadable(text, error)) from error
+        yield from ({"image": name, "caption": line.strip()} for line in lines if line.strip())
+    if not any(path.with_suffix("") in texts for path in images):
+        kinds = ", ".join(sorted({path.suffix.lower() for path in files if path.suffix})) or "no"
+        known = ", ".join(sorted(SUFFIXES))
         raise SchemaError(
-            f"{folder}: no captions; expected metadata.csv or metadata.jsonl with the columns file_name and text, or a "
-            "text file beside each image (a.jpg, a.txt)"
+            f"{folder}: {kinds} files and no captions; expected images ({known}) with the columns "
+            "file_name and text in metadata.csv or metadata.jsonl, or a text file beside each image (a.jpg, a.txt)"
         )
 
 
-def _table_rows(path: Path) -> Iterator[dict[str, object]]:
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"{path}: not UTF-8 text (byte {error.object[error.start]:#x}); save it with the encoding UTF-8"
+    return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, list[tuple[str, object]]]]:
+    """Yield the number of each line and its keys with their values."""
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise SchemaError(f"{path}, line {number}: expected a JSON object, got {line.strip()[:60]}")
+                    yield number, list(row.items())
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SchemaError(f"{path}, line {number}: not valid JSON ({error})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SchemaError(_unreadable(path, error)) from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[tuple[str, object]]]]:
+    """Yield the line that each record ends in, and its columns with their values."""
+    line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        row = json.loads(line)
-                        if not isinstance(row, dict):
-                            raise SchemaError(f"{path}, line {number}: expected a JSON object")
-                        yield row
-                return
-            header = file.readline()
+            unquoted = re.sub(r'"[^"]*"', "", file.readline())
             file.seek(0)
-            delimiter = max("\t;,", key=header.count)  # a comma if none occurs
-            for record in csv.DictReader(file, delimiter=delimiter):
-                yield {str(key): value for key, value in record.items() if key is not None}
-    except json.JSONDecodeError as error:
-        raise SchemaError(f"{path}, line {number}: not valid JSON ({error})") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SchemaError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+            reader = csv.reader(file, delimiter=max(",\t;", key=unquoted.count), strict=True)
+            header = next(reader, [])
+            line = reader.line_num + 1
+            for values in reader:
+                if any(values[len(header) :]):
+                    raise SchemaError(
+                        f"{path}, line {reader.line_num}: {len(values)} fields, expected {len(header)}; put texts that "
+                        "contain the separator in quotation marks"
+                    )
+                if values:
+                    yield reader.line_num, list(itertools.zip_longest(header, values[: len(header)], fillvalue=""))
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise SchemaError(
+            f"{path}, line {line}: not valid CSV ({error}); close each quotation mark, and double those within a text"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SchemaError(_unreadable(path, error)) from error

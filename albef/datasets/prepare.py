@@ -11,7 +11,7 @@ from typing import Any
 from albef.config import ConfigError, EmojiConfig, PairsConfig, PrepareConfig, StreamConfig
 from albef.data import shards
 from albef.data.files import new_folder
-from albef.data.stream import StreamSpec
+from albef.data.stream import StreamSpec, key_of
 from albef.datasets import official_lists, pairs, tables
 from albef.datasets.emoji import lists as emoji_lists
 from albef.datasets.emoji import world as worlds
@@ -51,8 +51,8 @@ def _stream(config: PairsConfig, stream: StreamConfig, raw: Path, out: Path, max
         (shard, sample) for shard in names for sample in shards.read(shard, image=config.image, caption=config.caption)
     )
     first = (
-        pairs.Pair(sample.key, f"{number:09}", sample.image, sample.captions)
-        for number, (_, sample) in enumerate(islice(samples, stream.sample))
+        pairs.Pair(key_of(shard, sample), f"{number:09}{sample.suffix}", sample.image, sample.captions)
+        for number, (shard, sample) in enumerate(islice(samples, stream.sample))
     )
     manifest = pairs.write(config, first, out, max_side)
     spec = StreamSpec(

@@ -53,7 +53,7 @@ class Writer(AbstractContextManager["Writer"]):
     def manifest(self) -> dict[str, Any]:
         """Return rows and hash by list, and number and hash of the images.
 
-        All must have been written.
+        Call it after the end of writing.
         """
         lists = {
             name: {"rows": writer.rows, "sha256": file_hash(self.out / f"{name}{SUFFIX}")}

@@ -17,10 +17,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from albef.config import ListsConfig, PairsConfig, PrepareConfig, ValidateConfig
-from albef.data import shards
 from albef.data.files import new_folder
 from albef.data.schema import images_of, known_lists
-from albef.datasets import official_lists, pairs, photo_folder
+from albef.data.shards import expand
+from albef.datasets import official_lists, photo_folder, shards
 from albef.datasets.emoji import lexicon
 from albef.io import write_file
 from albef.validation.features import check_records
@@ -56,7 +56,7 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
         if config.source == "lists" and config.lists is not None:
             sizes, findings = _lists(runner, config.lists, raw)
         elif config.source == "stream" and config.pairs is not None:
-            sizes, findings = {"pairs": dict.fromkeys(shards.expand(config.pairs.path, raw), 0)}, []
+            sizes, findings = {"pairs": dict.fromkeys(expand(config.pairs.path, raw), 0)}, []
         elif config.source == "pairs" and config.pairs is not None:
             sizes, findings = _pairs(runner, config.pairs, raw)
         else:
@@ -94,12 +94,10 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
 def _pairs(runner: GxRunner, config: PairsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
     """Check the captions of a folder of images.
 
-    Shards are only looked up, as `albef prepare` reads them row by row.
+    Shards are only looked up: `albef prepare` reads them, once.
     """
-    if config.path.startswith(pairs.HUB):
+    if config.path.startswith(shards.HUB) or shards.files(config.path, raw) is not None:
         return {}, []
-    if (found := pairs.shards(config.path, raw)) is not None:
-        return {"pairs": dict.fromkeys(found[1], 0)}, []
     folder = raw / config.path
     rows = list(photo_folder.rows(folder, config.image, config.caption))
     label = (photo_folder.table(folder) or folder).name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from ruamel.yaml import YAML
 
 from albef import cli
 from albef import config as configuration
-from albef.config import ListsConfig, PrepareConfig, from_dict
+from albef.config import Config, from_dict
 from albef.data.schema import LISTS
+from albef.datasets import photo_folder
 from albef.weights import convert
 from tests import ROOT
 from tests.docs import PAGES, blocks, execute, python_blocks
+from tests.worlds import write_tables
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -40,7 +43,7 @@ def test_a_command_exists(words: list[str], capsys: pytest.CaptureFixture[str]) 
     elif program.startswith(".venv/bin/"):
         assert program.removeprefix(".venv/bin/") in ("dvc", "prefect", "pre-commit", "python", "uv")
     else:
-        assert program in ("git", "export", "docker", "kubectl", "aws")
+        assert program in ("git", "cp", "export", "docker", "kubectl", "aws")
         for word in arguments:  # files of ours that other programs are given
             if word.startswith("infra/"):
                 assert (ROOT / word).exists(), word
@@ -50,6 +53,7 @@ def test_a_command_exists(words: list[str], capsys: pytest.CaptureFixture[str]) 
 def test_an_example_runs(code: str, stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").symlink_to(stages / "params.yaml")
     (tmp_path / "artifacts/exported/images/test").mkdir(parents=True)
+    write_tables(stages / "artifacts", tmp_path / "artifacts/data")
     for name in ("finetune", "pretrain", "tokenizer"):
         (tmp_path / "artifacts" / name).symlink_to(stages / "artifacts" / name)
     for number in range(100):
@@ -83,20 +87,40 @@ def test_quoted_parameters_exist() -> None:
                 continue
             section = sections
             for part in key.rstrip(".").split("."):
-                known = part in section or key.startswith(("tokenizer.source", "prepare.lists"))
+                known = part in section or key.startswith(("tokenizer.source", "prepare.lists", "prepare.pairs"))
                 assert known, f"{page.name}: {key}"
                 section = section.get(part) or {}
 
 
-def test_the_example_of_own_data_is_valid() -> None:
-    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
-    assert block
-    text = "\n".join(line[3:] for line in block.group(1).splitlines())
-    given = YAML(typ="safe").load(text)["prepare"]
-    lists = from_dict(given["lists"], ListsConfig)
-    assert set(lists.files) <= set(LISTS)
-    whole = YAML(typ="safe").load(ROOT / "params.yaml")["prepare"] | given
-    assert from_dict(whole, PrepareConfig).source == "lists"
+def test_the_examples_of_own_data_are_valid() -> None:
+    sources = []
+    for page in ("data", "streaming"):
+        for block in blocks(ROOT / f"docs/{page}.md", "yaml"):
+            params = YAML(typ="safe").load(ROOT / "params.yaml")
+            for section, values in YAML(typ="safe").load(textwrap.dedent(block)).items():
+                params[section] |= values
+            config = from_dict(params, Config)
+            config.prepare.check()
+            sources.append(config.prepare.source)
+            if config.prepare.lists is not None:
+                assert set(config.prepare.lists.files) <= set(LISTS)
+    assert {"pairs", "lists", "stream"} <= set(sources)
+
+
+def test_the_example_of_captions_is_read(tmp_path: Path) -> None:
+    table = next(block for block in blocks(ROOT / "docs/data.md", "") if block.startswith("file_name"))
+    (tmp_path / "metadata.csv").write_text(table)
+    assert [row["image"] for row in photo_folder.rows(tmp_path)] == ["beach.jpg", "2024/harbor at night.jpg"]
+
+
+def test_the_documented_columns_are_found() -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    for sentence, usual in zip(
+        re.search(r"by name \((.*?); (.*?), in any case\)", text, re.DOTALL).groups(),  # type: ignore[union-attr]
+        (photo_folder.FILE_COLUMNS, photo_folder.CAPTION_COLUMNS),
+        strict=True,
+    ):
+        assert set(re.findall(r"`(\w+)`", sentence)) <= set(usual)
 
 
 def test_every_list_is_documented() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from albef.data import shards
+from albef.data.schema import SchemaError
 from albef.data.shards import ShardError, ShardSample, expand, read
 from tests.errors import refuses
 from tests.shards import Pair, cut_within, pairs, write_all, write_parquet, write_tar
@@ -42,7 +43,7 @@ def test_columns_may_be_named(tmp_path: Path) -> None:
     assert next(read(str(path), image="png")).image is None
     write_parquet(tmp_path / "0.parquet", CONTENT[:2])
     assert next(read(str(tmp_path / "0.parquet"), caption="key")).captions == [CONTENT[0][0]]
-    with refuses(ShardError, "0.parquet", "title", "key, jpg, caption", "prepare.pairs.caption"):
+    with refuses(SchemaError, "0.parquet", "title", "key, jpg, caption", "prepare.pairs.caption"):
         next(read(str(tmp_path / "0.parquet"), caption="title"))
 
 

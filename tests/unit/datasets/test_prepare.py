@@ -144,6 +144,24 @@ def test_other_images_under_the_same_lists_change_the_manifest(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    ("name", "record", "side"),
+    [
+        ("retrieval_val", {"caption": ["a dog"]}, 20),
+        ("grounding_train", {"text": "a dog"}, 40),
+        ("grounding_val", {"text": "a dog", "ref_id": 1}, 40),
+    ],
+)
+def test_large_images_are_shrunk_except_those_of_grounding(
+    tmp_path: Path, name: str, record: dict[str, Any], side: int
+) -> None:
+    path = "train2014/1.jpg"
+    lists = {"pretrain": [{"image": path, "caption": "a dog"}], name: [{"image": path, **record}]}
+    config = official(tmp_path / "raw", lists)
+    prepare.run(dataclasses.replace(config, max_side=20), tmp_path / "raw", tmp_path / "out")
+    assert load_image(Images(tmp_path / "out").find(path)).size == (side, side)
+
+
+@pytest.mark.parametrize(
     ("lists", "changes", "names"),
     [
         ({"retrieval_dev": []}, {}, ["prepare.lists.files.retrieval_dev"]),
