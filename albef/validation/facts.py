@@ -137,9 +137,11 @@ def _manifest(data: Path) -> dict[str, dict[str, object]]:
     path = data / "manifest.json"
     try:
         manifest: dict[str, dict[str, object]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SchemaError(f"{path}: cannot be read ({error}); write the data set with `albef prepare`") from error
-    return manifest
+        if isinstance(manifest["lists"], dict) and manifest["images"]:
+            return manifest
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SchemaError(f"{path}: not a manifest; write the data set with `albef prepare`") from error
+    raise SchemaError(f"{path}: expected lists and images; write the data set with `albef prepare`")
 
 
 def _digest_of_code() -> list[str]:

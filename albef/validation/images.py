@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef.validation.columns import first_of_equal, keys, numbers
-from albef.validation.facts import IMAGE_ROWS, Part
-from albef.validation.perceptual_hash import BITS
+from albef.validation.facts import Part
+from albef.validation.perceptual_hash import CELLS, search
 
 Rows = NDArray[np.int64]
 
@@ -33,7 +33,7 @@ class ImageIndex:
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
+        self._parts, self._size = parts, max(parts[0].stop, 1)
         columns = [part.read(["width", "height", "pixels", "hash"]) for part in parts]
         width, height = (np.concatenate([numbers(c[name], -1) for c in columns]) for name in ("width", "height"))
         self.smallest, self.largest = (np.append(f(width, height), np.int32(-1)) for f in (np.minimum, np.maximum))
@@ -44,7 +44,7 @@ class ImageIndex:
 
     def text(self, row: int, column: str) -> str:
         """Return a column of one image, such as ``path`` or ``problem``."""
-        return str(_column(self._parts[row // IMAGE_ROWS], column)[row % IMAGE_ROWS].as_py())
+        return str(_column(self._parts[row // self._size], column)[row % self._size].as_py())
 
     def near(self, rows: Rows, max_distance: int) -> tuple[Rows, Rows]:
         """Return pairs of an image and one of ``rows`` that look the same but have other pixels.
@@ -55,26 +55,21 @@ class ImageIndex:
         Args:
             max_distance: 0 to 7.
         """
-        import faiss
-
         wanted = np.unique(self.content[rows])
         wanted = wanted[self._hashed[wanted]]
+        if not len(wanted):
+            return wanted, wanted
         every = np.flatnonzero(self._hashed & (self.content == np.arange(len(self))))
-        # Hashes that differ in fewer bits than there are bands agree in one band, so that the search is exact.
-        bands = 4 if max_distance < 4 else 8
-        index = faiss.IndexBinaryMultiHash(BITS, bands, BITS // bands)
-        index.add(_bytes(self.hashes[wanted]))
         colors = self._colors(wanted)
         found = [(np.empty(0, np.int64),) * 3]
-        for start in range(0, len(every) if len(wanted) else 0, _SEARCH_ROWS):
+        for start in range(0, len(every), _SEARCH_ROWS):
             images = every[start : start + _SEARCH_ROWS]
-            ends, distance, place = index.range_search(_bytes(self.hashes[images]), max_distance + 1)
-            query = np.repeat(np.arange(len(images)), np.diff(ends).astype(np.intp))
+            query, place, distance = search(self.hashes[images], self.hashes[wanted], max_distance)
             query, place, distance = (values[images[query] != wanted[place]] for values in (query, place, distance))
             candidates = np.unique(images[query])
             own = self._colors(candidates)[np.searchsorted(candidates, images[query])]
             same = np.abs(own - colors[place]).max(1, initial=0) <= _COLOR_TOLERANCE
-            found.append((images[query[same]], wanted[place[same]], distance[same].astype(np.int64)))
+            found.append((images[query[same]], wanted[place[same]], distance[same]))
         images, others, distance = (np.concatenate(values) for values in zip(*found, strict=True))
         order = np.argsort(distance, kind="stable")
         return images[order], others[order]
@@ -82,17 +77,13 @@ class ImageIndex:
     def _colors(self, rows: Rows) -> NDArray[np.int16]:
         """Return color signatures of images in ascending rows, one row each."""
         texts = []
-        for number in np.unique(rows // IMAGE_ROWS):
-            within = rows[rows // IMAGE_ROWS == number] % IMAGE_ROWS
+        for number in np.unique(rows // self._size):
+            within = rows[rows // self._size == number] % self._size
             texts += self._parts[number].read(["colors"])["colors"].take(within).to_pylist()
-        return np.frombuffer(b"".join(texts), np.uint8).reshape(len(rows), -1).astype(np.int16)
+        return np.frombuffer(b"".join(texts), np.uint8).reshape(len(rows), 3 * CELLS * CELLS).astype(np.int16)
 
     def __len__(self) -> int:
         return len(self.content)
-
-
-def _bytes(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, BITS // 8)
 
 
 @lru_cache(maxsize=4)

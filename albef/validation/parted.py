@@ -124,8 +124,11 @@ def _extend(total: Any, part: Any) -> None:
     for key in ("partial_unexpected_list", "partial_unexpected_index_list"):
         if key in sums or key in more:
             sums[key] = [*sums.get(key, []), *more.get(key, [])][:_DOCS_EXAMPLES]
-    values = Counter(map(str, sums["partial_unexpected_list"]))
-    sums["partial_unexpected_counts"] = [{"value": value, "count": count} for value, count in values.most_common()]
+    values: Counter[Any] = Counter()
+    for counted in (*sums.get("partial_unexpected_counts", []), *more.get("partial_unexpected_counts", [])):
+        values[counted["value"]] += counted["count"]
+    common = values.most_common(_DOCS_EXAMPLES)
+    sums["partial_unexpected_counts"] = [{"value": value, "count": count} for value, count in common]
     present = sums["element_count"] - sums.get("missing_count", 0)
     sums["unexpected_percent"] = _percent(sums["unexpected_count"], present)
     if "missing_count" in sums:

@@ -47,8 +47,34 @@ def signatures(thumbnails: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray
     step = _SIDE // CELLS
     cells = pixels.reshape(-1, CELLS, step, CELLS, step, 3).mean((2, 4), np.float32)
     gray = pixels.astype(np.float32) @ _GRAY
-    low = (_cosines() @ gray @ _cosines().T).reshape(len(pixels), -1)
+    low = (_cosines() @ gray @ _cosines().T).reshape(-1, BITS)
     bits = low > np.median(low, axis=1, keepdims=True)
     hashes = np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0]
-    flat = np.ptp(gray.reshape(len(pixels), -1), axis=1) < _FLAT if len(pixels) else np.empty(0, bool)
-    return hashes, ~flat, cells.round().astype(np.uint8).reshape(len(pixels), -1)
+    structured = np.ptp(gray.reshape(-1, _SIDE * _SIDE), axis=1) >= _FLAT
+    return hashes, structured, cells.round().astype(np.uint8).reshape(-1, 3 * CELLS * CELLS)
+
+
+def search(
+    queries: NDArray[np.uint64], hashes: NDArray[np.uint64], max_distance: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return all pairs of a query and a hash that differ in ``max_distance`` bits at most.
+
+    Args:
+        max_distance: 0 to 7.
+
+    Returns:
+        Number of the query, number of the hash, and bits, for each pair.
+    """
+    import faiss
+
+    # Hashes that differ in fewer bits than there are bands agree in one band, so that the search is exact.
+    bands = 4 if max_distance < 4 else 8
+    index = faiss.IndexBinaryMultiHash(BITS, bands, BITS // bands)
+    index.add(_bytes(hashes))
+    ends, distance, place = index.range_search(_bytes(queries), max_distance + 1)
+    query = np.repeat(np.arange(len(queries)), np.diff(ends).astype(np.int64))
+    return query, place.astype(np.int64), distance.astype(np.int64)
+
+
+def _bytes(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, BITS // 8)
