@@ -39,10 +39,14 @@ class Writer(AbstractContextManager["Writer"]):
         self.digest.update(f"{path}\0{hashlib.sha256(data).hexdigest() if data is not None else 'missing'}\n".encode())
         return self.images.add(path, data)
 
+    def list(self, name: str) -> None:
+        """Create a list, which may stay empty."""
+        self.lists[name] = RecordWriter(self.out / f"{name}{SUFFIX}")
+
     def record(self, name: str, record: Any, images: Sequence[int]) -> None:
         """Add a record of a list; see `RecordWriter.add`."""
         if name not in self.lists:
-            self.lists[name] = RecordWriter(self.out / f"{name}{SUFFIX}")
+            self.list(name)
         self.lists[name].add(record, images)
 
     def __exit__(self, *error: Any) -> None:
@@ -76,7 +80,7 @@ def write(out: Path, lists: Mapping[str, Any], images: Iterable[tuple[str, bytes
             if name not in known_lists():
                 others[name] = write_list(out / f"{name}.json", records)
                 continue
-            writer.lists[name] = RecordWriter(out / f"{name}{SUFFIX}")
+            writer.list(name)
             for record in records:
                 writer.record(name, record, _image_rows(record, known_lists()[name], rows))
     manifest = writer.manifest()
