@@ -87,7 +87,10 @@ def write_params(path: Path) -> None:
 
 
 def memory(process: psutil.Process) -> tuple[float, float]:
-    """Return the MiB of a process that no file backs, and all; a part of what it shares with others."""
+    """Return the MiB of a process that no file backs, and all MiB.
+
+    Of memory that n processes share, each has an n-th.
+    """
     try:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended

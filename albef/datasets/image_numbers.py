@@ -1,4 +1,7 @@
-"""Numbers of images: their places in the sorted set of all paths, without an object a path."""
+"""Numbers of images: their places in the sorted set of all paths.
+
+Paths are in Arrow arrays, so that millions of them need no objects.
+"""
 
 from __future__ import annotations
 

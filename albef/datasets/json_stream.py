@@ -1,4 +1,7 @@
-"""Rows of a JSON list one by one, so that a list of gigabytes needs no more memory than a short one."""
+"""Reader of JSON lists, row by row.
+
+A list of gigabytes needs no more memory than a short one.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +53,12 @@ def _elements(text: str, read: Callable[[int], str]) -> Iterator[Any]:
             else:
                 value, end = decode(text, place)
                 end = _end_of_space(text, end)
-            after = text[end]  # an element ends where another character follows: 12 may be the start of 123
-        except (json.JSONDecodeError, IndexError) as error:
+            after = text[end]  # an element ends where a delimiter follows: 12 may be the start of 123 or 12.5
+            if after not in ",]":
+                raise ValueError(f"expected ',' or ']' between elements, got {text[end : end + 20]!r}")
+        except (ValueError, IndexError) as error:
             if not (more := read(size)):
-                raise ValueError(f"the list does not end: {error}") from error
+                raise ValueError(f"no end of the list: {error}") from error
             text, place, size = text[place:] + more, 0, 2 * size
             continue
         if end > place:
@@ -62,8 +67,6 @@ def _elements(text: str, read: Callable[[int], str]) -> Iterator[Any]:
             if rest := (text[end + 1 :] + read(_CHUNK)).strip():
                 raise ValueError(f"extra data after the list: {rest[:20]!r}")
             return
-        if after != ",":
-            raise ValueError(f"expected ',' or ']' between elements, got {text[end : end + 20]!r}")
         place, size, first = end + 1, _CHUNK, False
 
 

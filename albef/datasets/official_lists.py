@@ -110,11 +110,13 @@ def _numbers(config: ListsConfig, raw: Path) -> tuple[ImageNumbers, list[Record]
 
 
 def _records(name: str, config: ListsConfig, raw: Path) -> Iterator[tuple[str, Any, Sequence[str]]]:
-    """Yield the file, the record and its images for all rows of a list; a malformed record has no images."""
+    """Yield the file, the record and its images for all rows of a list.
+
+    A malformed record has no images: they are unknown, and `albef validate` reports it.
+    """
     kind = known_lists()[name]
     for file in config.files[name]:
         for record in rows_of(name, file, config, raw):
-            # The images of a malformed record are unknown; `albef validate` reports it.
             yield file, record, () if problems(record, kind) else images_of(record)
 
 

@@ -33,7 +33,7 @@ def keys(column: pa.ChunkedArray) -> Keys:
 
 
 def lists(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the values of a column of lists, one list after the other, and the length of each list."""
+    """Return all values of a column of lists, and the length of each list."""
     import pyarrow.compute as pc
 
     flat = np.asarray(pc.list_flatten(column).to_numpy(), np.int64)
@@ -52,7 +52,11 @@ def first_of_equal(values: Keys) -> NDArray[np.int64]:
 
 
 def messages(rows: int, found: Iterable[tuple[int, str]]) -> NDArray[np.object_]:
-    """Return an array of None with messages in some rows; the first one of a row counts."""
+    """Return an array of None with messages in some rows.
+
+    Args:
+        found: Rows and messages; the first message of a row counts.
+    """
     result = np.full(rows, None, object)
     for row, message in found:
         if result[row] is None:

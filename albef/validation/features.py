@@ -118,7 +118,10 @@ class Features:
                 yield record[place], self._images.text(flat[place], "problem")
 
     def _sides(self, flat: Rows, lengths: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the smallest and the largest side of the images of each record, NaN where one cannot be read."""
+        """Return the smallest and the largest side of the images of each record.
+
+        They are NaN where an image cannot be read.
+        """
         smallest, largest = np.full(len(lengths), np.nan), np.full(len(lengths), np.nan)
         some = lengths > 0
         starts = (np.cumsum(lengths) - lengths)[some]
@@ -137,7 +140,9 @@ class Features:
 
 
 def _first_uses(parts: Sequence[Part], shared: bool) -> NDArray[np.int64]:
-    """Return for each row that repeats an id the first row with it, -1 for all other rows.
+    """Return the first row with the id of each row that repeats one.
+
+    The result is -1 for all other rows.
 
     Args:
         shared: Rows with the same image may share an id.

@@ -114,7 +114,7 @@ def _reasons(findings: Iterable[Finding]) -> dict[int, str]:
 
 
 class Quarantine(AbstractContextManager["Quarantine"]):
-    """JSON list of bad records with their reasons, one a line; only one part of a list is in memory.
+    """JSON list of bad records with their reasons, written one by one.
 
     Args:
         path: File to write.

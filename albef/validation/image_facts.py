@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @cache
 def schema() -> pa.Schema:
-    """Return the columns; all after ``bytes`` but ``problem`` are null for an image that cannot be read.
+    """Return the columns of facts.
 
-    ``pixels`` is a hash of the decoded pixels, ``hash`` and ``colors`` are those of
-    `albef.validation.perceptual_hash.signatures`, and ``problem`` is the reason why the image cannot be read.
+    Those after ``bytes``, but for ``problem``, are null for an image that cannot be read. ``pixels`` is a hash of the
+    decoded pixels, ``hash`` and ``colors`` are those of `albef.validation.perceptual_hash.signatures`, and ``problem``
+    is the reason why the image cannot be read.
     """
     import pyarrow as pa
 
@@ -66,7 +67,10 @@ def _table(data: Path, version: str) -> ImageTable:
 
 
 def _facts(path: str, data: bytes | None) -> tuple[dict[str, Any], bytes | None]:
-    """Return the facts of an image but its signature, and its thumbnail if it can be read."""
+    """Return the facts of an image but its signature, and its thumbnail.
+
+    An image that cannot be read has none.
+    """
     if data is None:
         return {"problem": f"{path}: no such image was prepared"}, None
     try:

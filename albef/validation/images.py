@@ -47,10 +47,11 @@ class ImageIndex:
         return str(_column(self._parts[row // self._size], column)[row % self._size].as_py())
 
     def near(self, rows: Rows, max_distance: int) -> tuple[Rows, Rows]:
-        """Return pairs of an image and one of ``rows`` that look the same but have other pixels.
+        """Return pairs of an image and one of ``rows`` that look the same.
 
-        Their perceptual hashes differ in ``max_distance`` bits at most, and their colors little. Of images with the
-        same pixels, the first one stands for all, see ``content``. Pairs are in the order of their distance.
+        Their pixels differ. Their perceptual hashes differ in ``max_distance`` bits at most, and their colors little.
+        Of images with the same pixels, the first one stands for all, see ``content``. Pairs are in the order of their
+        distance.
 
         Args:
             max_distance: 0 to 7.

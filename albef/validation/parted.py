@@ -1,4 +1,4 @@
-"""Validation of a list part by part, with the findings and the data docs of the whole.
+"""Validation of a list in parts, with findings and data docs of the whole.
 
 Great Expectations judges one table at a time, and its docs have a page for each. A page for every part of a long list
 would be many pages, none with the counts of the list. So parts are validated without docs, and their results are merged
@@ -94,7 +94,10 @@ class PartedList:
 
 
 def merge(findings: Sequence[Finding]) -> Finding:
-    """Merge the findings of one expectation on successive parts; values are kept of the first bad rows only."""
+    """Merge the findings of one expectation on successive parts.
+
+    Values are kept of the first bad rows only.
+    """
     first = next((f for f in findings if not isinstance(f.observed, dict)), findings[0])  # could not be computed
     bad = [item for finding in findings for item in finding.bad.items()][:REPORT_EXAMPLES]
     rows = np.concatenate([finding.rows for finding in findings])

@@ -1,7 +1,8 @@
-"""Perceptual hash: a hash of 64 bits that hardly changes when an image is resized or compressed again.
+"""Perceptual hash of images.
 
-It is the pHash of the literature: the signs of the 8 x 8 lowest frequencies of a small gray image. As gray scenes with
-different colors have the same hash, a second signature holds the mean colors of 4 x 4 cells.
+It hardly changes when an image is resized or compressed again. It is the pHash of the literature: the signs of the
+8 x 8 lowest frequencies of a small gray image. As scenes with different colors may have the same hash, a second
+signature holds the mean colors of 4 x 4 cells.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ P = TypeVar("P")
 
 
 def each(work: Callable[[P], None], parts: Sequence[P]) -> Iterator[P]:
-    """Call ``work`` with every part, each in one task, and yield the parts that are done, in any order.
+    """Call ``work`` with every part in a task of its own.
 
-    The nodes of a cluster need access to the same files.
+    Parts are yielded when they are done, in any order. The nodes of a cluster need access to the same files.
     """
     with cluster(1):
         import ray.data

@@ -56,9 +56,10 @@ def schema() -> pa.Schema:
 
 
 def of_rows(data: Path, version: str, name: str, start: int, stop: int) -> pa.Table:
-    """Return the facts of the records in rows ``start`` to ``stop`` of a list of a prepared data set.
+    """Return the facts of the records in rows ``start`` to ``stop`` of a list.
 
     Args:
+        data: Prepared data set.
         version: Identifies the content of ``data``, whose tables stay open.
     """
     import pyarrow as pa

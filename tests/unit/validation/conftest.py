@@ -31,7 +31,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Return a function that prepares valid lists of ten records, with changes of records and of image files."""
+    """Return a function that prepares valid lists of ten records, with changes."""
 
     def write(files: Callable[[Path], Any] = lambda folder: None, **changes: Callable[[list[Any]], Any]) -> Path:
         data = tmp_path / "raw"

@@ -1,4 +1,4 @@
-"""Tests of the facts of images and records, and of what is left of an interrupted run."""
+"""Tests of the facts of images and records, also after interruptions."""
 
 from __future__ import annotations
 
