@@ -62,7 +62,7 @@ def _inspect(args: argparse.Namespace) -> None:
 def _validate(args: argparse.Namespace) -> None:
     from albef.validation import gate
 
-    gate.run(configuration.load(args.params).validate, args.data, args.out)
+    gate.run(configuration.load(args.params).validate, args.data, args.out, args.work_dir)
 
 
 def _tokenizer(args: argparse.Namespace) -> None:
@@ -258,20 +258,18 @@ def parser() -> argparse.ArgumentParser:
 
     add("inspect", _inspect, "check the raw data against expectations; write data docs", "raw", "out")
     add("prepare", _prepare, "write tables of the built-in data set, of JSON lists, or of pairs", "raw", "out")
-    add("validate", _validate, "data gate: expectations, data docs, clean lists", "data", "out")
+    validate = add("validate", _validate, "data gate: expectations, data docs, clean lists", "data", "out")
     add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
     inputs = ("lists", "images", "tokenizer")
     pretrain = add("pretrain", _train, "pretrain with ITC, ITM, MLM and momentum distillation", *inputs, "out")
     pretrain.set_defaults(task="pretrain", init=None, tuned=None)
     finetune = add("finetune", _train, "fine-tune a task from a pretrained model", *inputs, "init", "out")
-    finetune.add_argument("task")
     finetune.add_argument("--tuned", type=Path, help="training parameters to override, as written by `albef tune`")
     tune = add("tune", _tune, "search the hyper-parameters of a task with Ray Tune", *inputs, "init", "out")
-    tune.add_argument("task")
     evaluate = add("evaluate", _evaluate, "compute test metrics and plots of a task", *inputs, "model", "out")
-    evaluate.add_argument("task")
     export = add("export", _export, "export ONNX graphs and check their parity", "tokenizer", "model", "out")
-    export.add_argument("task")
+    for command in (finetune, tune, evaluate, export):
+        command.add_argument("task")
     add("repository", _repository, "build the Triton model repository and its index", *inputs, "export", "out")
     folders = (*inputs, "export", "repository", "out")
     quantize = add("quantize", _quantize, "build an int8 model repository if test metrics hold up", *folders)
@@ -295,7 +293,8 @@ def parser() -> argparse.ArgumentParser:
     sync.set_defaults(function=_sync)
     deliver = commands.add_parser("deliver", description="deprecated; use `albef tracking sync`")
     deliver.set_defaults(function=_deliver)
-    evaluate.add_argument("--work-dir", type=Path, default=Path("scratch"), help="folder for the workers' state")
+    for command in (validate, evaluate):
+        command.add_argument("--work-dir", type=Path, default=Path("scratch"), help="folder for the state of the run")
     for command in (pretrain, finetune, tune, report, sync, deliver):
         content = "checkpoints" if command in (pretrain, finetune, tune) else "buffered tracking data"
         command.add_argument("--work-dir", type=Path, default=Path("scratch"), help=f"folder for {content}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from albef.config_parsing import AtLeast1, ConfigError, Fraction
+from albef.config_parsing import AtLeast1, ConfigError, Fraction, Range
+
+HashDistance = Annotated[int, Range(0, 7)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,5 +99,6 @@ class ValidateConfig:
     max_image_side: AtLeast1  # pixels
     max_caption_words: AtLeast1
     max_label_share: Fraction  # maximum fraction of the most frequent class in a classification list
+    max_hash_distance: HashDistance | None = 3  # bits between images that are the same, of 64; null: only equal pixels
     min_known_answers: Fraction  # minimum fraction of VQA questions whose most common answer is in the answer list
     captions: CaptionsConfig | None = None  # drop captions of pretraining, without an error; null: none is

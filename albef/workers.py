@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import shutil
 import signal
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 
+from albef.cluster import cluster
 from albef.config import DistributedConfig
 from albef.io import write_file
 
@@ -29,8 +29,6 @@ _STOP, _STOPPED, _REFUSED = "stop", "stopped", "refused"
 
 The request to stop, the workers' answer, and the message of a permanent error.
 """
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Small, since workers exchange little data through Ray."""
 RESIZE_SECONDS = 60.0
 """Time between two looks whether an elastic job can grow.
 
@@ -198,34 +196,3 @@ def _refusal(folder: Path) -> str:
 def _last_line(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def cluster(cpus: int) -> Iterator[None]:
-    """Connect to Ray.
-
-    An existing connection is reused. Otherwise connect to the cluster at ``RAY_ADDRESS``, or start a local one on the
-    loopback address.
-
-    Args:
-        cpus: Minimum number of CPUs of a local cluster. It may exceed the number of cores.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {
-        "include_dashboard": False,
-        "num_cpus": max(cpus, os.cpu_count() or 1),
-        "object_store_memory": OBJECT_STORE_BYTES,
-        "_node_ip_address": "127.0.0.1",
-    }
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    ray.init(address=address or "local", **quiet, **({} if address else local))
-    try:
-        yield
-    finally:
-        ray.shutdown()

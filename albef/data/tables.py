@@ -30,6 +30,7 @@ SUFFIX = ".arrow"
 _SHARD_BYTES = 1 << 30
 _BATCH_BYTES = 16 << 20
 _BATCH_ROWS = 10_000
+_READ_ROWS = 100
 
 
 class TableError(ValueError):
@@ -116,6 +117,13 @@ class ImageTable:
         """Return the encoded bytes of an image, or None if the file was missing."""
         value: bytes | None = self._table[row]["image"].combine_chunks().field("bytes")[0].as_py()
         return value
+
+    def between(self, start: int, stop: int) -> Iterator[tuple[str, bytes | None]]:
+        """Yield paths and encoded bytes of the images in rows ``start`` to ``stop``, see `read`."""
+        for first in range(start, stop, _READ_ROWS):
+            rows = self._table[first : min(first + _READ_ROWS, stop)]
+            images = rows["image"].combine_chunks()
+            yield from zip(rows["path"].to_pylist(), (image["bytes"].as_py() for image in images), strict=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageTable, (self.folder,)
@@ -213,6 +221,11 @@ class RecordTable(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         for start in range(0, len(self), _BATCH_ROWS):
             yield from self[start : start + _BATCH_ROWS]
+
+    def images_between(self, start: int, stop: int) -> list[list[int]]:
+        """Return the image rows of records ``start`` to ``stop``, see `images`."""
+        rows: list[list[int]] = self._table.select_columns(["images"])[start:stop]["images"].to_pylist()
+        return rows
 
     def images(self, row: int) -> list[int]:
         """Return the rows of a record's images in the `ImageTable`; empty if unknown."""

@@ -6,16 +6,24 @@ one root, evaluation captions as lists, labels as strings, file names with their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
 from albef.config import ListsConfig
+from albef.data.files import write_list
 from albef.data.images import ImageError, read_bytes
-from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, load_rows, problems
-from albef.datasets import refcoco, tables
+from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, problems
+from albef.datasets import json_stream, refcoco, tables
+from albef.datasets.image_numbers import ImageNumbers
+
+_READ_AHEAD = 256
+"""Images in memory at the same time."""
 
 
 def _identity(record: Record) -> Record:
@@ -64,36 +72,73 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
     """
     root = raw / config.image_root
     check(config, root)
-    lists: dict[str, Any] = {}
-    sources: dict[str, list[str]] = {}
-    images: dict[str, bool] = {}  # whether it may be shrunk
-    grounding: list[Record] = []
+    numbers, grounding, names = _numbers(config, raw)
+    places = numbers.finish()
+    others = {}
+    with tables.Writer(out) as writer:
+        for path, data in _contents(numbers, root, max_side):
+            writer.image(path, data)
+        for name in tqdm(names, desc="lists", unit="list", disable=None):
+            if name not in known_lists():
+                value = _boxes(config, raw, grounding) if name == "grounding_boxes" else _joined(name, config, raw)
+                others[name] = write_list(out / f"{name}.json", value)
+                continue
+            writer.list(name)
+            for file, record, images in _records(name, config, raw):
+                writer.record(name, record, list(islice(places, len(images))), file)
+    manifest = writer.manifest()
+    return {"source": "lists", **manifest, "lists": manifest["lists"] | others}
+
+
+def _numbers(config: ListsConfig, raw: Path) -> tuple[ImageNumbers, list[Record], list[str]]:
+    """Read all lists once.
+
+    Returns:
+        The images, the valid records of grounding, and the names of the lists.
+    """
+    numbers, grounding = ImageNumbers(), list[Record]()
     # Boxes come last, as they are looked up by the grounding records.
     names = sorted(config.files, key=lambda name: name == "grounding_boxes")
-    for name in tqdm(names, desc="lists", unit="list", disable=None):
-        if name == "grounding_boxes":
-            records: Any = _boxes(config, raw, grounding)
-        else:
-            records, sources[name] = _joined(name, config, raw)
-        lists[name] = records
-        if name in known_lists():
-            kind = known_lists()[name]
-            valid = [record for record in records if not problems(record, kind)]
-            for path in (path for record in valid for path in images_of(record)):
-                images[path] = images.get(path, True) and not kind.startswith("grounding")
-            grounding += valid if kind == "grounding" else []
-    return {"source": "lists", **tables.write(out, lists, _contents(images, root, max_side), sources)}
+    for name in tqdm([name for name in names if name in known_lists()], desc="paths", unit="list", disable=None):
+        kind = known_lists()[name]
+        for _, record, images in _records(name, config, raw):
+            for path in images:
+                numbers.add(path, shrink=not kind.startswith("grounding"))
+            if kind == "grounding" and images:
+                grounding.append(record)
+    return numbers, grounding, names
 
 
-def _contents(images: dict[str, bool], root: Path, max_side: int | None) -> Iterator[tuple[str, bytes | None]]:
+def _records(name: str, config: ListsConfig, raw: Path) -> Iterator[tuple[str, Any, Sequence[str]]]:
+    """Yield the file, the record and its images for all rows of a list.
+
+    A malformed record has no images: they are unknown, and `albef validate` reports it.
+    """
+    kind = known_lists()[name]
+    for file in config.files[name]:
+        for record in rows_of(name, file, config, raw):
+            yield file, record, () if problems(record, kind) else images_of(record)
+
+
+def _contents(images: ImageNumbers, root: Path, max_side: int | None) -> Iterator[tuple[str, bytes | None]]:
     """Yield paths and encoded images, sorted by path."""
-    for path in tqdm(sorted(images), desc="images", unit="image", disable=None):
+
+    def content(image: tuple[str, bool]) -> bytes | None:
+        path, shrink = image
         try:
             data = read_bytes(root / path)
         except ImageError:
-            yield path, None
-            continue
-        yield path, data if max_side is None or not images[path] else tables.shrink(data, max_side)
+            return None
+        return data if max_side is None or not shrink else tables.shrink(data, max_side)
+
+    # Files are read ahead, and Pillow releases the interpreter lock while it shrinks them.
+    with (
+        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+        tqdm(images, desc="images", unit="image", disable=None) as paths,
+    ):
+        rest = iter(paths)
+        while ahead := list(islice(rest, _READ_AHEAD)):
+            yield from zip((path for path, _ in ahead), pool.map(content, ahead), strict=True)
 
 
 def check(config: ListsConfig, root: Path) -> None:
@@ -118,31 +163,29 @@ def check(config: ListsConfig, root: Path) -> None:
             raise SchemaError(f"prepare.lists.folders.{key}: no folder {root / folder}, expected an image folder")
 
 
-def rows_of(name: str, file: str, config: ListsConfig, raw: Path) -> list[Any]:
-    """Read and normalize one file of list ``name``.
+def rows_of(name: str, file: str, config: ListsConfig, raw: Path) -> Iterator[Any]:
+    """Read and normalize one file of list ``name``, row by row.
 
-    Paths of the result start from the image root. Malformed rows are returned unchanged.
+    Paths of the result start from the image root. Malformed rows are yielded unchanged.
 
     Raises:
         SchemaError: If the file is missing or not a JSON list.
     """
-    rows = load_rows(raw / file)
-    if name in known_lists():
-        normalize, resolve = _NORMALIZERS.get(known_lists()[name], _identity), _path_resolver(config, name, file)
-        rows = [_with_paths(normalize(row), resolve) if isinstance(row, dict) else row for row in rows]
-    return rows
+    rows = json_stream.rows(raw / file)
+    if name not in known_lists():
+        yield from rows
+        return
+    normalize, resolve = _NORMALIZERS.get(known_lists()[name], _identity), _path_resolver(config, name, file)
+    for row in rows:
+        yield _with_paths(normalize(row), resolve) if isinstance(row, dict) else row
 
 
-def _joined(name: str, config: ListsConfig, raw: Path) -> tuple[list[Any], list[str]]:
-    """Return the rows of all files of a list, and the file of each row."""
-    joined, sources = list[Any](), list[str]()
-    for file in config.files[name]:
-        rows = rows_of(name, file, config, raw)
-        joined += rows
-        sources += [file] * len(rows)
+def _joined(name: str, config: ListsConfig, raw: Path) -> list[Any]:
+    """Return the rows of all files of a list."""
+    joined = [row for file in config.files[name] for row in rows_of(name, file, config, raw)]
     if name == "answer_list" and all(isinstance(row, str) for row in joined):
-        return list(dict.fromkeys(joined)), []
-    return joined, sources
+        return list(dict.fromkeys(joined))
+    return joined
 
 
 def _boxes(config: ListsConfig, raw: Path, records: list[Record]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -40,10 +39,14 @@ class Writer(AbstractContextManager["Writer"]):
         self.digest.update(f"{path}\0{hashlib.sha256(data).hexdigest() if data is not None else 'missing'}\n".encode())
         return self.images.add(path, data)
 
+    def list(self, name: str) -> None:
+        """Create a list, which may stay empty."""
+        self.lists[name] = RecordWriter(self.out / f"{name}{SUFFIX}")
+
     def record(self, name: str, record: Any, images: Sequence[int], source: str | None = None) -> None:
         """Add a record of a list; see `RecordWriter.add`."""
         if name not in self.lists:
-            self.lists[name] = RecordWriter(self.out / f"{name}{SUFFIX}")
+            self.list(name)
         self.lists[name].add(record, images, source)
 
     def __exit__(self, *error: Any) -> None:
@@ -66,7 +69,6 @@ def write(
     out: Path,
     lists: Mapping[str, Any],
     images: Iterable[tuple[str, bytes | None]],
-    sources: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Write a data set.
 
@@ -74,7 +76,6 @@ def write(
         out: Folder to write.
         lists: Records by list, and the JSON values of the other files.
         images: Paths in the lists, ascending, with encoded bytes; None for a missing file.
-        sources: Source of each record, for lists that have several.
 
     Returns:
         Entries of the manifest: rows and hash by list, number and hash of the images.
@@ -86,10 +87,9 @@ def write(
             if name not in known_lists():
                 others[name] = write_list(out / f"{name}.json", records)
                 continue
-            writer.lists[name] = RecordWriter(out / f"{name}{SUFFIX}")
-            named = (sources or {}).get(name) or itertools.repeat(None, len(records))
-            for record, source in zip(records, named, strict=True):
-                writer.record(name, record, _image_rows(record, known_lists()[name], rows), source)
+            writer.list(name)
+            for record in records:
+                writer.record(name, record, _image_rows(record, known_lists()[name], rows))
     manifest = writer.manifest()
     return {**manifest, "lists": manifest["lists"] | others}
 

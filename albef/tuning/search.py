@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from albef.cluster import cluster
 from albef.config import Config, section_of
 from albef.data.lists import file_of
 from albef.tasks.base import task_class
@@ -24,7 +25,6 @@ from albef.tuning import results, trial
 from albef.tuning.space import Space, SpaceError, current_value, space_of
 from albef.tuning.trial import Inputs
 from albef.weights import checkpoint as model_file
-from albef.workers import cluster
 
 if TYPE_CHECKING:
     from albef.tuning.study import Study

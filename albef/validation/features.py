@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from albef.data.schema import Record, images_of, problems
-from albef.data.text import clean
-from albef.validation.image_stats import ImageStats
-from albef.validation.leakage import find_leaks
-
-_TEXT_KEYS = ("caption", "question", "sentence", "text")
-_ID_KEYS = {"vqa_train": "question_id", "vqa": "question_id", "grounding": "ref_id", "retrieval": "image"}
-_SHARED_IDS = ("retrieval_train", "grounding")  # several rows, one per caption or expression, may share an id
-
-
-@dataclass(frozen=True)
-class ValidationContext:
-    """Data of all lists that the features of one list depend on."""
-
-    lists: Mapping[str, Sequence[Record | None]]  # valid records by list, None for a malformed one
-    images: Mapping[str, ImageStats]
-    answers: frozenset[str] | None  # answer candidates of VQA
-    boxes: Mapping[str, Any] | None  # true boxes and proposals of grounding
+from albef.data.schema import Record, known_lists, problems
+from albef.data.tables import RecordTable
+from albef.validation.columns import first_of_equal, keys, lists, messages, numbers
+from albef.validation.facts import Part
+from albef.validation.images import ImageIndex, Rows
+from albef.validation.leakage import HeldOut
+from albef.validation.record_facts import SHARED_IDS, id_of
 
 
 def check_records(records: Sequence[Any], kind: str) -> tuple[list[Record | None], list[str | None]]:
@@ -42,118 +32,131 @@ def check_records(records: Sequence[Any], kind: str) -> tuple[list[Record | None
     )
 
 
-def feature_table(name: str, kind: str, malformed: Sequence[str | None], context: ValidationContext) -> pd.DataFrame:
-    """Return the feature table of a list.
-
-    Columns named ``*_problem`` are empty for good records. For malformed records, all but ``schema_problem`` are empty.
+class Features:
+    """Features of a list, part by part, and their sums.
 
     Args:
-        malformed: Schema problem of each record, as `check_records` returns it.
+        parts: Facts of the records.
+        records: The list.
+        images: Facts of the images.
+        held_out: Images that the list must not have.
+        boxes: The data set has boxes, which expressions of grounding refer to.
     """
-    records = context.lists[name]
-    columns: dict[str, list[Any]] = {
-        "row": list(range(len(records))),
-        "schema_problem": list(malformed),
-        "image_problem": [_image_problem(r, context) for r in records],
-        "smallest_side": [_side(r, context, min) for r in records],
-        "largest_side": [_side(r, context, max) for r in records],
-        "fewest_words": [_words(r, min) for r in records],
-        "most_words": [_words(r, max) for r in records],
-        "id_problem": _id_problems(records, kind),
-        "leak_problem": find_leaks(name, context.lists, context.images),
-    }
-    if kind in ("ve", "nlvr"):
-        labels = [None if r is None else r["label"] for r in records]
-        counts = Counter(label for label in labels if label is not None)
-        columns["label"] = labels
-        columns["label_share"] = [None if label is None else counts[label] / counts.total() for label in labels]
-    if kind in ("vqa", "vqa_train") and context.answers is not None:
-        answer_known = [_answer_known(r, context.answers) for r in records]
-        if any(known is not None for known in answer_known):
-            columns["answer_known"] = answer_known
-    if kind == "grounding" and context.boxes is not None:
-        columns["box_problem"] = [_box_problem(r, context.boxes) for r in records]
-    return pd.DataFrame({key: pd.Series(values, dtype=_dtype(key)) for key, values in columns.items()})
+
+    def __init__(
+        self, parts: Sequence[Part], records: RecordTable, images: ImageIndex, held_out: HeldOut, boxes: bool
+    ) -> None:
+        self._parts, self._records, self._images, self._held_out, self._boxes = parts, records, images, held_out, boxes
+        self.kind = known_lists()[parts[0].name]
+        self._first = _first_uses(parts, self.kind in SHARED_IDS)
+        self._labels: Counter[str] = Counter()
+        self._answers = np.zeros(2, np.int64)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that only some lists have."""
+        label, box = self.kind in ("ve", "nlvr"), self.kind == "grounding" and self._boxes
+        return ["label"] * label + ["box_problem"] * box
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        """Yield the table of each part.
+
+        Columns named ``*_problem`` are empty for good records. For malformed records, all but ``schema_problem`` are
+        empty.
+        """
+        for part in self._parts:
+            facts = part.read()
+            self._labels.update(facts["label"].drop_null().to_pylist())
+            known = numbers(facts["answer_known"].drop_null(), False)
+            self._answers += (known.sum(), len(known))
+            yield self._table(part, {name: facts[name] for name in facts.column_names})
+
+    def sums(self) -> pd.DataFrame:
+        """Return the table of sums over the whole list, once all parts were read.
+
+        ``rows`` is the number of records. ``label_share`` has the fraction of each label, ``answer_known`` the fraction
+        of questions whose most frequent answer is a candidate; lists without labels or answers do not have them.
+        """
+        sums: dict[str, list[float]] = {}
+        if "label" in self.columns:
+            shares = [count / self._labels.total() for _, count in sorted(self._labels.items())]
+            sums["label_share"] = shares or [np.nan]
+        if self._answers[1]:
+            sums["answer_known"] = [float(self._answers[0] / self._answers[1])]
+        length = max(map(len, sums.values()), default=1)
+        return pd.DataFrame({"rows": [self._parts[-1].stop] * length, **sums})
+
+    def _table(self, part: Part, facts: dict[str, Any]) -> pd.DataFrame:
+        rows = part.stop - part.start
+        flat, lengths = lists(facts["images"])
+        record = np.repeat(np.arange(rows), lengths)  # of each image
+        smallest, largest = self._sides(flat, lengths)
+        columns = {
+            "row": np.arange(part.start, part.stop),
+            "schema_problem": np.array(facts["schema_problem"].to_pylist(), object),
+            "image_problem": messages(rows, self._image_problems(flat, record, facts["missing_image"])),
+            "smallest_side": smallest,
+            "largest_side": largest,
+            "fewest_words": numbers(facts["fewest_words"], -1).astype(float),
+            "most_words": numbers(facts["most_words"], -1).astype(float),
+            "id_problem": messages(rows, self._id_problems(part)),
+            "leak_problem": messages(rows, self._held_out.problems(flat, record)),
+        }
+        for name in ("fewest_words", "most_words"):
+            columns[name][columns[name] < 0] = np.nan
+        if "label" in self.columns:
+            columns["label"] = np.array(facts["label"].to_pylist(), object)
+        if "box_problem" in self.columns:
+            columns["box_problem"] = np.array(facts["box_problem"].to_pylist(), object)
+        return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()})
+
+    def _image_problems(self, flat: Rows, record: Rows, missing: Any) -> Iterator[tuple[int, str]]:
+        for place in np.flatnonzero(self._images.smallest[flat] < 0):
+            if flat[place] < 0:
+                yield record[place], f"{missing[record[place]].as_py()}: no such image was prepared"
+            else:
+                yield record[place], self._images.text(flat[place], "problem")
+
+    def _sides(self, flat: Rows, lengths: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the smallest and the largest side of the images of each record.
+
+        They are NaN where an image cannot be read.
+        """
+        smallest, largest = np.full(len(lengths), np.nan), np.full(len(lengths), np.nan)
+        some = lengths > 0
+        starts = (np.cumsum(lengths) - lengths)[some]
+        if len(starts):
+            low = np.minimum.reduceat(self._images.smallest[flat], starts).astype(float)
+            high = np.maximum.reduceat(self._images.largest[flat], starts).astype(float)
+            smallest[some], largest[some] = np.where(low < 0, np.nan, low), np.where(low < 0, np.nan, high)
+        return smallest, largest
+
+    def _id_problems(self, part: Part) -> Iterator[tuple[int, str]]:
+        first = self._first[part.start : part.stop]
+        for place in np.flatnonzero(first >= 0):
+            found = id_of(self._records[part.start + int(place)], self.kind)
+            if found is not None:
+                yield int(place), f"{found[0]} {found[1]!r} is already used by row {first[place]}"
 
 
-def _dtype(column: str) -> str:
-    return "object" if column.endswith("_problem") or column == "label" else "int64" if column == "row" else "float64"
+def _first_uses(parts: Sequence[Part], shared: bool) -> NDArray[np.int64]:
+    """Return the first row with the id of each row that repeats one.
 
+    The result is -1 for all other rows.
 
-def _image_problem(record: Record | None, context: ValidationContext) -> str | None:
-    if record is None:
-        return None
-    return next((p for image in images_of(record) if (p := context.images[image].problem)), None)
-
-
-def _side(record: Record | None, context: ValidationContext, extreme: Any) -> float | None:
-    if record is None:
-        return None
-    stats = [context.images[image] for image in images_of(record)]
-    if any(s.problem for s in stats):
-        return None
-    return float(extreme(side for s in stats for side in (s.width, s.height)))
-
-
-def _words(record: Record | None, extreme: Any) -> float | None:
-    """Return the word count of the shortest or longest text.
-
-    Words are counted after cleaning, so a caption of dots has none.
+    Args:
+        shared: Rows with the same image may share an id.
     """
-    if record is None:
-        return None
-    texts = [t for key in _TEXT_KEYS if key in record for t in _as_list(record[key])]
-    return float(extreme(len(clean(text).split()) for text in texts))
-
-
-def _as_list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
-
-
-def _id_problems(records: Sequence[Record | None], kind: str) -> list[str | None]:
-    """Return a message for every row that repeats an id.
-
-    Where several rows may share an id, only rows with another image than the first one are reported.
-    """
-    key = "image_id" if kind == "retrieval_train" else _ID_KEYS.get(kind)
-    result: list[str | None] = []
-    first: dict[Any, tuple[int, str]] = {}
-    for row, record in enumerate(records):
-        value = None if record is None or key is None else record.get(key)
-        if record is None or value is None:
-            result.append(None)
-            continue
-        image = images_of(record)[0]
-        first_row, first_image = first.setdefault(value, (row, image))
-        duplicate = first_row != row and (kind not in _SHARED_IDS or first_image != image)
-        result.append(f"{key} {value!r} is already used by row {first_row}" if duplicate else None)
-    return result
-
-
-def _answer_known(record: Record | None, answers: frozenset[str]) -> float | None:
-    """Return 1 if the most frequent answer is a candidate, else 0."""
-    if record is None or "answer" not in record:
-        return None
-    return float(Counter(_as_list(record["answer"])).most_common(1)[0][0] in answers)
-
-
-def _box_problem(record: Record | None, boxes: Mapping[str, Any]) -> str | None:
-    if record is None:
-        return None
-    ref = boxes["refs"].get(str(record["ref_id"]))
-    if not isinstance(ref, dict) or not _is_box(ref.get("box")):
-        return f"ref_id {record['ref_id']!r} has no box in grounding_boxes.json"
-    proposals = boxes["proposals"].get(record["image"])
-    if not proposals or not all(map(_is_box, proposals)):
-        return f"{record['image']} has no proposals in grounding_boxes.json"
-    return None
-
-
-def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) >= 4
-        and all(isinstance(v, int | float) for v in value[:4])
-        and value[2] > 0
-        and value[3] > 0
-    )
+    columns = [part.read(["id", "images"]) for part in parts]
+    valid = np.concatenate([c["id"].is_valid().to_numpy() for c in columns])
+    first = first_of_equal(np.concatenate([keys(c["id"]) for c in columns]))
+    rows = np.arange(len(first))
+    repeated = valid & (first != rows)
+    if shared:
+        image = np.full(len(first), -1)
+        for part, column in zip(parts, columns, strict=True):
+            flat, lengths = lists(column["images"])
+            some = lengths > 0
+            image[part.start : part.stop][some] = flat[(np.cumsum(lengths) - lengths)[some]]
+        repeated &= image[first] != image
+    return np.where(repeated, first, -1)

@@ -3,150 +3,209 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from albef.config import ValidateConfig
-from albef.data.files import new_folder, write_list
-from albef.data.lists import Images, file_of, names_in
-from albef.data.schema import EXTRAS, SchemaError, images_of, known_lists, load_rows
+from albef.data.files import dump, new_folder, write_list
+from albef.data.lists import IMAGE_FOLDER, file_of, names_in
+from albef.data.schema import EXTRAS, known_lists
 from albef.data.tables import SUFFIX, RecordTable, write_records
 from albef.io import write_file
-from albef.validation import image_stats
-from albef.validation.caption_filter import KINDS, CaptionFilter
-from albef.validation.features import ValidationContext, check_records, feature_table
+from albef.validation.caption_filter import KINDS, CaptionFilter, Row
+from albef.validation.facts import Facts
+from albef.validation.features import Features
 from albef.validation.gx_runner import Finding, GxRunner, fatal, format_failures
-from albef.validation.suites import expectations
-
-Row = tuple[Any, Sequence[int], str | None]
-"""A record, the rows of its images in the tables, and its source."""
+from albef.validation.images import ImageIndex
+from albef.validation.leakage import Leaks
+from albef.validation.parted import PartedList
+from albef.validation.record_facts import extra
+from albef.validation.suites import of_records, of_sums
 
 
 class ValidationError(ValueError):
     """A failed expectation, named with its list, rows and examples."""
 
 
-def run(config: ValidateConfig, data: Path, out: Path) -> None:
+def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("scratch")) -> None:
     """Validate every list and write the clean lists.
 
     Args:
         data: Output folder of `albef prepare`.
         out: Folder to write: ``report.json``, ``docs/`` (HTML), ``quarantine.json`` and, unless the data is rejected,
-            the clean ``lists/``.
+            the clean ``lists/`` and ``facts/`` (Parquet).
+        work_dir: Folder for facts of images and records until the data is accepted; an interrupted or failed run
+            continues with them.
 
     Raises:
         ValidationError: If an expectation fails and its records are not (or cannot be) quarantined. The report and the
             docs are still written.
-        SchemaError: If a file is not a JSON list.
+        SchemaError: If a file is not in the format that `albef prepare` writes.
+        TableError: If a table cannot be read.
     """
     names = names_in(data)
     if not names:
         raise ValidationError(f"{data}: no list, expected files such as pretrain{SUFFIX}, written by `albef prepare`")
     captions = None if config.captions is None else CaptionFilter(config.captions)
-    rows = {name: _rows(file_of(data, name)) for name in names}
-    records = {name: [record for record, *_ in given] for name, given in rows.items()}
-    extras = {name: _extra(data / f"{name}.json") for name in EXTRAS if (data / f"{name}.json").is_file()}
-    checked = {name: check_records(records[name], known_lists()[name]) for name in names}
-    lists = {name: records for name, (records, _) in checked.items()}
-    paths = (path for records in lists.values() for record in records if record for path in images_of(record))
-    images = image_stats.collect(paths, Images(data))
-    answers = frozenset(map(str, extras["answer_list"])) if "answer_list" in extras else None
-    context = ValidationContext(lists, images, answers, extras.get("grounding_boxes"))
+    extras = {name: value for name in EXTRAS if (value := extra(data, name)) is not None}
+    facts = Facts(data, work_dir)
+    facts.compute()
+    images = ImageIndex(facts.parts[IMAGE_FOLDER])
+    leaks = Leaks({name: facts.parts[name] for name in names}, images, config.max_hash_distance)
     with new_folder(out) as folder:
         runner = GxRunner(folder / "docs")
-        findings = []
-        for name in tqdm(names, desc="validate", unit="list", disable=None):
-            table = feature_table(name, known_lists()[name], checked[name][1], context)
-            suite = expectations(runner.gx.expectations, config, known_lists()[name], table)
-            findings += runner.validate(name, suite, table)
+        findings: list[Finding] = []
+        good: dict[str, NDArray[np.bool_]] = {}
+        with Quarantine(folder / "quarantine.json") as quarantine:
+            for name in tqdm(names, desc="validate", unit="list", disable=None):
+                records = RecordTable(file_of(data, name))
+                boxes = "grounding_boxes" in extras
+                features = Features(facts.parts[name], records, images, leaks.of(name), boxes)
+                found, good[name] = _judge(runner, config, name, features, records, quarantine)
+                findings += found
         runner.write_docs()
-        quarantine = _bad_rows(findings, names)
-        failures = [f for name in names for f in fatal(config, {name: len(rows[name])}, findings)]
-        _write(folder, rows, quarantine, extras, findings, failures, captions)
+        failures = [f for name in names for f in fatal(config, {name: len(good[name])}, findings)]
+        filtered: dict[str, Any] = {}
+        if not failures:
+            for name, value in extras.items():
+                write_list(folder / "lists" / f"{name}.json", value)
+            for name in names:
+                given, target = file_of(data, name), folder / "lists" / f"{name}{SUFFIX}"
+                if captions is None or known_lists()[name] not in KINDS:
+                    _write_clean(given, target, good[name])
+                else:
+                    kept, filtered[name] = captions.apply(_Good(RecordTable(given), good[name]))
+                    write_records(target, kept)
+            facts.move(folder / "facts")
+        sources = {} if failures else {name: _sources(folder / "lists" / f"{name}{SUFFIX}") for name in names}
+        summary = {"sources": {name: counts for name, counts in sources.items() if counts}, "captions": filtered}
+        _report(folder / "report.json", good, summary, findings, failures)
     if failures:
         raise ValidationError(format_failures(failures, out))
 
 
-def _rows(path: Path) -> list[Row]:
-    if path.suffix != SUFFIX:
-        return [(record, (), None) for record in load_rows(path)]
-    table = RecordTable(path)
-    names, numbers = table.sources()
-    return list(zip(table, table.image_rows(), (names[number] or None for number in numbers), strict=True))
+def _judge(
+    runner: GxRunner,
+    config: ValidateConfig,
+    name: str,
+    features: Features,
+    records: RecordTable,
+    quarantine: Quarantine,
+) -> tuple[list[Finding], NDArray[np.bool_]]:
+    """Validate a list part by part.
+
+    Returns:
+        The findings on the list, and which of its records are good.
+    """
+    expectations = runner.gx.expectations
+    good = np.ones(len(records), bool)
+    parted = PartedList(runner, name, of_records(expectations, config, features.kind, features.columns))
+    for table in features:
+        bad = _reasons(parted.add(table))
+        good[list(bad)] = False
+        quarantine.add(name, bad, records)
+    sums = features.sums()
+    return parted.finish(of_sums(expectations, config, sums.columns), sums), good
 
 
-def _extra(path: Path) -> Any:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SchemaError(f"{path}: not a readable JSON file ({error})") from error
-    if path.stem == "answer_list" and not (
-        isinstance(value, list) and value and all(isinstance(v, str) for v in value)
-    ):
-        raise SchemaError(f"{path}: expected a non-empty JSON list of strings, the answer candidates")
-    if path.stem == "grounding_boxes" and not (
-        isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("refs", "proposals"))
-    ):
-        raise SchemaError(f"{path}: expected a JSON object with the objects refs and proposals")
-    return value
-
-
-def _bad_rows(findings: list[Finding], names: list[str]) -> dict[str, dict[int, str]]:
-    """Return failing rows by list, each with its first reason."""
-    bad: dict[str, dict[int, str]] = {name: {} for name in names}
+def _reasons(findings: Iterable[Finding]) -> dict[int, str]:
+    """Return failing rows in ascending order, each with its first reason."""
+    bad: dict[int, str] = {}
     for finding in findings:
         for row, value in finding.bad.items():
-            bad[finding.list].setdefault(row, f"{finding.name}: {value}")
-    return {name: dict(sorted(reasons.items())) for name, reasons in bad.items()}
+            bad.setdefault(row, f"{finding.name}: {value}")
+    return dict(sorted(bad.items()))
 
 
-def _write(
-    out: Path,
-    rows: dict[str, list[Row]],
-    bad: dict[str, dict[int, str]],
-    extras: dict[str, Any],
+class Quarantine(AbstractContextManager["Quarantine"]):
+    """JSON list of bad records with their reasons, written one by one.
+
+    Args:
+        path: File to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._empty = path.open("w", encoding="utf-8"), True
+        self._file.write("[\n")
+
+    def add(self, name: str, bad: dict[int, str], records: RecordTable) -> None:
+        """Add the bad rows of a list."""
+        for row, reason in bad.items():
+            entry = {"list": name, "row": row, "reason": reason, "record": records[row]}
+            self._file.write(("" if self._empty else ",\n") + dump(entry))
+            self._empty = False
+
+    def __exit__(self, *error: object) -> None:
+        self._file.write("\n]\n")
+        self._file.close()
+
+
+def _report(
+    path: Path,
+    good: dict[str, NDArray[np.bool_]],
+    summary: dict[str, Any],
     findings: list[Finding],
     failures: list[Finding],
-    captions: CaptionFilter | None,
 ) -> None:
-    good: dict[str, Iterable[Row]] = {}
-    filtered: dict[str, Any] = {}
-    for name in rows if not failures else ():
-        good[name] = passed = [row for number, row in enumerate(rows[name]) if number not in bad[name]]
-        if captions is not None and known_lists()[name] in KINDS:
-            good[name], filtered[name] = captions.apply(passed)
-    for name, value in extras.items() if not failures else ():
-        write_list(out / "lists" / f"{name}.json", value)
-    sources = {name: _write_rows(out / "lists" / f"{name}{SUFFIX}", kept) for name, kept in good.items()}
     report = {
         "success": not failures,
-        "lists": {name: {"rows": len(rows[name]), "bad": len(bad[name])} for name in rows},
-        "sources": {name: counts for name, counts in sources.items() if counts},
-        "captions": filtered,
+        "lists": {name: {"rows": len(rows), "bad": int((~rows).sum())} for name, rows in good.items()},
+        **summary,
         "expectations": [f.report() for f in findings],
     }
-    write_file(out / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    records = [
-        {"list": name, "row": row, "reason": reason, "record": rows[name][row][0]}
-        for name, reasons in bad.items()
-        for row, reason in reasons.items()
-    ]
-    write_list(out / "quarantine.json", records)
+    write_file(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write_rows(path: Path, rows: Iterable[Row]) -> dict[str, int]:
-    """Write a list and return the number of rows of each source, if it has any."""
-    sources: Counter[str] = Counter()
+def _write_clean(source: Path, target: Path, good: NDArray[np.bool_]) -> None:
+    """Write the good rows of a table of records, all columns as they are."""
+    import pyarrow as pa
 
-    def counted() -> Iterator[Row]:
-        for row in rows:
-            if row[2] is not None:
-                sources[row[2]] += 1
-            yield row
+    def write(file: Any) -> None:
+        with (
+            pa.memory_map(str(source)) as mapped,
+            pa.ipc.open_stream(mapped) as table,
+            pa.ipc.new_stream(file, table.schema) as writer,
+        ):
+            for batch, rows in _aligned(table, good):
+                writer.write_batch(batch if rows.all() else batch.filter(pa.array(rows)))
 
-    write_records(path, counted())
-    return dict(sources)
+    write_file(target, write)
+
+
+def _aligned(batches: Iterable[Any], rows: NDArray[np.bool_]) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
+    start = 0
+    for batch in batches:
+        yield batch, rows[start : start + len(batch)]
+        start += len(batch)
+
+
+class _Good(Collection[Row]):
+    """Good rows of a table, read each time they are iterated."""
+
+    def __init__(self, table: RecordTable, good: NDArray[np.bool_]) -> None:
+        self.table, self.good = table, good
+
+    def __len__(self) -> int:
+        return int(self.good.sum())
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == each for each in self)
+
+    def __iter__(self) -> Iterator[Row]:
+        names, numbers = self.table.sources()
+        rows = zip(self.table, self.table.image_rows(), (names[number] or None for number in numbers), strict=True)
+        return compress(rows, self.good)
+
+
+def _sources(path: Path) -> dict[str, int]:
+    """Return the number of rows of each source of a list, if it has any."""
+    names, numbers = RecordTable(path).sources()
+    counts = np.bincount(numbers, minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if name}

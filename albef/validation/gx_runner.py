@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from albef.config import ValidateConfig
 
-_REPORT_EXAMPLES = 5
+RESULT_FORMAT = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]}
+REPORT_EXAMPLES = 5
 _MESSAGE_EXAMPLES = 3
 
 
@@ -21,7 +24,10 @@ _MESSAGE_EXAMPLES = 3
 class Finding:
     """Result of one expectation on one list.
 
-    ``bad`` maps failing rows to their values. It is empty for expectations on the whole list, which set ``observed``.
+    Args:
+        observed: Value that was compared; for expectations on rows, the number of failing rows.
+        bad: Values of failing rows: all of them, or the first ones if several parts were merged.
+        rows: All failing rows.
     """
 
     name: str
@@ -29,6 +35,7 @@ class Finding:
     success: bool
     observed: Any
     bad: dict[int, str] = field(default_factory=dict)
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def report(self) -> dict[str, Any]:
         """Return the finding as stored in ``report.json``."""
@@ -43,7 +50,7 @@ class Finding:
 
     def examples(self) -> Sequence[tuple[int, str]]:
         """Return the first failing rows with their values."""
-        return list(self.bad.items())[:_REPORT_EXAMPLES]
+        return list(self.bad.items())[:REPORT_EXAMPLES]
 
 
 def format_failures(failures: Sequence[Finding], out: Path) -> str:
@@ -53,7 +60,7 @@ def format_failures(failures: Sequence[Finding], out: Path) -> str:
     """
     first = failures[0]
     examples = "; ".join(f"row {row}: {value}" for row, value in first.examples()[:_MESSAGE_EXAMPLES])
-    detail = f"{len(first.bad)} bad rows, such as {examples}" if first.bad else f"observed {first.observed}"
+    detail = f"{len(first.rows)} bad rows, such as {examples}" if first.bad else f"observed {first.observed}"
     others = ", ".join(f"{f.name} ({f.list})" for f in failures[1:6])
     more = f"; also failed: {others}{', ...' if len(failures) > 6 else ''}" if others else ""
     return f"{first.list}: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"
@@ -70,8 +77,9 @@ def fatal(
         ignored: Names of expectations that may fail.
     """
     failed = [f for f in findings if f.list in rows and not f.success and f.name not in ignored]
-    bad = {(finding.list, row) for finding in failed for row in finding.bad}
-    exceeded = len(bad) > policy.max_bad_share * sum(rows.values()) or policy.on_bad_record == "refuse"
+    by_list = [[f.rows for f in failed if f.list == name] for name in rows]
+    bad = sum(len(np.unique(np.concatenate(found))) for found in by_list if found)
+    exceeded = bad > policy.max_bad_share * sum(rows.values()) or policy.on_bad_record == "refuse"
     return [finding for finding in failed if exceeded or not finding.bad]
 
 
@@ -118,16 +126,17 @@ class GxRunner:
         )
         outcome = definition.run(
             batch_parameters={"dataframe": table},
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]},
+            result_format=RESULT_FORMAT,
         )
-        return [_finding(name, result) for result in outcome.results]
+        return [finding_of(name, result) for result in outcome.results]
 
     def write_docs(self) -> None:
         """Write the HTML data docs of all validations so far."""
         self.context.build_data_docs(site_names=["docs"])
 
 
-def _finding(name: str, result: Any) -> Finding:
+def finding_of(name: str, result: Any) -> Finding:
+    """Return the finding on list ``name`` of a result of Great Expectations, in the format COMPLETE."""
     expectation = result.expectation_config
     title, details = expectation.meta["name"], result.result
     if result.exception_info and any(
@@ -138,7 +147,9 @@ def _finding(name: str, result: Any) -> Finding:
         return Finding(title, name, bool(result.success), _plain(details["observed_value"]))
     column = expectation.kwargs["column"]
     bad = {int(i["row"]): _plain(i[column]) for i in details.get("unexpected_index_list") or []}
-    return Finding(title, name, bool(result.success), {"unexpected": len(bad)}, {r: str(v) for r, v in bad.items()})
+    values = {row: str(value) for row, value in sorted(bad.items())}
+    rows = np.fromiter(values, np.int64, len(values))
+    return Finding(title, name, bool(result.success), {"unexpected": len(bad)}, values, rows)
 
 
 def _infos(info: dict[str, Any]) -> list[Any]:

@@ -83,7 +83,7 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
     all_files = [file for name in names for file in config.files[name]]
     for name in tqdm(names, desc="inspect", unit="list", disable=None):
         for file in config.files[name]:
-            rows = official_lists.rows_of(name, file, config, raw)
+            rows = list(official_lists.rows_of(name, file, config, raw))
             label = file if all_files.count(file) == 1 else f"{name} of {file}"  # several lists may share a file
             sizes.setdefault(name, {})[label] = len(rows)
             table = _table(rows, known_lists()[name], raw / config.image_root, exists)

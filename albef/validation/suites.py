@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
-
-import pandas as pd
 
 from albef.config import ValidateConfig
 from albef.data.schema import NLVR_LABELS, VE_LABELS
 
 
-def expectations(e: Any, config: ValidateConfig, kind: str, table: pd.DataFrame) -> list[Any]:
-    """Return the suite of a list.
+def of_sums(e: Any, config: ValidateConfig, sums: Collection[str]) -> list[Any]:
+    """Return the expectations on the sums of a list.
+
+    Args:
+        e: Module ``great_expectations.expectations``.
+        sums: Columns of `albef.validation.features.Features.sums`.
+    """
+    suite = [
+        e.ExpectColumnMinToBeBetween(
+            column="rows", min_value=1, meta={"name": "not_empty"}, notes="Number of records.", severity="critical"
+        )
+    ]
+    if "label_share" in sums:
+        suite.append(
+            e.ExpectColumnMaxToBeBetween(
+                column="label_share",
+                max_value=config.max_label_share,
+                meta={"name": "labels_balanced"},
+                notes="Fraction of the most frequent label.",
+                severity="critical",
+            )
+        )
+    if "answer_known" in sums:
+        # An expectation on the list rather than on records: questions with rare answers also count in VQA.
+        suite.append(
+            e.ExpectColumnMeanToBeBetween(
+                column="answer_known",
+                min_value=config.min_known_answers,
+                meta={"name": "answers_known"},
+                notes="Fraction of questions whose most frequent answer is in the answer list.",
+                severity="critical",
+            )
+        )
+    return suite
+
+
+def of_records(e: Any, config: ValidateConfig, kind: str, columns: Collection[str]) -> list[Any]:
+    """Return the expectations on the records of a list.
 
     Args:
         e: Module ``great_expectations.expectations``.
         kind: Kind of the list, a key of `albef.data.schema.SCHEMAS`.
-        table: Feature table of the list.
+        columns: Columns that only some lists have.
     """
     severity = {"severity": "critical"}
 
@@ -27,7 +62,6 @@ def expectations(e: Any, config: ValidateConfig, kind: str, table: pd.DataFrame)
         return e.ExpectColumnValuesToBeBetween(column=column, meta={"name": name}, **bounds, **severity)
 
     suite = [
-        e.ExpectTableRowCountToBeBetween(min_value=1, meta={"name": "not_empty"}, **severity),
         empty("schema_problem", "schema", "Every record has the fields of the official format."),
         empty("image_problem", "image_readable", "Every image exists and can be decoded."),
         between("smallest_side", "image_not_small", min_value=config.min_image_side),
@@ -35,31 +69,13 @@ def expectations(e: Any, config: ValidateConfig, kind: str, table: pd.DataFrame)
         between("fewest_words", "text_not_empty", min_value=1),
         between("most_words", "text_not_long", max_value=config.max_caption_words),
         empty("id_problem", "ids_unique", "Ids are unique."),
-        empty("leak_problem", "no_leakage", "No held-out evaluation list uses an image of this list."),
+        empty("leak_problem", "no_leakage", "No held-out evaluation list has an image of this list, or one like it."),
     ]
-    if "label" in table:
+    if "label" in columns:
         labels = list(VE_LABELS if kind == "ve" else NLVR_LABELS)
-        suite += [
-            e.ExpectColumnValuesToBeInSet(column="label", value_set=labels, meta={"name": "label_known"}, **severity),
-            e.ExpectColumnMaxToBeBetween(
-                column="label_share",
-                max_value=config.max_label_share,
-                meta={"name": "labels_balanced"},
-                notes="Fraction of the most frequent label.",
-                **severity,
-            ),
-        ]
-    if "answer_known" in table:
-        # An expectation on the list rather than on records: questions with rare answers also count in VQA.
         suite.append(
-            e.ExpectColumnMeanToBeBetween(
-                column="answer_known",
-                min_value=config.min_known_answers,
-                meta={"name": "answers_known"},
-                notes="Fraction of questions whose most frequent answer is in the answer list.",
-                **severity,
-            )
+            e.ExpectColumnValuesToBeInSet(column="label", value_set=labels, meta={"name": "label_known"}, **severity)
         )
-    if "box_problem" in table:
+    if "box_problem" in columns:
         suite.append(empty("box_problem", "boxes_known", "Every expression has a true box and proposals."))
     return suite

@@ -22,7 +22,8 @@ LAYERS = [
     {"tasks.spec", "config_data"},
     {"tasks.registry"},
     {"config"},
-    {"losses", "distributed", "workers"},
+    {"losses", "distributed", "cluster"},
+    {"workers"},
     {"models", "data"},
     {"weights", "inference", "datasets", "tracking", "serving", "report", "presets"},
     {"index", "validation"},
@@ -52,7 +53,7 @@ HEAVY += ("onnxscript", "faiss", "tritonclient")
 HOMES = {
     "mlflow": {"albef.tracking", "albef.registry"},
     "great_expectations": {"albef.validation"},
-    "ray": {"albef.tuning", "albef.workers"},
+    "ray": {"albef.cluster", "albef.tuning", "albef.validation.ray_data", "albef.workers"},
     "prefect": set(),
     "dvc": set(),
     "matplotlib": {"albef.report", "albef.tasks.grounding.report", "albef.ablation.page", "albef.tuning"},

@@ -17,10 +17,11 @@ WRAPPER = "sh infra/albef.sh "
 """Start of the command of every stage."""
 
 # Modules that every command imports and that do not decide its results: parameters and command line are compared by DVC
-# itself, the registry maps names to modules, tracking only observes, `io` writes what it gets, and `workers` starts
-# processes.
+# itself, the registry maps names to modules, tracking only observes, `io` writes what it gets, `cluster` and `workers`
+# start processes.
 _NEUTRAL = (
     "albef.cli",
+    "albef.cluster",
     "albef.config",
     "albef.config_data",
     "albef.config_parsing",

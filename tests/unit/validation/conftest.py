@@ -11,6 +11,8 @@ from PIL import Image
 
 from albef import config as configuration
 from albef.config import ValidateConfig
+from albef.data.schema import images_of, known_lists, problems
+from albef.datasets import tables
 from tests import ROOT
 
 
@@ -29,10 +31,10 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Return a function that writes valid lists of ten records, with changes."""
+    """Return a function that prepares valid lists of ten records, with changes."""
 
-    def write(**changes: Callable[[list[Any]], Any]) -> Path:
-        data = tmp_path / "data"
+    def write(files: Callable[[Path], Any] = lambda folder: None, **changes: Callable[[list[Any]], Any]) -> Path:
+        data = tmp_path / "raw"
         data.mkdir()
         for split, base in (("pretrain", 0), ("train", 60), ("val", 120), ("test", 180)):
             for i in range(10):
@@ -61,7 +63,18 @@ def make(tmp_path: Path) -> Make:
         for name, records in lists.items():
             if name in changes:
                 lists[name] = changes[name](records) or records
-            (data / f"{name}.json").write_text(json.dumps(lists[name]), encoding="utf-8")
-        return data
+        files(data)
+        return prepare(tmp_path / "data", data, lists)
 
     return write
+
+
+def prepare(out: Path, images: Path, lists: dict[str, Any]) -> Path:
+    """Write lists as `albef prepare` does, with the images of valid records."""
+    kinds = known_lists()
+    valid = [r for name, rows in lists.items() if name in kinds for r in rows if not problems(r, kinds[name])]
+    paths = sorted({path for record in valid for path in images_of(record)})
+    contents = ((path, (images / path).read_bytes() if (images / path).is_file() else None) for path in paths)
+    manifest = tables.write(out, lists, contents)
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return out

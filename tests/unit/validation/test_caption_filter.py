@@ -118,10 +118,10 @@ def test_the_gate_filters_pretraining_and_counts(make: Make, config: ValidateCon
     limits = CaptionsConfig(min_words=2)
     gate.run(dataclasses.replace(config, captions=limits), data, out)  # nothing is refused
     lists = {path.stem: list(RecordTable(path)) for path in (out / "lists").glob("*.arrow")}
-    given_rows = json.loads((data / "pretrain.json").read_text())
+    given_rows = list(RecordTable(data / "pretrain.arrow"))
     expected = [*given_rows[:3], given_rows[3] | {"caption": ["a thing of beauty"]}, *given_rows[5:]]
     assert lists["pretrain"] == expected
-    assert lists["retrieval_test"] == json.loads((data / "retrieval_test.json").read_text())
+    assert lists["retrieval_test"] == list(RecordTable(data / "retrieval_test.arrow"))
     report = json.loads((out / "report.json").read_text())
     assert report["captions"] == {
         "pretrain": {
@@ -136,13 +136,14 @@ def test_the_gate_filters_pretraining_and_counts(make: Make, config: ValidateCon
 
 
 def test_sources_pass_the_gate_and_are_counted(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
-    data, out = make(), tmp_path / "out"
-    rows = json.loads((data / "pretrain.json").read_text())
+    def spoil(rows: list[Any]) -> None:
+        rows[1]["image"] = "gone.png"
+        rows[5]["caption"] = ["thing"]
+
+    data, out = make(pretrain=spoil), tmp_path / "out"
+    table = RecordTable(data / "pretrain.arrow")
     sources = ["coco.json"] * 4 + ["vg.json"] * 4 + [None] * 2
-    rows[1]["image"] = "gone.png"
-    rows[5]["caption"] = ["thing"]
-    write_records(data / "pretrain.arrow", [(record, (), source) for record, source in zip(rows, sources, strict=True)])
-    (data / "pretrain.json").unlink()
+    write_records(data / "pretrain.arrow", list(zip(table, table.image_rows(), sources, strict=True)))
     gate.run(dataclasses.replace(quarantine, captions=CaptionsConfig(min_words=2)), data, out)
     names, numbers = RecordTable(out / "lists" / "pretrain.arrow").sources()
     assert [names[number] for number in numbers] == ["coco.json"] * 3 + ["vg.json"] * 3 + [""] * 2

@@ -15,12 +15,12 @@ from PIL import Image
 
 from albef.config import ValidateConfig
 from albef.data.lists import Lists, file_of, names_in
-from albef.data.schema import SchemaError
-from albef.data.tables import SUFFIX, RecordTable
+from albef.data.schema import EXTRAS, SchemaError
+from albef.data.tables import SUFFIX, RecordTable, TableError
 from albef.validation import gate
 from albef.validation.gate import ValidationError
 from tests.errors import refuses
-from tests.unit.validation.conftest import Make
+from tests.unit.validation.conftest import Make, prepare
 
 
 def report(out: Path) -> dict[str, Any]:
@@ -32,10 +32,20 @@ def finding(out: Path, name: str, records: str) -> dict[str, Any]:
     return next(e for e in report(out)["expectations"] if (e["name"], e["list"]) == (name, records))
 
 
-def passed(out: Path, name: str) -> Any:
-    """Records that passed, or the content of another file."""
-    path = file_of(out / "lists", name)
+def rows(folder: Path, name: str) -> Any:
+    """Records of a list, or the content of another file."""
+    path = file_of(folder, name)
     return list(RecordTable(path)) if path.suffix == SUFFIX else json.loads(path.read_text())
+
+
+def passed(out: Path, name: str) -> Any:
+    return rows(out / "lists", name)
+
+
+@pytest.fixture(autouse=True)
+def _work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder, for the state of interrupted runs."""
+    monkeypatch.chdir(tmp_path)
 
 
 def change(row: int, **values: Any) -> Callable[[list[Any]], None]:
@@ -55,8 +65,8 @@ def drop(row: int, key: str) -> Callable[[list[Any]], None]:
 def test_sound_data_passes_unchanged(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data, out = make(), tmp_path / "out"
     gate.run(config, data, out)
-    for path in data.glob("*.json"):
-        assert passed(out, path.stem) == json.loads(path.read_text())
+    for name in (*names_in(data), *EXTRAS):
+        assert passed(out, name) == rows(data, name)
     assert report(out)["success"] is True
     assert all(e["success"] for e in report(out)["expectations"])
     assert json.loads((out / "quarantine.json").read_text()) == []
@@ -103,6 +113,25 @@ def test_finds_every_kind_of_defect(make: Make, config: ValidateConfig, tmp_path
     assert {(e["name"], e["list"]) for e in report(out)["expectations"] if not e["success"]} == set(expected)
 
 
+def test_parts_are_judged_as_the_whole(
+    make: Make, quarantine: ValidateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {}
+    for records in {b[1] for b in BROKEN}:
+        some = [b[3] for b in BROKEN if b[1] == records]
+        changes[records] = lambda rows, some=some: [None for apply in some if apply(rows)] and None
+    data, allowed = make(**changes), dataclasses.replace(quarantine, max_bad_share=0.9)
+    gate.run(allowed, data, tmp_path / "whole")
+    monkeypatch.setattr("albef.validation.facts.IMAGE_ROWS", 7)
+    monkeypatch.setattr("albef.validation.facts.RECORD_ROWS", 3)
+    gate.run(allowed, data, tmp_path / "parts")
+    assert len(list((tmp_path / "parts" / "facts" / "pretrain").iterdir())) == 4
+    for name in ("report.json", "quarantine.json"):
+        assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    for path in (tmp_path / "whole" / "lists").iterdir():
+        assert (tmp_path / "parts" / "lists" / path.name).read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize(("name", "records", "row", "apply"), BROKEN[::8])
 def test_refuses_by_name_and_row(
     make: Make, config: ValidateConfig, tmp_path: Path, name: str, records: str, row: int, apply: Any
@@ -127,7 +156,7 @@ def test_sets_bad_records_aside(
     data = make(**{records: apply})
     gate.run(quarantine, data, out)
     kept = passed(out, records)
-    given_rows = json.loads((data / f"{records}.json").read_text())
+    given_rows = rows(data, records)
     assert kept == given_rows[:row] + given_rows[row + 1 :]
     (entry,) = json.loads((out / "quarantine.json").read_text())
     assert (entry["list"], entry["row"], entry["record"]) == (records, row, given_rows[row])
@@ -176,8 +205,7 @@ def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfi
 
 
 def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
-    data = make()
-    Image.new("RGB", (31, 40)).save(data / "pretrain2.png")
+    data = make(lambda folder: Image.new("RGB", (31, 40)).save(folder / "pretrain2.png"))
     with refuses(ValidationError, "'image_not_small'", "row 2", 31.0):
         gate.run(config, data, tmp_path / "out")
     tight = dataclasses.replace(config, min_image_side=1, max_image_side=39)
@@ -186,30 +214,37 @@ def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -
 
 
 def test_broken_images_are_named(make: Make, quarantine: ValidateConfig, tmp_path: Path) -> None:
-    data = make()
-    whole = (data / "pretrain1.png").read_bytes()
-    (data / "pretrain1.png").write_bytes(whole[:60])
+    def truncate(folder: Path) -> None:
+        (folder / "pretrain1.png").write_bytes((folder / "pretrain1.png").read_bytes()[:60])
+
+    data = make(truncate)
     gate.run(quarantine, data, tmp_path / "out")
     (entry,) = json.loads((tmp_path / "out" / "quarantine.json").read_text())
     assert "pretrain1.png" in entry["reason"]
 
 
 def test_leakage_is_found_under_another_name_and_format(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
-    data = make()
     # The same pixels in another file format and place.
-    Image.open(data / "val3.png").save(data / "pretrain7.png", "BMP")
+    data = make(lambda folder: Image.open(folder / "val3.png").save(folder / "pretrain7.png", "BMP"))
     with refuses(ValidationError, "'no_leakage'", "row 7", "pretrain7.png", "retrieval_val"):
         gate.run(config, data, tmp_path / "out")
 
 
 def test_files_that_are_no_lists_are_named(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data = make()
-    for name, text in (("answer_list", "{}"), ("grounding_boxes", "[]"), ("answer_list", "["), ("pretrain", "3")):
-        old = (data / f"{name}.json").read_text()
-        (data / f"{name}.json").write_text(text)
-        with refuses(SchemaError, f"{name}.json"):
+    changes = [
+        (SchemaError, "answer_list.json", "{}"),
+        (SchemaError, "grounding_boxes.json", "[]"),
+        (SchemaError, "answer_list.json", "["),
+        (SchemaError, "manifest.json", "3"),
+        (TableError, "pretrain.arrow", "[]"),
+    ]
+    for error, name, text in changes:
+        old = (data / name).read_bytes()
+        (data / name).write_text(text)
+        with refuses(error, name):
             gate.run(config, data, tmp_path / "out")
-        (data / f"{name}.json").write_text(old)
+        (data / name).write_bytes(old)
     assert not (tmp_path / "out").exists()
 
 
@@ -230,7 +265,7 @@ def test_any_junk_among_the_records_is_set_aside(
     good = [{"image": f"{i}.png", "caption": "a thing"} for i in range(20)]
     for i in range(20):
         Image.new("RGB", (40, 40), (i, 0, 0)).save(folder / f"{i}.png")
-    (folder / "pretrain.json").write_text(json.dumps(good[:10] + junk + good[10:]))
-    gate.run(quarantine, folder, folder / "out")
+    data = prepare(folder / "data", folder, {"pretrain": good[:10] + junk + good[10:]})
+    gate.run(quarantine, data, folder / "out")
     assert passed(folder / "out", "pretrain") == good
     assert len(json.loads((folder / "out" / "quarantine.json").read_text())) == len(junk)
