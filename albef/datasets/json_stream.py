@@ -14,7 +14,8 @@ from typing import Any
 from albef.data.schema import SchemaError, load_rows
 
 _CHUNK = 1 << 20
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACES = " \t\n\r"
+_SPACE = re.compile(f"[{_SPACES}]*")
 
 
 def rows(path: Path) -> Iterator[Any]:
@@ -26,7 +27,9 @@ def rows(path: Path) -> Iterator[Any]:
     try:
         with path.open(encoding="utf-8") as file:
             start = file.read(_CHUNK)
-            if not start.lstrip().startswith("["):
+            while not start.strip(_SPACES) and (more := file.read(_CHUNK)):
+                start = more
+            if not start.lstrip(_SPACES).startswith("["):
                 yield from load_rows(path)  # fails, and says why
                 return
             yield from _elements(start, file.read)
@@ -64,7 +67,10 @@ def _elements(text: str, read: Callable[[int], str]) -> Iterator[Any]:
         if end > place:
             yield value
         if after == "]":
-            if rest := (text[end + 1 :] + read(_CHUNK)).strip():
+            rest = text[end + 1 :].strip(_SPACES)
+            while not rest and (more := read(_CHUNK)):
+                rest = more.strip(_SPACES)
+            if rest:
                 raise ValueError(f"extra data after the list: {rest[:20]!r}")
             return
         place, size, first = end + 1, _CHUNK, False

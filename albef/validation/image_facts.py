@@ -15,6 +15,8 @@ from albef.validation.perceptual_hash import CELLS, signatures, thumbnail
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_OPEN_ROWS = 50_000
+
 
 @cache
 def schema() -> pa.Schema:
@@ -50,7 +52,7 @@ def of_rows(data: Path, version: str, start: int, stop: int) -> pa.Table:
     import pyarrow as pa
 
     rows, thumbnails = list[dict[str, Any]](), list[bytes]()
-    for row, (path, content) in enumerate(_table(data, version).between(start, stop), start):
+    for row, (path, content) in enumerate(_table(data, version, start // _OPEN_ROWS).between(start, stop), start):
         facts, small = _facts(path, content)
         rows.append({"row": row, "path": path, **facts})
         if small is not None:
@@ -62,7 +64,8 @@ def of_rows(data: Path, version: str, start: int, stop: int) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def _table(data: Path, version: str) -> ImageTable:
+def _table(data: Path, version: str, period: int) -> ImageTable:
+    """Return the images, opened anew for each period: closing a mapped file gives back its memory."""
     return ImageTable(data / IMAGE_FOLDER)
 
 

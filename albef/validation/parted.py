@@ -32,7 +32,8 @@ class PartedList:
 
     def __init__(self, runner: GxRunner, name: str, expectations: Sequence[Any]) -> None:
         self._runner, self._name, self._expectations = runner, name, list(expectations)
-        self._batch = runner.source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("whole")
+        self._title = name.replace("/", "--")  # titles become file names
+        self._batch = runner.source.add_dataframe_asset(self._title).add_batch_definition_whole_dataframe("whole")
         self._results: list[Any] = []
         self._findings: list[Finding] = []
 
@@ -71,7 +72,7 @@ class PartedList:
         return findings
 
     def _validate(self, expectations: Sequence[Any], table: pd.DataFrame) -> Any:
-        suite = self._runner.gx.ExpectationSuite(name=self._name, expectations=list(expectations))
+        suite = self._runner.gx.ExpectationSuite(name=self._title, expectations=list(expectations))
         return self._batch.get_batch({"dataframe": table}).validate(suite, result_format=RESULT_FORMAT)
 
     def _store(self, outcome: Any, results: list[Any], expectations: list[Any]) -> None:
@@ -79,7 +80,7 @@ class PartedList:
         from great_expectations.data_context.types import resource_identifiers as keys
 
         context = self._runner.context
-        context.suites.add(self._runner.gx.ExpectationSuite(name=self._name, expectations=expectations))
+        context.suites.add(self._runner.gx.ExpectationSuite(name=self._title, expectations=expectations))
         good, run = sum(bool(result.success) for result in results), RunIdentifier(run_time=datetime.now(UTC))
         outcome.results, outcome.success = results, good == len(results)
         outcome.statistics = {
@@ -89,7 +90,7 @@ class PartedList:
             "success_percent": 100 * good / len(results),
         }
         outcome.meta |= {"run_id": run, "validation_time": run.run_time}
-        key = keys.ValidationResultIdentifier(keys.ExpectationSuiteIdentifier(self._name), run, f"lists-{self._name}")
+        key = keys.ValidationResultIdentifier(keys.ExpectationSuiteIdentifier(self._title), run, f"lists-{self._title}")
         context.validation_results_store.set(key, outcome)
 
 

@@ -6,14 +6,19 @@ everything that takes more than a single file and its image paths.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from albef.config import ListsConfig, PairsConfig, PrepareConfig, ValidateConfig
@@ -23,8 +28,11 @@ from albef.data.shards import expand
 from albef.datasets import official_lists, photo_folder, shards
 from albef.datasets.emoji import lexicon
 from albef.io import write_file
+from albef.validation.columns import first_of_equal
+from albef.validation.facts import RECORD_ROWS
 from albef.validation.features import check_records
 from albef.validation.gx_runner import Finding, GxRunner, fatal, format_failures
+from albef.validation.parted import PartedList
 
 SPRITES = "lexicon.json"
 # A replacement character, a control character, or UTF-8 decoded as Latin-1.
@@ -75,20 +83,41 @@ Sizes = dict[str, dict[str, int]]
 
 
 def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
-    official_lists.check(config, raw / config.image_root)
+    root = raw / config.image_root
+    official_lists.check(config, root)
     sizes: Sizes = {}
     findings: list[Finding] = []
-    exists: dict[str, bool] = {}
     names = [name for name in config.files if name in known_lists()]
     all_files = [file for name in names for file in config.files[name]]
     for name in tqdm(names, desc="inspect", unit="list", disable=None):
         for file in config.files[name]:
-            rows = list(official_lists.rows_of(name, file, config, raw))
             label = file if all_files.count(file) == 1 else f"{name} of {file}"  # several lists may share a file
-            sizes.setdefault(name, {})[label] = len(rows)
-            table = _table(rows, known_lists()[name], raw / config.image_root, exists)
-            findings += runner.validate(label, _suite(runner.gx.expectations, table), table)
+            read = partial(official_lists.rows_of, name, file, config, raw)
+            sizes.setdefault(name, {})[label], found = _judge(runner, label, read, known_lists()[name], root)
+            findings += found
     return sizes, findings
+
+
+def _judge(
+    runner: GxRunner, label: str, read: Callable[[], Iterable[Any]], kind: str, root: Path
+) -> tuple[int, list[Finding]]:
+    """Validate the rows of a file in parts, so that only one of them is in memory.
+
+    Args:
+        label: Name of the file in the report.
+        read: Returns the rows; it is called twice.
+
+    Returns:
+        The number of rows, and the findings.
+    """
+    expectations = runner.gx.expectations
+    hashes = np.frombuffer(b"".join(map(_hash, read())), np.uint64).reshape(-1, 2)
+    first, rows = first_of_equal(hashes), iter(read())
+    parted = PartedList(runner, label, _suite(expectations, _EXPECTATIONS))
+    exists = lru_cache(maxsize=RECORD_ROWS)(os.path.isfile)  # captions of an image are often close together
+    for start in range(0, max(len(hashes), 1), RECORD_ROWS):
+        parted.add(_table(list(islice(rows, RECORD_ROWS)), kind, root, exists, start, first))
+    return len(hashes), parted.finish(_sums_suite(expectations), pd.DataFrame({"rows": [len(hashes)]}))
 
 
 def _pairs(runner: GxRunner, config: PairsConfig, raw: Path) -> tuple[Sizes, list[Finding]]:
@@ -101,36 +130,46 @@ def _pairs(runner: GxRunner, config: PairsConfig, raw: Path) -> tuple[Sizes, lis
     folder = raw / config.path
     rows = list(photo_folder.rows(folder, config.image, config.caption))
     label = (photo_folder.table(folder) or folder).name
-    table = _table(rows, "pretrain", folder, {})
-    return {"pairs": {label: len(rows)}}, runner.validate(label, _suite(runner.gx.expectations, table), table)
+    read = partial(iter, rows)
+    size, findings = _judge(runner, label, read, "pretrain", folder)
+    return {"pairs": {label: size}}, findings
 
 
-def _table(rows: Sequence[Any], kind: str, root: Path, exists: dict[str, bool]) -> pd.DataFrame:
+def _table(
+    rows: Sequence[Any],
+    kind: str,
+    root: Path,
+    exists: Callable[[Path], bool],
+    start: int,
+    first: NDArray[np.int64],
+) -> pd.DataFrame:
+    """Return the table of a part of a file.
+
+    Args:
+        exists: Returns whether there is an image.
+        start: Number of the first row.
+        first: First row with the same content, for all rows of the file.
+    """
     valid, malformed = check_records(rows, kind)
-    first: dict[str, int] = {}
     columns = {
         "schema_problem": malformed,
         "image_problem": [None if row is None else _missing_image(images_of(row), root, exists) for row in valid],
         "text_problem": [None if row is None else _damaged_text(row) for row in valid],
         "duplicate_problem": [
-            None if row is None else _duplicate(row, number, first) for number, row in enumerate(valid)
+            None if row is None or earlier == number else f"the same as row {earlier}"
+            for number, (row, earlier) in enumerate(zip(valid, first[start : start + len(rows)], strict=True), start)
         ],
     }
-    return _to_frame(columns, len(rows))
+    return _to_frame(columns, start, len(rows))
 
 
-def _missing_image(images: Sequence[str], root: Path, exists: dict[str, bool]) -> str | None:
-    """Return a message for the first missing image of a record.
+def _hash(row: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=16).digest()
 
-    Args:
-        exists: Cache of previous lookups by path.
-    """
-    for image in images:
-        if image not in exists:
-            exists[image] = os.path.isfile(root / image)
-        if not exists[image]:
-            return f"{image}: no such file below {root}"
-    return None
+
+def _missing_image(images: Sequence[str], root: Path, exists: Callable[[Path], bool]) -> str | None:
+    """Return a message for the first missing image of a record."""
+    return next((f"{image}: no such file below {root}" for image in images if not exists(root / image)), None)
 
 
 def _damaged_text(record: dict[str, Any]) -> str | None:
@@ -142,20 +181,17 @@ def _damaged_text(record: dict[str, Any]) -> str | None:
     return None
 
 
-def _duplicate(record: dict[str, Any], row: int, first: dict[str, int]) -> str | None:
-    first_row = first.setdefault(json.dumps(record, sort_keys=True), row)
-    return None if first_row == row else f"the same as row {first_row}"
-
-
 def _sprites(runner: GxRunner, raw: Path) -> tuple[Sizes, list[Finding]]:
-    entries = lexicon.entries(raw)
-    table = _to_frame({"schema_problem": lexicon.problems(raw, entries)}, len(entries))
-    return {SPRITES: {SPRITES: len(entries)}}, runner.validate(SPRITES, _suite(runner.gx.expectations, table), table)
+    expectations, entries = runner.gx.expectations, lexicon.entries(raw)
+    parted = PartedList(runner, SPRITES, _suite(expectations, ["schema_problem"]))
+    parted.add(_to_frame({"schema_problem": lexicon.problems(raw, entries)}, 0, len(entries)))
+    findings = parted.finish(_sums_suite(expectations), pd.DataFrame({"rows": [len(entries)]}))
+    return {SPRITES: {SPRITES: len(entries)}}, findings
 
 
-def _to_frame(columns: dict[str, list[str | None]], rows: int) -> pd.DataFrame:
+def _to_frame(columns: dict[str, list[str | None]], start: int, rows: int) -> pd.DataFrame:
     table = {name: pd.Series(values, dtype="object") for name, values in columns.items()}
-    return pd.DataFrame({"row": pd.Series(range(rows), dtype="int64"), **table})
+    return pd.DataFrame({"row": pd.Series(range(start, start + rows), dtype="int64"), **table})
 
 
 # By column: name, severity and notes of the expectation that it is empty.
@@ -167,14 +203,16 @@ _EXPECTATIONS = {
 }
 
 
-def _suite(e: Any, table: pd.DataFrame) -> list[Any]:
-    suite = [e.ExpectTableRowCountToBeBetween(min_value=1, meta={"name": "not_empty"}, severity=_CRITICAL)]
-    for column, (name, severity, notes) in _EXPECTATIONS.items():
-        if column in table:
-            suite.append(
-                e.ExpectColumnValuesToBeNull(column=column, meta={"name": name}, notes=notes, severity=severity)
-            )
+def _suite(e: Any, columns: Iterable[str]) -> list[Any]:
+    suite = []
+    for column in columns:
+        name, severity, notes = _EXPECTATIONS[column]
+        suite.append(e.ExpectColumnValuesToBeNull(column=column, meta={"name": name}, notes=notes, severity=severity))
     return suite
+
+
+def _sums_suite(e: Any) -> list[Any]:
+    return [e.ExpectColumnMinToBeBetween(column="rows", min_value=1, meta={"name": "not_empty"}, severity=_CRITICAL)]
 
 
 _WARNINGS = {name for name, severity, _ in _EXPECTATIONS.values() if severity == _WARNING}

@@ -22,7 +22,7 @@ def each(work: Callable[[P], None], parts: Sequence[P]) -> Iterator[P]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
 
         def done(row: dict[str, Any]) -> dict[str, Any]:
             work(parts[row["item"]])

@@ -28,29 +28,19 @@ def test_ray_data_finds_what_threads_find(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     gate.run(config, data, tmp_path / "threads", tmp_path / "work")
 
-    processes: set[int] = set()
     write = facts.Part.write
 
-    def note(part: facts.Part) -> None:
+    def write_and_sign(part: facts.Part) -> None:
         write(part)
-        Path(f"{part.file}.{os.getpid()}").touch()
+        part.file.with_suffix(".pid").write_text(str(os.getpid()))
 
-    monkeypatch.setattr(facts.Part, "write", note)
-    monkeypatch.setattr(facts, "RAY_ROWS", 1)
-    try:
-        computed = facts.Facts(data, tmp_path / "ray")
-        computed.compute()
-        parts = [part for parts in computed.parts.values() for part in parts]
-        assert len(parts) == 8
-        for part in parts:
-            (marker,) = part.file.parent.glob(f"{part.file.name}.*")
-            processes.add(int(marker.suffix[1:]))
-            marker.unlink()
-    finally:
-        monkeypatch.undo()
-    assert os.getpid() not in processes  # others did the work
-    monkeypatch.setattr(facts, "IMAGE_ROWS", 6)
-    monkeypatch.setattr(facts, "RECORD_ROWS", 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(facts, "RAY_ROWS", 1)
+        patch.setattr(facts.Part, "write", write_and_sign)
+        facts.Facts(data, tmp_path / "ray").compute()
+    signed = list((tmp_path / "ray").rglob("*.pid"))
+    assert len(signed) == 4 + 4
+    assert str(os.getpid()) not in {path.read_text() for path in signed}  # others did the work
     gate.run(config, data, tmp_path / "out", tmp_path / "ray")
     for path in (tmp_path / "threads" / "facts").rglob("*.parquet"):
         assert (tmp_path / "out" / path.relative_to(tmp_path / "threads")).read_bytes() == path.read_bytes()

@@ -204,6 +204,20 @@ def test_refuses_an_empty_list_and_no_list(make: Make, quarantine: ValidateConfi
         gate.run(quarantine, tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_a_refused_run_is_judged_again_without_decoding(
+    make: Make, config: ValidateConfig, quarantine: ValidateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = make(pretrain=change(3, image="gone.png")), tmp_path / "out"
+    with refuses(ValidationError, "pretrain"):
+        gate.run(config, data, out)
+    assert not (out / "facts").exists()
+    with monkeypatch.context() as patch:
+        patch.delattr("albef.validation.image_facts.of_rows")
+        gate.run(quarantine, data, out)
+    assert {path.name for path in (out / "facts").iterdir()} == {"images", *names_in(data)}
+    assert not list((tmp_path / "scratch").iterdir())
+
+
 def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data = make(lambda folder: Image.new("RGB", (31, 40)).save(folder / "pretrain2.png"))
     with refuses(ValidationError, "'image_not_small'", "row 2", 31.0):
