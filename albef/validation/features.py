@@ -111,11 +111,12 @@ class Features:
         return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()})
 
     def _image_problems(self, flat: Rows, record: Rows, missing: Any) -> Iterator[tuple[int, str]]:
-        for place in np.flatnonzero(self._images.smallest[flat] < 0):
-            if flat[place] < 0:
-                yield record[place], f"{missing[record[place]].as_py()}: no such image was prepared"
-            else:
-                yield record[place], self._images.text(flat[place], "problem")
+        places = np.flatnonzero(self._images.smallest[flat] < 0)
+        problems = iter(self._images.texts(flat[places][flat[places] >= 0], "problem"))
+        for place in places:
+            known = flat[place] >= 0
+            message = next(problems) if known else f"{missing[record[place]].as_py()}: no such image was prepared"
+            yield record[place], message
 
     def _sides(self, flat: Rows, lengths: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the smallest and the largest side of the images of each record.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,14 @@ class ImageIndex:
         self.hashes = np.concatenate([numbers(c["hash"], 0).astype(np.uint64) for c in columns])
         self._hashed = np.concatenate([c["hash"].is_valid().to_numpy() for c in columns])
 
-    def text(self, row: int, column: str) -> str:
-        """Return a column of one image, such as ``path`` or ``problem``."""
-        return str(_column(self._parts[row // self._size], column)[row % self._size].as_py())
+    def texts(self, rows: Rows, column: str) -> list[Any]:
+        """Return a column of some images, such as ``path`` or ``problem``."""
+        number, values = rows // self._size, np.full(len(rows), None, object)
+        for part in np.unique(number):
+            places = np.flatnonzero(number == part)
+            found = self._parts[part].read([column])[column].take(rows[places] % self._size)
+            values[places] = found.to_numpy()
+        return list(values)
 
     def near(self, rows: Rows, max_distance: int) -> tuple[Rows, Rows]:
         """Return pairs of an image and one of ``rows`` that look the same.
@@ -76,17 +80,8 @@ class ImageIndex:
         return images[order], others[order]
 
     def _colors(self, rows: Rows) -> NDArray[np.int16]:
-        """Return color signatures of images in ascending rows, one row each."""
-        texts = []
-        for number in np.unique(rows // self._size):
-            within = rows[rows // self._size == number] % self._size
-            texts += self._parts[number].read(["colors"])["colors"].take(within).to_pylist()
-        return np.frombuffer(b"".join(texts), np.uint8).reshape(len(rows), 3 * CELLS * CELLS).astype(np.int16)
+        """Return color signatures of images, one row each."""
+        return np.frombuffer(b"".join(self.texts(rows, "colors")), np.uint8).reshape(-1, 3 * CELLS**2).astype(np.int16)
 
     def __len__(self) -> int:
         return len(self.content)
-
-
-@lru_cache(maxsize=4)
-def _column(part: Part, name: str) -> Any:
-    return part.read([name])[name]

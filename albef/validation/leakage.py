@@ -102,15 +102,17 @@ class HeldOut:
         images, records = images[images >= 0], records[images >= 0]
         content = self._images.content[images]
         near, exact = self._near[content], self._source[content]
-        for place in np.flatnonzero((exact >= 0) | (near >= 0)):
-            path, other = self._images.text(images[place], "path"), near[place]
+        places = np.flatnonzero((exact >= 0) | (near >= 0))
+        paths = self._images.texts(images[places], "path")
+        others = iter(self._images.texts(near[places][exact[places] < 0], "path"))
+        for place, path in zip(places, paths, strict=True):
             if exact[place] >= 0:
                 yield records[place], f"{path} has the same content as an image of {self._name(exact[place])}"
                 continue
-            bits = int(np.bitwise_count(self._images.hashes[content[place]] ^ self._images.hashes[other]))
+            bits = np.bitwise_count(self._images.hashes[content[place]] ^ self._images.hashes[near[place]])
             yield (
                 records[place],
-                f"{path} looks like {self._images.text(other, 'path')}, an image of {self._name(self._source[other])} "
+                f"{path} looks like {next(others)}, an image of {self._name(self._source[near[place]])} "
                 f"(perceptual hashes differ in {bits} bits)",
             )
 

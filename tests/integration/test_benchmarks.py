@@ -22,7 +22,7 @@ from albef.serving.requests import InvalidRequestError
 from albef.serving.session import open_session
 from albef.tasks import registry
 from albef.tasks.entailment import client as entailment
-from benchmarks import data, evaluate, serving, size, step
+from benchmarks import data, evaluate, prepare, serving, size, step
 from benchmarks import input as images
 from benchmarks.load import cache, endpoints, graphs, machine, perf, precision, soak, variants
 from benchmarks.load.local import FairSemaphore, Local
@@ -61,6 +61,20 @@ def test_training_images_are_measured(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_preparing_and_judging_are_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prepare, "HELD_OUT", 10)
+    prepare.main(["--rows", "40", "--distinct", "30", "--size", "64", "48", "--folder", str(tmp_path)])
+    lines = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[:2] for line in lines] == [[" 40 ", " prepare "], [" 40 ", " validate "]]
+    for _, _, seconds, cpu, own, every in lines:
+        assert float(cpu) > 0
+        assert float(seconds) > 0
+        assert 20 < float(own.replace(",", "")) <= float(every.replace(",", ""))
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluation_scores_as_the_plain_loop_does() -> None:
     torch.manual_seed(0)
     for result in (

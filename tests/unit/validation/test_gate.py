@@ -16,7 +16,7 @@ from PIL import Image
 from albef.config import ValidateConfig
 from albef.data.lists import Lists, file_of, names_in
 from albef.data.schema import EXTRAS, SchemaError
-from albef.data.tables import SUFFIX, RecordTable, TableError
+from albef.data.tables import SUFFIX, RecordTable, TableError, write_records
 from albef.validation import gate
 from albef.validation.gate import ValidationError
 from tests.errors import refuses
@@ -216,6 +216,20 @@ def test_a_refused_run_is_judged_again_without_decoding(
         gate.run(quarantine, data, out)
     assert {path.name for path in (out / "facts").iterdir()} == {"images", *names_in(data)}
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_images_without_numbers_are_found_by_their_paths(
+    make: Make, quarantine: ValidateConfig, tmp_path: Path
+) -> None:
+    data = make()
+    paths = ["pretrain1.png", "elsewhere.png", "test4.png", *(f"pretrain{i}.png" for i in range(2, 9))]
+    records = [{"image": path, "caption": "a thing"} for path in paths]
+    write_records(data / "pretrain.arrow", [(record, []) for record in records])
+    gate.run(quarantine, data, tmp_path / "out")
+    assert passed(tmp_path / "out", "pretrain") == [records[0], *records[3:]]
+    reasons = [entry["reason"] for entry in json.loads((tmp_path / "out" / "quarantine.json").read_text())]
+    assert reasons[0] == "image_readable: elsewhere.png: no such image was prepared"
+    assert reasons[1].startswith("no_leakage: test4.png has the same content as an image of retrieval_test")
 
 
 def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
