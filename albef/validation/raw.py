@@ -101,7 +101,7 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
 def _judge(
     runner: GxRunner, label: str, read: Callable[[], Iterable[Any]], kind: str, root: Path
 ) -> tuple[int, list[Finding]]:
-    """Validate the rows of a file in parts, so that only one of them is in memory.
+    """Validate the rows of a file in parts; one is in memory.
 
     Args:
         label: Name of the file in the report.
