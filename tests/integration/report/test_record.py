@@ -16,6 +16,8 @@ PARITY = {"tolerance": 1e-4, "max_abs": 2e-5, "graphs": {"vision": {"image_embed
 VALIDATED = {
     "success": True,
     "lists": {"vqa_test": {"rows": 7, "bad": 2}, "ve_test": {"rows": 5, "bad": 0}},
+    "sources": {},
+    "captions": {},
     "expectations": [{"name": "schema", "success": False}, {"name": "not_empty", "success": True}],
 }
 
