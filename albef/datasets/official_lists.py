@@ -84,8 +84,9 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
                 others[name] = write_list(out / f"{name}.json", value)
                 continue
             writer.list(name)
+            several = len(config.files[name]) > 1
             for file, record, images in _records(name, config, raw):
-                writer.record(name, record, list(islice(places, len(images))), file)
+                writer.record(name, record, list(islice(places, len(images))), file if several else None)
     manifest = writer.manifest()
     return {"source": "lists", **manifest, "lists": manifest["lists"] | others}
 
