@@ -60,7 +60,6 @@ def test_training_images_are_measured(tmp_path: Path) -> None:
     assert row == ["64x48", f"{bits:.1f}", "6.00", "2.00", "500", "3.00 (1.00 to 4.00)"]
 
 
-@torch.no_grad()
 def test_preparing_and_judging_are_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -75,6 +74,7 @@ def test_preparing_and_judging_are_measured(
     assert not list(tmp_path.iterdir())
 
 
+@torch.no_grad()
 def test_evaluation_scores_as_the_plain_loop_does() -> None:
     torch.manual_seed(0)
     for result in (
