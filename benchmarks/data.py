@@ -30,7 +30,7 @@ from albef.data import tokenizer
 from albef.data.datasets import PRETRAIN_CROP
 from albef.data.files import write_list
 from albef.data.image_text import PairDataset
-from albef.data.lists import IMAGE_FOLDER, Lists
+from albef.data.lists import IMAGE_FOLDER, Images, Lists
 from albef.data.loader import TrainLoader
 from albef.data.stream import StreamSpec, spec_of
 from albef.data.stream_loader import StreamLoader, StreamSet
@@ -132,7 +132,7 @@ def measure(kind: str, folder: Path, rows: int, workers: int, epochs: int, batch
     start = time.perf_counter()
     loader: TrainLoader | StreamLoader
     if (spec := spec_of(folder)) is not None:
-        loader = StreamLoader(StreamSet.streaming(spec, config.model, train, PRETRAIN_CROP), encoder, train)
+        loader = StreamLoader(StreamSet(spec, Images(folder), config.model, train, PRETRAIN_CROP), encoder, train)
     else:
         loader = TrainLoader(PairDataset.of(Lists(folder, folder)["pretrain"], config.model, train), encoder, train)
     first = loaded = 0.0

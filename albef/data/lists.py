@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import overload
@@ -36,15 +36,6 @@ class Images:
             file = self.folder / path
             return StoredImage(path, str(file), partial(read_bytes, file))
         return self.at(self.table.find(path), path)
-
-    def select(self, paths: Collection[str]) -> Iterator[StoredImage]:
-        """Yield the images of paths, each once, in the order of the tables."""
-        missing = set(paths)
-        for row, path in enumerate(self.table.paths() if self.table is not None else ()):
-            if path in missing:
-                missing.remove(path)
-                yield self.at(row, path)
-        yield from map(self.find, sorted(missing))
 
     def at(self, row: int | None, path: str) -> StoredImage:
         """Return the image in a row of the tables."""

@@ -152,15 +152,18 @@ def _open(shard: str, start: int, image: str | None, caption: str | None) -> Ite
     import fsspec
 
     system, path = fsspec.core.url_to_fs(shard)
-    with system.open(path, "rb", **({"block_size": _BLOCK} if "://" in shard else {})) as file:
+    # One download of a .tar file, since not all web servers serve ranges; Parquet files need them.
+    streamed = shard.startswith(("http://", "https://")) and shard.endswith(".tar")
+    options = {"block_size": 0 if streamed else _BLOCK} if "://" in shard else {}
+    with system.open(path, "rb", **options) as file:
         if shard.endswith(".tar"):
-            for number, row in tar_rows(file, start):
+            for number, row in tar_rows(file, start, seekable=not streamed):
                 yield of_row(number, row, image, caption)
         else:
             yield from parquet_samples(file, shard, start, image, caption)
 
 
-def tar_rows(file: Any, start: int = 0, content: bool = True) -> Iterator[tuple[int, Row]]:
+def tar_rows(file: Any, start: int = 0, content: bool = True, seekable: bool = True) -> Iterator[tuple[int, Row]]:
     """Yield number and row of each sample of a WebDataset file.
 
     A row has the files of the sample by suffix, the keys of its JSON file, and ``__key__``.
@@ -169,6 +172,7 @@ def tar_rows(file: Any, start: int = 0, content: bool = True) -> Iterator[tuple[
         file: Open binary file, read from front to back.
         start: Samples to skip.
         content: Read the images; otherwise their bytes are empty.
+        seekable: Check that the file does not end too early; an interrupted download is an error by itself.
 
     Raises:
         tarfile.TarError: If the file is damaged.
@@ -188,7 +192,7 @@ def tar_rows(file: Any, start: int = 0, content: bool = True) -> Iterator[tuple[
                 yield number, {**_json_object(row.pop("json", b"")), **row}
         end = tar.offset
     # tarfile takes a header that is cut off or damaged for the end, which a block of zeros marks.
-    if file.seekable():
+    if seekable:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("unexpected end of data")

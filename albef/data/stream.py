@@ -15,16 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from albef.data import shards
 from albef.data.schema import SchemaError
 from albef.data.shards import ShardSample
-
-if TYPE_CHECKING:
-    pass
 
 _logger = logging.getLogger(__name__)
 

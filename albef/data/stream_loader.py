@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,18 +33,18 @@ _logger = logging.getLogger(__name__)
 class StreamSet(PairDataset):
     """Pairs of a stream; ``len`` is that of an epoch.
 
+    It has no rows of its own: samples come from `StreamLoader`.
+
     Args:
         spec: The shards.
+        images: Images of the prepared data.
     """
 
-    def __init__(self, spec: StreamSpec, size: int, train: TrainConfig, crop_scale: float, quirks: bool) -> None:
-        super().__init__(Rows([], Images(Path())), size, train, crop_scale, quirks)
+    def __init__(
+        self, spec: StreamSpec, images: Images, model: ModelConfig, train: TrainConfig, crop_scale: float
+    ) -> None:
+        super().__init__(Rows([], images), model.image_size, train, crop_scale, model.official_quirks)
         self.spec = spec
-
-    @classmethod
-    def streaming(cls, spec: StreamSpec, model: ModelConfig, train: TrainConfig, crop_scale: float) -> StreamSet:
-        """Return the training set of a stream for a model."""
-        return cls(spec, model.image_size, train, crop_scale, model.official_quirks)
 
     def __len__(self) -> int:
         return self.spec.rows

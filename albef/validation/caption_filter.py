@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -49,7 +49,7 @@ class CaptionFilter:
                     f"validate.captions.languages: {unknown[0]!r} is unknown; known are {', '.join(sorted(known))}"
                 )
 
-    def apply(self, rows: Collection[Row]) -> tuple[Iterator[Row], dict[str, Any]]:
+    def apply(self, rows: Iterable[Row]) -> tuple[Iterator[Row], dict[str, Any]]:
         """Return the rows that are kept, in order, and the counts.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import compress
 from pathlib import Path
@@ -72,20 +72,12 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
                 findings += found
         runner.write_docs()
         failures = [f for name in names for f in fatal(config, {name: len(good[name])}, findings)]
-        filtered: dict[str, Any] = {}
+        summary: dict[str, Any] = {"sources": {}, "captions": {}}
         if not failures:
             for name, value in extras.items():
                 write_list(folder / "lists" / f"{name}.json", value)
-            for name in names:
-                given, target = file_of(data, name), folder / "lists" / f"{name}{SUFFIX}"
-                if captions is None or known_lists()[name] not in KINDS:
-                    _write_clean(given, target, good[name])
-                else:
-                    kept, filtered[name] = captions.apply(_Good(RecordTable(given), good[name]))
-                    write_records(target, kept)
+            summary = _write_lists(data, folder / "lists", good, captions)
             facts.move(folder / "facts")
-        sources = {} if failures else {name: _sources(folder / "lists" / f"{name}{SUFFIX}") for name in names}
-        summary = {"sources": {name: counts for name, counts in sources.items() if counts}, "captions": filtered}
         _report(folder / "report.json", good, summary, findings, failures)
     if failures:
         raise ValidationError(format_failures(failures, out))
@@ -163,6 +155,27 @@ def _report(
     write_file(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
+def _write_lists(
+    data: Path, out: Path, good: Mapping[str, NDArray[np.bool_]], captions: CaptionFilter | None
+) -> dict[str, Any]:
+    """Write the good rows of all lists.
+
+    Returns:
+        Rows by source of lists that have several, and the counts of filtered captions.
+    """
+    summary: dict[str, Any] = {"sources": {}, "captions": {}}
+    for name, rows in good.items():
+        given, target = file_of(data, name), out / f"{name}{SUFFIX}"
+        if captions is None or known_lists()[name] not in KINDS:
+            _write_clean(given, target, rows)
+        else:
+            kept, summary["captions"][name] = captions.apply(_Good(RecordTable(given), rows))
+            write_records(target, kept)
+        if counts := _sources(target):
+            summary["sources"][name] = counts
+    return summary
+
+
 def _write_clean(source: Path, target: Path, good: NDArray[np.bool_]) -> None:
     """Write the good rows of a table of records, all columns as they are."""
     import pyarrow as pa
@@ -186,17 +199,11 @@ def _aligned(batches: Iterable[Any], rows: NDArray[np.bool_]) -> Iterator[tuple[
         start += len(batch)
 
 
-class _Good(Collection[Row]):
+class _Good(Iterable[Row]):
     """Good rows of a table, read each time they are iterated."""
 
     def __init__(self, table: RecordTable, good: NDArray[np.bool_]) -> None:
         self.table, self.good = table, good
-
-    def __len__(self) -> int:
-        return int(self.good.sum())
-
-    def __contains__(self, row: object) -> bool:
-        return any(row == each for each in self)
 
     def __iter__(self) -> Iterator[Row]:
         names, numbers = self.table.sources()

@@ -55,7 +55,7 @@ class Pretrain(Task):
                     "pretrain.mixing_temperature and pretrain.captions: a stream has one source and draws captions at "
                     "random; remove these keys"
                 )
-            return StreamSet.streaming(stream, self.config.model, self.config.pretrain, PRETRAIN_CROP)
+            return StreamSet(stream, data.lists.images, self.config.model, self.config.pretrain, PRETRAIN_CROP)
         return PairDataset.of(data.lists["pretrain"], self.config.model, self.config.pretrain, PRETRAIN_CROP)
 
     def forward(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -80,6 +83,24 @@ def test_a_read_that_fails_once_goes_on_where_it_was(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(shards, "_open", failing)
     assert list(read(str(path))) == whole
+
+
+def test_a_web_server_need_not_serve_ranges(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    path = tmp_path / "shards" / "0.tar"
+    write_tar(path, CONTENT)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(path.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/0.tar"
+        found, rest = list(read(url)), list(read(url, 4))
+        with refuses(ShardError, "gone.tar"):
+            list(read(url.replace("0.tar", "gone.tar")))
+        server.shutdown()
+        thread.join()
+    assert found == list(read(str(path)))
+    assert rest == found[4:]
 
 
 def test_patterns(tmp_path: Path) -> None:

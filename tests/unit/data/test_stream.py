@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from albef.data import shards, tokenizer
 from albef.data.image_text import number_of
+from albef.data.lists import Images
 from albef.data.shards import ShardError, place_of
 from albef.data.stream import Position, Reader, StreamSpec, spec_of
 from albef.data.stream_loader import StreamLoader, StreamSet
@@ -93,7 +94,12 @@ def test_a_lost_shard_is_left_out(spec: StreamSpec, tmp_path: Path, monkeypatch:
 
 def loader(spec: StreamSpec, encoder: Encoder, shard: tuple[int, int] = (0, 1), **train: object) -> StreamLoader:
     config = tiny_config(batch_size=8, augment="randaugment", **train)
-    return StreamLoader(StreamSet.streaming(spec, config.model, config.pretrain, 0.5), encoder, config.pretrain, shard)
+    return StreamLoader(
+        StreamSet(spec, Images(Path(spec.shards[0]).parent), config.model, config.pretrain, 0.5),
+        encoder,
+        config.pretrain,
+        shard,
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
