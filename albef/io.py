@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any, BinaryIO
 def write_file(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically, with the folders above it.
 
-    An interruption or a crash of the machine leaves the previous file intact.
+    An interruption or a crash of the machine leaves the previous file intact; of several writers the last one wins.
 
     Args:
         content: Text, bytes, or a function that writes to an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
     try:
         with temporary.open("wb") as file:
             if callable(content):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -42,3 +44,15 @@ def test_a_time_stamp_is_in_utc() -> None:
     stamp = utc_now()
     assert len(stamp) == len("2026-01-31T23:59:59.999Z")
     assert abs(datetime.fromisoformat(stamp) - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_threads_write_the_same_file(tmp_path: Path) -> None:
+    path, barrier = tmp_path / "file", threading.Barrier(4)
+
+    def write(text: str) -> None:
+        write_file(path, lambda file: (file.write(text.encode()), barrier.wait(10)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, texts := ["a", "b", "c", "d"]))
+    assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
