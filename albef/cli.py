@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -208,39 +208,13 @@ def _quantize(args: argparse.Namespace) -> None:
         args.json.write_text(quantize.to_json(changes), encoding="utf-8")
 
 
-def _serve(args: argparse.Namespace) -> None:
-    from albef.serving import server
-
-    names = ("http_port", "grpc_port", "metrics_port", "log", "explicit", "log_requests", "trace", "sample_fraction")
-    options = {name: getattr(args, name) for name in names}
-    server.serve(server.TritonServer(args.repository, sample=args.sample_requests, **options))
-
-
-def _release(args: argparse.Namespace) -> None:
-    from albef.serving import release
-
-    probes = release.read_probes(args.probes) if args.probes else []
-    print(f"version {release.release(args.repository, args.new, args.url, probes, args.model_version)} answers")
-
-
-def _rollback(args: argparse.Namespace) -> None:
-    from albef.serving import release
-
-    print(f"version {release.rollback(args.repository, args.url)} answers")
-
-
-def _trace(args: argparse.Namespace) -> None:
-    from albef.serving import trace
-
-    print(trace.format_trace(args.file, args.request, args.last))
-
-
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     from albef import init_data
     from albef.data import commands as data_commands
     from albef.registry import commands as registry_commands
     from albef.serving import commands as ask_commands
+    from albef.serving import server_commands
     from albef.weights import commands as weights_commands
 
     root = argparse.ArgumentParser(prog="albef", description=__doc__)
@@ -314,42 +288,14 @@ def parser() -> argparse.ArgumentParser:
     preset.add_argument("name", nargs="?")
     preset.add_argument("--out", type=Path, default=Path("params.yaml"), help="file to write")
     preset.add_argument("--force", action="store_true", help="overwrite an existing file")
-    _serving_commands(add)
-    trace = commands.add_parser("trace", help="show where requests spent time, from the file of `albef serve --trace`")
-    trace.set_defaults(function=_trace)
-    trace.add_argument("file", type=Path)
-    trace.add_argument("--request", help="id of a request, as in the server's log")
-    trace.add_argument("--last", type=int, default=1, help="number of most recent requests to show")
+    serve = server_commands.add(add)
+    serve.add_argument("--sample-share", type=float, action=_DeprecatedOption, new="--sample-fraction")
     init_data.add(add("init-data", None, "write parameters for retrieval on your own images and captions"))
     data_commands.add(commands.add_parser("data", help="write lists and images as files"))
     registry_commands.add(commands.add_parser("registry", help="manage versions of the served models in MLflow"))
     _index_commands(commands.add_parser("index", help="manage the index that retrieval searches"))
     ask_commands.add(commands.add_parser("ask", help="query the served models"))
     return root
-
-
-def _serving_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    serve = add("serve", _serve, "serve a model repository with a local Triton on loopback")
-    serve.add_argument("--repository", required=True, help="folder, or s3://http://HOST:PORT/BUCKET/FOLDER (AWS_* set)")
-    serve.add_argument("--http-port", type=int, default=8000)
-    serve.add_argument("--grpc-port", type=int, default=8001)
-    serve.add_argument("--metrics-port", type=int, default=8002)
-    serve.add_argument("--log", type=Path, help="file for the server's log")
-    serve.add_argument("--log-requests", action="store_true", help="log every request, not only errors")
-    serve.add_argument("--trace", type=Path, help="file for request timestamps, read by `albef trace`")
-    serve.add_argument("--sample-requests", type=Path, help="folder for statistics of requests, read by `albef drift`")
-    serve.add_argument("--sample-fraction", type=float, default=0.1, help="fraction of requests to sample, in (0, 1]")
-    serve.add_argument("--sample-share", type=float, action=_DeprecatedOption, new="--sample-fraction")
-    serve.add_argument("--explicit", action="store_true", help="load models on request only, as `albef release` needs")
-    release = add(
-        "release", _release, "load a new version next to the served one, probe it, switch to it", "repository"
-    )
-    release.add_argument("--new", type=Path, required=True, help="model repository with the new version")
-    release.add_argument("--probes", type=Path, help="JSON list of requests that the new version must answer")
-    release.add_argument("--model-version", type=int, help="number of the new version; default: the next one")
-    rollback = add("rollback", _rollback, "return to the version before the served one", "repository")
-    for command in (release, rollback):
-        command.add_argument("--url", default="127.0.0.1:8001", help="gRPC address of the server")
 
 
 def _index_commands(command: argparse.ArgumentParser) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from albef.serving import access
+
 
 def add(command: argparse.ArgumentParser) -> None:
     """Add the subcommands of ``albef registry``."""
@@ -29,6 +31,7 @@ def add(command: argparse.ArgumentParser) -> None:
             action.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
         if name == "compare":
             action.add_argument("--url", help="gRPC address of the server with the champions, to evaluate them again")
+            access.add_options(action)
             action.add_argument("--lists", type=Path, help="current test lists, needed with --url")
             action.add_argument("--images", type=Path, help="folder that image paths of the lists are relative to")
         if name == "promote":
@@ -51,7 +54,9 @@ def run(args: argparse.Namespace) -> None:
         rows = [asdict(v) for v in models.register(*inputs, models=args.models, params=args.params)]
     elif args.action == "compare":
         parameters = config.load(args.params).release
-        rows = [asdict(v) for v in gate.compare(parameters, args.tracking_uri, args.url, args.lists, args.images)]
+        places = (args.url, args.lists, args.images)
+        verdicts = gate.compare(parameters, args.tracking_uri, *places, access.credentials(args))
+        rows = [asdict(verdict) for verdict in verdicts]
     elif args.action == "promote":
         rows = [asdict(v) for v in gate.promote(args.triton_version, args.tracking_uri)]
     elif args.action == "revert":

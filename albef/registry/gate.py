@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from albef.registry.models import (
     registered_name,
     version,
 )
+from albef.serving.access import NOBODY, Credentials
 from albef.serving.client import Client
 from albef.tasks import registry as tasks
 
@@ -54,6 +57,7 @@ def compare(
     url: str | None = None,
     lists: Path | None = None,
     images: Path | None = None,
+    credentials: Credentials = NOBODY,
 ) -> list[Verdict]:
     """Compare every challenger with its champion on the test split.
 
@@ -62,13 +66,15 @@ def compare(
 
     Args:
         lists: Current test lists; needed with ``images`` and ``url``.
+        credentials: Of a client of that server.
 
     Raises:
         RegistryError: If there is no challenger.
     """
     registry = client(uri)
+    connect = partial(Client, url, timeout=120, **credentials.options(url)) if url else None
     return [
-        _compare(config, challenger, by_alias(registry, challenger.endpoint, CHAMPION), url, lists, images)
+        _compare(config, challenger, by_alias(registry, challenger.endpoint, CHAMPION), connect, lists, images)
         for challenger in _all_with_alias(registry, CHALLENGER, "run `albef registry register` first")
     ]
 
@@ -89,7 +95,7 @@ def _compare(
     config: ReleaseConfig,
     challenger: Version,
     champion: Version | None,
-    url: str | None,
+    connect: Callable[[], Client] | None,
     lists: Path | None,
     images: Path | None,
 ) -> Verdict:
@@ -115,23 +121,23 @@ def _compare(
         # The served index holds other images than the test list, and answers give no metric but accuracy.
         if metric != "accuracy":
             return verdict(None, False, f"{OTHER_LIST}; register it again with an evaluation on the current one")
-        if not (url and lists and images):
+        if not (connect and lists and images):
             return verdict(None, False, f"{OTHER_LIST}; give --url of its server, --lists and --images")
-        before = _evaluate_served(challenger, url, lists, images)
+        before = _evaluate_served(challenger, connect, lists, images)
     lost = before - after
     if lost > config.max_regression:
         return verdict(before, False, f"loses {lost:.4f}, more than release.max_regression, {config.max_regression:g}")
     return verdict(before, True, f"loses {lost:.4f}" if lost > 0 else f"gains {abs(lost):.4f}")
 
 
-def _evaluate_served(challenger: Version, url: str, lists: Path, images: Path) -> float:
+def _evaluate_served(challenger: Version, connect: Callable[[], Client], lists: Path, images: Path) -> float:
     """Return the accuracy of the served champion on the current test list."""
     endpoint = challenger.endpoint
     if hash_test_list(lists, endpoint) != challenger.data:
         raise RegistryError(
             f"{lists}: not the test list that version {challenger.number} of {endpoint} was evaluated on"
         )
-    with Client(url, timeout=120) as served:
+    with connect() as served:
         (values,) = quantize.scores(served, endpoint, Lists(lists, images)).values()
     return sum(values) / len(values)
 

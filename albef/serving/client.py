@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from albef.serving import requests
+from albef.serving import access, requests
+from albef.serving.access import Tls
 from albef.serving.requests import Answer, Grounded, ImageInput, InvalidRequestError, Match, Request, ServingError
 from albef.serving.transport import (
     Attempts,
+    BusyError,
+    DeniedError,
     NoSuchEndpointError,
     ServerTimeoutError,
     ServerUnavailableError,
-    channel_options,
+    channel_arguments,
     infer_arguments,
     read_answers,
     translated_errors,
@@ -24,7 +28,9 @@ from albef.serving.transport import (
 
 __all__ = [
     "AsyncClient",
+    "BusyError",
     "Client",
+    "DeniedError",
     "InvalidRequestError",
     "NoSuchEndpointError",
     "ServerTimeoutError",
@@ -60,12 +66,16 @@ class _Connection(ABC):
         timeout: float = 30.0,
         retries: int | None = None,
         version: int | None = None,
+        tls: Tls | Path | bool | None = None,
+        token: str | None = None,
+        admin_key: str | None = None,
     ) -> None:
         self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
-        self.triton = self._connect()
+        self.headers = access.headers(token, admin_key)
+        self.triton = self._connect(channel_arguments(tls, retry=retries != 0))
 
     @abstractmethod
-    def _connect(self) -> Any:
+    def _connect(self, arguments: dict[str, Any]) -> Any:
         """Return a client of tritonclient."""
 
 
@@ -87,12 +97,19 @@ class Client(_Connection):
             clients survive a restart. Other errors are not retried: an invalid request stays invalid, a failure would
             most likely repeat, and a timeout leaves no time.
         version: Version of the endpoints; by default the newest loaded one.
+        tls: Encrypt the connection: True trusts the system's certificates, a path those of a PEM file, and `Tls` also
+            presents a certificate. By default the connection is not encrypted.
+        token: Token that the server requires, see ``albef serve --tokens``.
+        admin_key: Administrator's key, for `models` and releases.
+
+    Raises:
+        AccessError: If a PEM file cannot be read.
     """
 
-    def _connect(self) -> Any:
+    def _connect(self, arguments: dict[str, Any]) -> Any:
         from tritonclient.grpc import InferenceServerClient
 
-        return InferenceServerClient(self.url, channel_args=channel_options())
+        return InferenceServerClient(self.url, **arguments)
 
     def __enter__(self) -> Client:
         return self
@@ -106,18 +123,26 @@ class Client(_Connection):
         """Close the connection."""
         self.triton.close()
 
+    def live(self) -> bool:
+        """Return whether the server has started."""
+        return self._answers(self.triton.is_server_live)
+
     def ready(self) -> bool:
-        """Return whether the server answers and every model has a loaded version."""
+        """Return whether all endpoints answer."""
+        return self._answers(self.triton.is_server_ready)
+
+    def _answers(self, question: Callable[..., bool]) -> bool:
         from tritonclient.utils import InferenceServerException
 
         try:
-            return self.triton.is_server_ready(client_timeout=self.timeout) and all(self.models().values())
+            return question(headers=self.headers, client_timeout=self.timeout)
         except InferenceServerException:
             return False
 
     def models(self) -> dict[str, bool]:
-        """Return all models of the server, with True for loaded ones."""
-        entries = self.triton.get_model_repository_index(client_timeout=self.timeout).models
+        """Return all models of the server, with True for loaded ones; for administrators."""
+        with translated_errors(self.url, "models"):
+            entries = self.triton.get_model_repository_index(headers=self.headers, client_timeout=self.timeout).models
         loaded = {model.name for model in entries if model.state == "READY"}
         return {model.name: model.name in loaded for model in entries}
 
@@ -192,7 +217,7 @@ class Client(_Connection):
         while True:
             try:
                 with translated_errors(self.url, request.spec.name):
-                    result = self.triton.infer(**arguments, client_timeout=attempts.remaining())
+                    result = self.triton.infer(**arguments, headers=self.headers, client_timeout=attempts.remaining())
                     return read_answers(request, result)
             except ServerUnavailableError as error:
                 time.sleep(attempts.pause(error))
@@ -204,10 +229,10 @@ class AsyncClient(_Connection):
     It is created within a running event loop and closes with the ``async with`` block.
     """
 
-    def _connect(self) -> Any:
+    def _connect(self, arguments: dict[str, Any]) -> Any:
         from tritonclient.grpc.aio import InferenceServerClient
 
-        return InferenceServerClient(self.url, channel_args=channel_options())
+        return InferenceServerClient(self.url, **arguments)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -250,14 +275,19 @@ class AsyncClient(_Connection):
         request: Request[Grounded] = requests.build("grounding", image=image, expressions=[expression], boxes=boxes)
         return (await self.ask(request))[0]
 
-    async def ask(self, request: Request[T]) -> list[T]:
-        """See `Client.ask`."""
+    async def ask(self, request: Request[T], *, token: str | None = None) -> list[T]:
+        """See `Client.ask`.
+
+        Args:
+            token: Token of this request, instead of the client's own.
+        """
+        headers = access.headers(token) or self.headers
         attempts = Attempts(self.timeout, self.retries)
         arguments = infer_arguments(request, self.version)
         while True:
             try:
                 with translated_errors(self.url, request.spec.name):
-                    result = await self.triton.infer(**arguments, client_timeout=attempts.remaining())
+                    result = await self.triton.infer(**arguments, headers=headers, client_timeout=attempts.remaining())
                     return read_answers(request, result)
             except ServerUnavailableError as error:
                 await asyncio.sleep(attempts.pause(error))

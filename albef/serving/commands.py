@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from albef.serving import access
 from albef.tasks import registry
 
 _RETRIES = 2
@@ -18,6 +19,7 @@ def add(command: argparse.ArgumentParser) -> None:
             endpoint = ask.add_parser(spec.name, help=spec.ask_help, description=spec.ask_help)
             endpoint.set_defaults(function=run)
             endpoint.add_argument("--url", default="127.0.0.1:8001", help="host and port of the gRPC service")
+            access.add_options(endpoint)
             spec.add_arguments(endpoint)
 
 
@@ -30,6 +32,6 @@ def run(args: argparse.Namespace) -> None:
     from albef.serving.client import Client
 
     module = registry.module(args.endpoint, "client")
-    with Client(args.url, retries=_RETRIES) as client:
+    with Client(args.url, retries=_RETRIES, **access.credentials(args).options(args.url)) as client:
         (answer,) = client.ask(module.from_arguments(args))
     print(module.format_answer(answer))

@@ -38,6 +38,8 @@ _request: ContextVar[Any] = ContextVar("_request")
 """Request being answered; traces of graph requests name it as their parent."""
 _draft: ContextVar[Draft | None] = ContextVar("_draft", default=None)
 """Statistics of that request, if it is sampled."""
+_probing: ContextVar[bool] = ContextVar("_probing", default=False)
+"""Whether it is one of the watchdog, which is neither counted, sampled nor logged."""
 _STOPPING = "Server not ready"
 """Part of the server's error for graph requests during shutdown."""
 
@@ -152,17 +154,19 @@ class Endpoint(ABC):
     async def respond(self, request: Any) -> Any:
         """Return the response to one request, or its error response."""
         _request.set(request)
-        draft = self.sampler.draft()
+        probing = request.request_id() == protocol.PROBE_ID
+        _probing.set(probing)
+        draft = None if probing else self.sampler.draft()
         _draft.set(draft)
         start = time.perf_counter()
         rows = int(request.inputs()[0].shape()[0])
-        self.meter.add(metrics.REQUESTS)
-        self.meter.add(metrics.ROWS, rows)
+        self.count(metrics.REQUESTS)
+        self.count(metrics.ROWS, rows)
         try:
             outputs = await self.answer(request)
         except (QueryError, ImageError) as error:
             reason = getattr(error, "field", protocol.IMAGE)
-            self.meter.add(metrics.REFUSALS, reason=reason)
+            self.count(metrics.REFUSALS, reason=reason)
             self._log_request("warning", "refused", request, rows, start, reason=reason, message=str(error))
             return failure(error, pb_utils.TritonError.INVALID_ARG)
         except StoppingError as error:
@@ -170,7 +174,7 @@ class Endpoint(ABC):
             return failure(error, pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            self.meter.add(metrics.FAILURES)
+            self.count(metrics.FAILURES)
             self._log_request("error", "failed", request, rows, start, message=message, trace=traceback.format_exc())
             return failure(message, pb_utils.TritonError.INTERNAL)
         if draft is not None:
@@ -181,7 +185,14 @@ class Endpoint(ABC):
             output_tensors=[pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in outputs]
         )
 
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        """Add to a counter, unless the request is one of the watchdog."""
+        if not _probing.get():
+            self.meter.add(name, amount, **labels)
+
     def _log_request(self, level: str, event: str, request: Any, rows: int, start: float, **fields: Any) -> None:
+        if _probing.get() and level != "error":
+            return
         elapsed = round(1000 * (time.perf_counter() - start), 1)
         self.log(level, event, request=request.request_id(), rows=rows, milliseconds=elapsed, **fields)
 
@@ -270,8 +281,8 @@ class Endpoint(ABC):
         distinct = {file: number for number, file in enumerate(dict.fromkeys(files))}
         # Sequentially, because a decoded image may take hundreds of megabytes.
         decoded = [self.pixels(file) for file in distinct]
-        self.meter.add(metrics.IMAGES, len(decoded), outcome="decoded")
-        self.meter.add(metrics.IMAGES, len(files) - len(decoded), outcome="repeated")
+        self.count(metrics.IMAGES, len(decoded), outcome="decoded")
+        self.count(metrics.IMAGES, len(files) - len(decoded), outcome="repeated")
 
         async def encode(pixels: Array) -> list[Array]:
             return await self.infer(protocol.VISION, {protocol.PIXEL_VALUES: pixels[None]}, outputs)

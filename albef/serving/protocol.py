@@ -106,6 +106,9 @@ VISION, CLASSIFY = "vision", "classify"
 TEXT, IMAGE, K = "text", "image", "k"
 LABELS, PROBABILITIES = "labels", "probabilities"
 
+PROBE_ID = "albef-probe"
+"""Id of the watchdog's requests, which do not count as traffic; the proxy refuses it from clients."""
+
 MAX_TEXT_BYTES = 10_000
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this, so that requests of similar length share a batch."""

@@ -7,8 +7,8 @@ version before it answers:
 2. The new endpoints are loaded under other names, as candidates, and have to answer probes.
 3. They move to their final names and are loaded there. From then on they answer; the old version stays loaded.
 
-If a step fails, the new version is removed; the old one answers all the time. The server must run with
-``--model-control-mode=explicit`` (`albef serve --explicit`) on a folder that this process can write to.
+If a step fails, the new version is removed; the old one answers all the time. The server must run on a folder that this
+process can write to, and its administrator's key must be known.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from albef.serving import pbtxt
+from albef.serving.access import NOBODY, Credentials
 from albef.serving.client import Client
 from albef.serving.probes import Probe, default_probes
 from albef.serving.requests import Request, ServingError
@@ -127,15 +128,15 @@ def _copy(source: Path, target: Path) -> None:
 class _Rollout:
     """Steps of a release."""
 
-    def __init__(self, plan: _Plan, client: Client) -> None:
-        self.plan, self.triton, self.client = plan, client.triton, client
+    def __init__(self, plan: _Plan, client: Client, options: Mapping[str, Any]) -> None:
+        self.plan, self.triton, self.client, self.options = plan, client.triton, client, options
 
     def load(self, name: str) -> None:
         """Load a model from the current state of the repository."""
         from tritonclient.utils import InferenceServerException
 
         try:
-            self.triton.load_model(name)
+            self.triton.load_model(name, headers=self.client.headers)
         except InferenceServerException as error:
             raise ReleaseError(f"{self.client.url}: {name}: cannot be loaded: {error.message()}") from error
 
@@ -144,7 +145,7 @@ class _Rollout:
         from tritonclient.utils import InferenceServerException
 
         try:
-            self.triton.unload_model(name)
+            self.triton.unload_model(name, headers=self.client.headers)
             deadline = time.monotonic() + self.client.timeout
             while any(m.name == name and m.state not in ("", "UNAVAILABLE") for m in self._model_states()):
                 if time.monotonic() > deadline:
@@ -154,7 +155,7 @@ class _Rollout:
             raise ReleaseError(f"{self.client.url}: {name}: cannot be unloaded: {error.message()}") from error
 
     def _model_states(self) -> Sequence[Any]:
-        states: Sequence[Any] = self.triton.get_model_repository_index().models
+        states: Sequence[Any] = self.triton.get_model_repository_index(headers=self.client.headers).models
         return states
 
     def add_graphs(self) -> None:
@@ -176,7 +177,7 @@ class _Rollout:
         for name in self.plan.endpoints:
             self._add(name, name + CANDIDATE)
             self.load(name + CANDIDATE)
-        with _CandidateClient(self.client.url, timeout=self.client.timeout) as candidate:
+        with _CandidateClient(self.client.url, timeout=self.client.timeout, **self.options) as candidate:
             _check(candidate, probes)
         for name in self.plan.endpoints:
             self.unload(name + CANDIDATE)
@@ -246,6 +247,7 @@ def release(
     probes: Sequence[Probe] = (),
     version: int | None = None,
     timeout: float = 120.0,
+    credentials: Credentials = NOBODY,
 ) -> int:
     """Release the models of a repository into a running server.
 
@@ -256,6 +258,7 @@ def release(
         probes: Probes that the new version has to answer, in addition to one per endpoint.
         version: Number of the new version; by default the next one.
         timeout: Seconds for each answer.
+        credentials: The administrator's, for a server elsewhere.
 
     Returns:
         The version number.
@@ -265,8 +268,9 @@ def release(
     """
     plan = _plan(live, new, version)
     checks = [*default_probes(plan.endpoints), *(probe for probe in probes if probe.endpoint in plan.endpoints)]
-    with Client(url, timeout=timeout) as client:
-        rollout = _Rollout(plan, client)
+    options = credentials.options(url)
+    with Client(url, timeout=timeout, **options) as client:
+        rollout = _Rollout(plan, client, options)
         rollout.clean()
         try:
             rollout.add_graphs()
@@ -280,10 +284,10 @@ def release(
     return plan.version
 
 
-def rollback(live: Path, url: str, timeout: float = 120.0) -> int:
+def rollback(live: Path, url: str, timeout: float = 120.0, credentials: Credentials = NOBODY) -> int:
     """Return to the version before the newest one.
 
-    The newest version is kept in a renamed folder; its number is not reused.
+    The newest version is kept in a renamed folder; its number is not reused. The arguments are those of `release`.
 
     Returns:
         The version that answers now.
@@ -298,8 +302,9 @@ def rollback(live: Path, url: str, timeout: float = 120.0) -> int:
     before = sorted({number for name in affected for number in versions(live / name)} - {newest})
     if not before or any(before[-1] not in versions(live / name) for name in affected):
         raise ReleaseError(f"{live}: no version before {newest} to roll back to")
-    with Client(url, timeout=timeout) as client:
-        rollout = _Rollout(_Plan(live, live, newest, [], []), client)
+    options = credentials.options(url)
+    with Client(url, timeout=timeout, **options) as client:
+        rollout = _Rollout(_Plan(live, live, newest, [], []), client, options)
         # Endpoints first: a loaded endpoint needs its graphs.
         for name in sorted(affected, key=lambda name: name not in endpoints):
             os.replace(live / name / str(newest), live / name / f"{WITHDRAWN}{newest}")

@@ -135,5 +135,8 @@ def build(task: str, **arguments: Any) -> Request[Any]:
         UnknownTaskError: If the task is not served.
         InvalidRequestError: If the arguments are not a valid request.
     """
-    request: Request[Any] = registry.module(task, "client").request(**arguments)
+    try:
+        request: Request[Any] = registry.module(task, "client").request(**arguments)
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(f"a text has a character that is not Unicode ({error.reason})") from error
     return request

@@ -1,9 +1,8 @@
-"""Local Triton server on loopback; starts, answers probes, and stops without leftovers."""
+"""Local Triton server that only processes of this user reach; starts, answers probes, and stops without leftovers."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import os
 import secrets
@@ -11,17 +10,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
 from albef.serving.client import Client
 from albef.serving.metrics import LOG_REQUESTS
 from albef.serving.probes import default_probes
+from albef.serving.processes import Child
 from albef.serving.requests import ServingError
 from albef.serving.runtime import Runtime, ensure
 from albef.serving.sample import DEFAULT_FRACTION, FOLDER, FRACTION, check_fraction
@@ -52,26 +50,35 @@ def is_remote(repository: Path | str) -> bool:
     return isinstance(repository, str) and repository.startswith("s3://")
 
 
-def _in_use(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return True
-    return False
+def in_use(address: str, port: int) -> bool:
+    """Return whether a port cannot be bound."""
+    try:
+        with socket.create_server((address, port)):
+            return False
+    except OSError:
+        return True
+
+
+def describe(status: int | None) -> str:
+    """Return an exit status in words, with the name of the signal that ended a process."""
+    if status is not None and status < 0:
+        return f"signal {signal.Signals(-status).name}"
+    return f"status {status}"
 
 
 class TritonServer:
     """Triton server that runs for the duration of a ``with`` block.
 
+    It listens on a socket file in a private folder and has no HTTP service: any client of Triton may load models, and
+    so run code. `albef.serving.service` puts a proxy in front of it.
+
     Args:
         repository: Model repository written by `albef.export.repository`: a folder, or its copy in S3-compatible
             storage, ``s3://http://HOST:PORT/BUCKET/FOLDER`` (or ``https``), with credentials in ``AWS_*`` variables.
         runtime: Triton runtime; by default that of this checkout, built if missing or out of date.
-        http_port, grpc_port, metrics_port: Ports; 0 selects a free one.
+        metrics_port: Port of the metrics; 0 selects a free one.
+        metrics_address: Address of the metrics.
         log: Log file of the server; by default a temporary one.
-        explicit: Let clients load and unload models, as a release does. All models are loaded at the start.
         cache_bytes: Size of the response cache, which stores image encodings; 0 disables it.
         log_requests: Log every request instead of only refused and failed ones.
         trace: File for timestamps of every request and its graph requests; see `albef.serving.trace`.
@@ -91,11 +98,9 @@ class TritonServer:
         repository: Path | str,
         *,
         runtime: Runtime | None = None,
-        http_port: int = 0,
-        grpc_port: int = 0,
         metrics_port: int = 0,
+        metrics_address: str = LOOPBACK,
         log: Path | None = None,
-        explicit: bool = False,
         cache_bytes: int = CACHE_BYTES,
         log_requests: bool = False,
         trace: Path | None = None,
@@ -106,37 +111,47 @@ class TritonServer:
     ) -> None:
         self.repository = repository if is_remote(repository) else Path(repository).resolve()
         self.runtime = runtime or ensure()
-        self.ports = (http_port, grpc_port, metrics_port)
-        self.explicit, self.cache_bytes = explicit, cache_bytes
+        self.metrics_address, self.metrics_port = metrics_address, metrics_port
+        self._any_port = metrics_port == 0
+        self.cache_bytes = cache_bytes
         self.log_requests, self.trace = log_requests, trace.resolve() if trace else None
         self.sample = sample.resolve() if sample else None
         self.sample_fraction = check_fraction(sample_fraction)
         self.start_timeout, self.stop_timeout = start_timeout, stop_timeout
-        self.log = log
-        self._requested_ports = self.ports
+        self.log, self._own_log = log, log is None
         self._work_dir: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._shm_prefix = f"albef_{os.getpid()}_{secrets.token_hex(4)}_"
 
     @property
-    def http_url(self) -> str:
-        """Address of the HTTP service."""
-        return f"{LOOPBACK}:{self.ports[0]}"
+    def folder(self) -> Path:
+        """Private folder for sockets.
+
+        Raises:
+            ServerError: If the server is not running.
+        """
+        if self._work_dir is None:
+            raise ServerError("the Triton server is not running")
+        return self._work_dir
 
     @property
     def grpc_url(self) -> str:
-        """Address of the gRPC service."""
-        return f"{LOOPBACK}:{self.ports[1]}"
+        """Address of the gRPC service, a socket file.
+
+        Raises:
+            ServerError: If the server is not running.
+        """
+        return f"unix:{self.folder}/triton:1"
 
     @property
     def metrics_url(self) -> str:
         """Address of the Prometheus metrics, below ``/metrics``."""
-        return f"{LOOPBACK}:{self.ports[2]}"
+        return f"{self.metrics_address}:{self.metrics_port}"
 
     @property
     def pid(self) -> int | None:
         """Process id and session id of the server; None if not running."""
-        return self._process.pid if self._process and self._process.poll() is None else None
+        return self._child.pid if self._child and self._child.poll() is None else None
 
     def segments(self) -> list[Path]:
         """Return the shared memory files between server and endpoints."""
@@ -144,30 +159,28 @@ class TritonServer:
 
     def command(self) -> list[str]:
         """Return the command line of the server."""
-        http, grpc, metrics = map(str, self.ports)
         options = {
             "model-repository": str(self.repository),
             "backend-directory": str(self.runtime.backends),
-            "http-address": LOOPBACK,
-            "http-port": http,
-            "grpc-address": LOOPBACK,
-            "grpc-port": grpc,
-            "metrics-address": LOOPBACK,
-            "metrics-port": metrics,
+            "allow-http": "false",
+            "grpc-address": self.grpc_url.removesuffix(":1"),  # Triton appends the port
+            "grpc-port": "1",
+            "metrics-address": self.metrics_address,
+            "metrics-port": str(self.metrics_port),
             "allow-gpu-metrics": "false",
             "exit-timeout-secs": str(max(int(self.stop_timeout) - 5, 1)),
+            "model-control-mode": "explicit",
+            "load-model": "*",
+            "strict-readiness": "false",  # otherwise an unloaded version would count as not ready
+            # A unique prefix, so that the segments of this server can be removed with it.
+            "backend-config": "python,shm-region-prefix-name=" + self._shm_prefix,
         }
-        # A unique prefix, so that the segments of this server can be removed with it.
-        shared_memory = ["--backend-config=python,shm-region-prefix-name=" + self._shm_prefix]
-        # Strict readiness would count an unloaded version as not ready.
-        control = ["--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false"]
-        control = control if self.explicit else []
-        cache = [f"--cache-directory={self.runtime.caches}", f"--cache-config=local,size={self.cache_bytes}"]
-        cache = cache if self.cache_bytes else []
+        if self.cache_bytes:
+            options["cache-directory"] = str(self.runtime.caches)
+            options["cache-config"] = f"local,size={self.cache_bytes}"
         settings = [f"triton,file={self.trace}", "rate=1", "level=TIMESTAMPS"] if self.trace else []
-        trace = [f"--trace-config={setting}" for setting in settings]
         arguments = [*(f"--{name}={value}" for name, value in options.items()), "--disable-auto-complete-config"]
-        return [str(self.runtime.server), *arguments, *shared_memory, *control, *cache, *trace]
+        return [str(self.runtime.server), *arguments, *(f"--trace-config={setting}" for setting in settings)]
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Start the server and wait until it answers.
@@ -181,31 +194,28 @@ class TritonServer:
         if isinstance(self.repository, Path) and not any(self.repository.glob("*/config.pbtxt")):
             raise ServerError(f"{self.repository}: not a model repository, expected <model>/config.pbtxt in it")
         for attempt in range(3):
-            free = iter(free_ports(3))
-            http, grpc, metrics = (port or next(free) for port in self._requested_ports)
-            self.ports = (http, grpc, metrics)
+            if self._any_port:
+                (self.metrics_port,) = free_ports(1)
             try:
                 self._start(cancelled)
                 return
             except ServerError:
                 self.stop()
-                # Another process may have taken a free port meanwhile; requested ports are not changed.
-                lost_race = any(
-                    _in_use(port) for port, fixed in zip(self.ports, self._requested_ports, strict=True) if not fixed
-                )
-                if attempt == 2 or not lost_race:
+                # Another process may have taken the free port meanwhile; a requested port is not changed.
+                if attempt == 2 or not self._any_port or not in_use(self.metrics_address, self.metrics_port):
                     raise
             except BaseException:
                 self.stop()
                 raise
 
     def _start(self, cancelled: Callable[[], bool]) -> None:
-        busy = [port for port in self.ports if _in_use(port)]
-        if busy:
-            raise ServerError(f"{LOOPBACK}:{busy[0]}: the port is in use; stop its process or choose another port")
-        if self._work_dir is None:
-            self._work_dir = Path(tempfile.mkdtemp(prefix="albef-triton-"))
-        self.log = self.log or self._work_dir / "server.log"
+        if in_use(self.metrics_address, self.metrics_port):
+            raise ServerError(f"{self.metrics_url}: the port is in use; stop its process or choose another port")
+        if self._work_dir is None:  # not in TMPDIR: the path of a socket has at most 107 characters
+            self._work_dir = Path(tempfile.mkdtemp(prefix="albef-triton-", dir="/tmp"))
+        if self._own_log:
+            self.log = self._work_dir / "server.log"
+        assert self.log is not None
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = self.runtime.environment()
         # Without credentials the S3 client would query the EC2 metadata service and wait for its timeout.
@@ -215,20 +225,23 @@ class TritonServer:
         if self.sample:
             self.sample.mkdir(parents=True, exist_ok=True)
             environment |= {FOLDER: str(self.sample), FRACTION: str(self.sample_fraction)}
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
+        with self.log.open("ab") as log:
+            self._child = Child(
                 self.command(),
+                leftovers=(self._work_dir, f"/dev/shm/{self._shm_prefix}"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 cwd=self._work_dir,
-                start_new_session=True,
             )
         deadline = time.monotonic() + self.start_timeout
-        self._until(self._loaded, deadline, cancelled)
+        self._until((self._work_dir / "triton:1").exists, deadline, cancelled)
         with Client(self.grpc_url, timeout=max(deadline - time.monotonic(), 1.0), retries=2) as client:
+            self._until(client.live, deadline, cancelled)
             models = client.models()
+            if failed := sorted(name for name, loaded in models.items() if not loaded):
+                raise ServerError(f"{', '.join(failed)}: cannot be loaded\n{self.log_excerpt()}")
             for probe in default_probes(name for name in registry.endpoints() if name in models):
                 try:
                     probe.ask(client)
@@ -239,24 +252,14 @@ class TritonServer:
 
     def _until(self, done: Callable[[], bool], deadline: float, cancelled: Callable[[], bool]) -> None:
         while not done():
-            if self._process is None or self._process.poll() is not None:
-                status = self._process.returncode if self._process else None
-                raise ServerError(f"the Triton server exited with status {status}\n{self.log_excerpt()}")
+            if self._child is None or self._child.poll() is not None:
+                status = self._child.poll() if self._child else None
+                raise ServerError(f"the Triton server exited with {describe(status)}\n{self.log_excerpt()}")
             if cancelled():
                 raise ServerError("the start of the Triton server was canceled")
             if time.monotonic() > deadline:
                 raise ServerError(f"the server is not ready after {self.start_timeout:g} s\n{self.log_excerpt()}")
             time.sleep(0.05)
-
-    def _loaded(self) -> bool:
-        connection = http.client.HTTPConnection(LOOPBACK, self.ports[0], timeout=2)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
 
     def log_excerpt(self, limit: int = 12) -> str:
         """Return the last errors of the log.
@@ -269,7 +272,7 @@ class TritonServer:
             return ""
         # Without a GPU the server logs CUDA errors and continues.
         errors = [line for line in lines if line.startswith("E") and "CUDA" not in line and "cuda" not in line]
-        status = self._process.poll() if self._process else None
+        status = self._child.poll() if self._child else None
         crashed = status is not None and status < 0
         excerpt, last = errors[-limit:], lines[-limit:]
         if crashed or not errors:
@@ -280,33 +283,50 @@ class TritonServer:
         """Return whether the server process is running."""
         return self.pid is not None
 
+    def status(self) -> int | None:
+        """Return the exit status of a server that has ended by itself."""
+        return self._child.poll() if self._child else None
+
+    def restart(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Start a server that has died again, at the same address.
+
+        Raises:
+            ServerError: As `start` does.
+        """
+        self._stop_process()
+        self._start(cancelled)
+
+    def kill(self) -> None:
+        """Kill the server and its stubs."""
+        if self._child is not None:
+            self._child.kill()
+
     def stop(self) -> int | None:
         """Stop the server after pending requests and clean up.
 
         Returns:
             Exit status (0 if clean), or None if the server was not running.
         """
-        process, self._process = self._process, None
+        status = self._stop_process()
+        if self._work_dir is not None:
+            shutil.rmtree(self._work_dir, ignore_errors=True)
+            if self._own_log:
+                self.log = None
+            self._work_dir = None
+        return status
+
+    def _stop_process(self) -> int | None:
+        child, self._child = self._child, None
         status = None
-        if process is not None:
-            if process.poll() is None:
-                process.terminate()
-            try:
-                status = process.wait(self.stop_timeout)
-            except subprocess.TimeoutExpired:
-                _logger.warning("the Triton server did not stop within %g s and was killed", self.stop_timeout)
-            # A stub ignores SIGTERM after its server has crashed.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        if child is not None:
+            status = child.stop(self.stop_timeout)
             if status is None:
-                status = process.wait()
+                _logger.warning("the Triton server did not stop within %g s and was killed", self.stop_timeout)
+                status = -signal.SIGKILL
         for segment in self.segments():
             segment.unlink(missing_ok=True)
         if self._work_dir is not None:
-            shutil.rmtree(self._work_dir, ignore_errors=True)
-            if self.log and self.log.parent == self._work_dir:
-                self.log = None
-            self._work_dir = None
+            (self._work_dir / "triton:1").unlink(missing_ok=True)
         return status
 
     def __enter__(self) -> TritonServer:
@@ -317,47 +337,3 @@ class TritonServer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-@contextlib.contextmanager
-def _signals(event: threading.Event) -> Iterator[None]:
-    """Set ``event`` on SIGINT and SIGTERM within the block."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def serve(server: TritonServer) -> None:
-    """Run a server until SIGINT or SIGTERM; main thread only.
-
-    Raises:
-        ServerError: If the server does not start or stops unexpectedly.
-    """
-    stopping = threading.Event()
-    with _signals(stopping):
-        try:
-            try:
-                server.start(stopping.is_set)
-            except ServerError:
-                if stopping.is_set():
-                    return
-                raise
-            print(
-                f"serving {server.repository}: gRPC {server.grpc_url}, HTTP {server.http_url}, "
-                f"metrics http://{server.metrics_url}/metrics; Ctrl-C stops",
-                flush=True,
-            )
-            while not stopping.wait(0.5):
-                if not server.alive():
-                    raise ServerError(f"the Triton server stopped unexpectedly\n{server.log_excerpt()}")
-        finally:
-            status = server.stop()
-            if status:
-                print(f"the Triton server exited with status {status}", file=sys.stderr)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from albef.serving.access import Tls
 from albef.serving.requests import InvalidRequestError, Request, ServingError
 
 T = TypeVar("T")
-MAX_MESSAGE = 2**31 - 1
+MAX_MESSAGE = 24 * 2**20
+"""Largest request in bytes: an image of ``serve.max_image_bytes`` with its text; larger ones are refused unread."""
+MESSAGE_MARGIN = 2**20
+"""Bytes of a request besides its texts and images."""
+MAX_ANSWER = 2**31 - 1
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 1.0
 # A starting or stopping server answers NOT_FOUND with this ending for models that are not loaded.
 _NOT_LOADED = "has no available versions"
@@ -21,6 +30,14 @@ _NOT_LOADED = "has no available versions"
 
 class ServerUnavailableError(ServingError, ConnectionError):
     """There is no server at this address, or it is not ready."""
+
+
+class BusyError(ServingError):
+    """The server has too many requests in progress."""
+
+
+class DeniedError(ServingError, PermissionError):
+    """The server requires a token, a key or a certificate that the client does not have."""
 
 
 class NoSuchEndpointError(ServingError, ConnectionError):
@@ -34,8 +51,12 @@ class ServerTimeoutError(ServingError, TimeoutError):
 _ERRORS: dict[str, type[ServingError]] = {
     "StatusCode.INVALID_ARGUMENT": InvalidRequestError,
     "StatusCode.UNAVAILABLE": ServerUnavailableError,
+    "StatusCode.CANCELLED": ServerUnavailableError,  # by a server that stops
     "StatusCode.NOT_FOUND": NoSuchEndpointError,
     "StatusCode.DEADLINE_EXCEEDED": ServerTimeoutError,
+    "StatusCode.RESOURCE_EXHAUSTED": BusyError,
+    "StatusCode.UNAUTHENTICATED": DeniedError,
+    "StatusCode.PERMISSION_DENIED": DeniedError,
 }
 
 
@@ -56,23 +77,65 @@ def translated_errors(url: str, model: str) -> Iterator[None]:
         raise kind(f"{url}: {model}: {text}") from error
 
 
-def channel_options() -> list[tuple[str, int]]:
-    """Return gRPC options of the channel to the server."""
-    return [
+_RETRIES_WHEN_BUSY = {
+    "methodConfig": [
+        {
+            "name": [{"service": "inference.GRPCInferenceService", "method": "ModelInfer"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": f"{_FIRST_WAIT}s",
+                "maxBackoff": f"{_LONGEST_WAIT}s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+            },
+        }
+    ]
+}
+"""gRPC's own retries of a server that is busy; the pause is the one that the server asks for, if it does."""
+
+
+def channel_arguments(tls: Tls | Path | bool | None = None, *, retry: bool = True) -> dict[str, Any]:
+    """Return the arguments of tritonclient's clients for the channel to a server.
+
+    Args:
+        retry: Let gRPC repeat requests that a busy server refused.
+
+    Raises:
+        AccessError: If a PEM file cannot be read.
+    """
+    options: list[tuple[str, int | str]] = [
         ("grpc.enable_http_proxy", 0),  # a proxy from the environment cannot reach the loopback address
         # While a channel backs off, all its requests fail; the default backoff grows to two minutes.
         ("grpc.initial_reconnect_backoff_ms", int(1000 * _FIRST_WAIT)),
         ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_WAIT)),
         ("grpc.use_local_subchannel_pool", 1),  # otherwise a new client inherits the backoff of others in the process
         ("grpc.max_send_message_length", MAX_MESSAGE),
-        ("grpc.max_receive_message_length", MAX_MESSAGE),
+        ("grpc.max_receive_message_length", MAX_ANSWER),
+        ("grpc.enable_retries", int(retry)),
     ]
+    if retry:
+        options.append(("grpc.service_config", json.dumps(_RETRIES_WHEN_BUSY)))
+    arguments: dict[str, Any] = {"channel_args": options}
+    if tls:
+        files = tls if isinstance(tls, Tls) else Tls(ca=tls if isinstance(tls, Path) else None)
+        files.read()  # for the error message
+        names = {"root_certificates": files.ca, "private_key": files.key, "certificate_chain": files.cert}
+        arguments |= {"ssl": True, **{name: str(path) for name, path in names.items() if path}}
+    return arguments
 
 
 def infer_arguments(request: Request[T], version: int | None = None) -> dict[str, Any]:
-    """Return the arguments of tritonclient's ``infer``."""
+    """Return the arguments of tritonclient's ``infer``.
+
+    Raises:
+        InvalidRequestError: If the request is larger than a server accepts.
+    """
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
+    arrays = request.arrays.values()
+    size = sum(sum(map(len, array.flat)) if array.dtype == np.object_ else array.nbytes for array in arrays)
+    if size > (limit := MAX_MESSAGE - MESSAGE_MARGIN):
+        raise InvalidRequestError(f"the request has {size} bytes, expected at most {limit}; send fewer rows")
     inputs = []
     for tensor in request.spec.inputs:
         if tensor.name in request.arrays:

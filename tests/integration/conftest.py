@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from albef.serving.client import Client
 from albef.serving.runtime import Runtime, ensure
 from albef.serving.server import TritonServer
+from albef.serving.service import Access, Service
 from tests.served import Served, copy_retrieval
 
 
@@ -20,9 +21,16 @@ def runtime() -> Runtime:
 
 
 @pytest.fixture(scope="session")
-def server(model: Served, runtime: Runtime) -> Iterator[TritonServer]:
-    with TritonServer(model.repository, runtime=runtime) as running:
+def service(model: Served, runtime: Runtime) -> Iterator[Service]:
+    """All endpoints behind the proxy and the HTTP side."""
+    with Service(TritonServer(model.repository, runtime=runtime), Access(http_port=0)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def server(service: Service) -> TritonServer:
+    """The Triton server of `service`."""
+    return service.server
 
 
 @pytest.fixture(scope="session")

@@ -69,8 +69,8 @@ class TritonPythonModel(Endpoint):
         scores, rows = collection.search(features, max(k, self.settings.shortlist) if rerank else k)
         if rerank:
             logits = await self.match(query, collection, rows)
-            self.meter.add(metrics.SHORTLISTED, rows.size)
-            self.meter.add(metrics.SHORTLISTS, len(rows))
+            self.count(metrics.SHORTLISTED, rows.size)
+            self.count(metrics.SHORTLISTS, len(rows))
             scores = logits + scores / self.settings.temperature if self.settings.score == "itm+itc" else logits
         best = np.stack([top_k(line, k) for line in scores])
         rows, scores = np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)

@@ -131,8 +131,8 @@ class TritonPythonModel(Endpoint):
                 for at in range(0, len(rows), step)
             )
         )
-        self.meter.add(metrics.SHORTLISTED, len(rows))
-        self.meter.add(metrics.SHORTLISTS)
+        self.count(metrics.SHORTLISTED, len(rows))
+        self.count(metrics.SHORTLISTS)
         scores = np.concatenate(batches).sum(axis=1)
         if self.settings.official_quirks:
             scores = scores + log_p[rows]

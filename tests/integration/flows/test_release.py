@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     store = f"sqlite:///{root}/mlflow.db"
     with (
         pytest.MonkeyPatch.context() as patch,
-        TritonServer(live, runtime=ensure(), explicit=True) as server,
+        TritonServer(live, runtime=ensure()) as server,
     ):
         patch.setattr(_dvc, "ROOT", root)
         patch.setenv("MLFLOW_TRACKING_URI", store)

@@ -247,17 +247,6 @@ def test_asyncio_client_gives_the_same_answers(server, client, model):
     assert [m.id for m in captions] == [m.id for m in client.retrieve(image=path)]
 
 
-def test_http_gives_the_same_answer(server, client):
-    from tritonclient import http
-
-    text = http.InferInput("text", [1, 1], "BYTES")
-    text.set_data_from_numpy(strings(b"red above blue"))
-    with http.InferenceServerClient(server.http_url) as other:
-        result = other.infer("retrieval", [text])
-    ids = [key.decode() for key in result.as_numpy("ids")[0]]
-    assert ids == [m.id for m in client.retrieve(text="red above blue")]
-
-
 def metric(server, name: str, model: str = "retrieval") -> float:
     connection = HTTPConnection(server.metrics_url, timeout=10)
     connection.request("GET", "/metrics")

@@ -67,7 +67,7 @@ def server(runtime, tmp_path_factory):
         [table],
     )
     # A server that failed to load a model waits for its exit timeout.
-    with TritonServer(folder, runtime=runtime, explicit=True, stop_timeout=7) as running:
+    with TritonServer(folder, runtime=runtime, stop_timeout=7) as running:
         shape = [value("x", FLOAT, 2, 3)], [value("y", FLOAT, 2, 3)]
         add(folder, "fixed", [node("Neg", "x", "y")], *shape)
         yield running

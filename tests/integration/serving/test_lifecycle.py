@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,16 +18,27 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from albef.serving import access
 from albef.serving.client import Client, ServerUnavailableError
-from albef.serving.server import ServerError, TritonServer, free_ports
+from albef.serving.server import ServerError, TritonServer
+from albef.serving.service import Access, Service
 from tests import ROOT
 from tests.errors import refuses
 
 
-def test_listens_on_loopback_alone(server):
-    found = psutil.Process(server.pid).net_connections("tcp")
-    addresses = {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
-    assert addresses == {"127.0.0.1", "::ffff:127.0.0.1"}  # gRPC's socket is IPv6
+def listening(pid: int) -> set[tuple[str, int]]:
+    found = psutil.Process(pid).net_connections("tcp")
+    return {tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN}
+
+
+def test_triton_listens_in_a_private_folder_and_the_rest_on_loopback(service):
+    assert listening(service.server.pid) == {("127.0.0.1", service.server.metrics_port)}
+    folder = service.server.folder
+    assert folder.stat().st_mode & 0o077 == 0
+    assert {path.name for path in folder.iterdir() if path.is_socket()} == {"triton:1", "proxy"}
+    parts = {name: listening(part.pid) for name, part in service._parts.items()}
+    assert parts["http_app"] == {("127.0.0.1", service.http_port)}
+    assert parts["proxy"] <= {("127.0.0.1", service.grpc_port), ("::ffff:127.0.0.1", service.grpc_port)} != set()
 
 
 def family(group: int) -> list[int]:
@@ -58,53 +70,63 @@ def test_crashed_server_leaves_nothing_behind(retrieval_alone, runtime):
         time.sleep(0.02)
     with Client(server.grpc_url, timeout=5, retries=1) as client, pytest.raises(ServerUnavailableError):
         client.retrieve(text="red")
+    folder = server.folder
     assert server.stop() == -signal.SIGKILL
+    assert not folder.exists()
     assert gone(pid)
     assert not server.segments()
 
 
-def command(repository: Path, ports: list[int]) -> list[str]:
-    names = ("--http-port", "--grpc-port", "--metrics-port")
-    options = [part for name, port in zip(names, ports, strict=True) for part in (name, str(port))]
-    return [sys.executable, "-m", "albef.cli", "serve", "--repository", str(repository), *options]
+def command(repository: Path | str, *options: str) -> list[str]:
+    """Return ``albef serve`` at free ports."""
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    return [sys.executable, "-m", "albef.cli", "serve", "--repository", str(repository), *ports, *options]
 
 
-def children(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children()]
+def children(pid: int) -> dict[str, int]:
+    """Return the processes that ``albef serve`` has started, by name."""
+    found = {}
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            words = child.cmdline()
+            found[words[2] if words[1:2] == ["-m"] else child.name()] = child.pid
+    return found
 
 
 def triton(pid: int) -> list[int]:
-    found = []
-    for child in psutil.Process(pid).children():
-        with suppress(psutil.NoSuchProcess):
-            if child.name() == "tritonserver":
-                found.append(child.pid)
+    return [child for name, child in children(pid).items() if name == "tritonserver"]
+
+
+def address(line: str) -> str:
+    """Return the gRPC address in the line that ``albef serve`` prints."""
+    (found,) = re.findall(r"gRPC ([^,]+)", line)
     return found
 
 
 def test_command_stops_cleanly(retrieval_alone, runtime):
-    ports = free_ports(3)
     # The checkout as working directory: the endpoint must import what lies beside it, not this.
-    with subprocess.Popen(command(retrieval_alone, ports), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+    with subprocess.Popen(command(retrieval_alone), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
         try:
-            assert f"127.0.0.1:{ports[1]}" in serving.stdout.readline()
-            ask = ["ask", "retrieval", "red above blue", "-k", "2", "--url", f"127.0.0.1:{ports[1]}"]
+            url = address(serving.stdout.readline())
+            ask = ["ask", "retrieval", "red above blue", "-k", "2", "--url", url]
             done = subprocess.run([sys.executable, "-m", "albef.cli", *ask], capture_output=True, text=True, check=True)
             assert done.stdout.count("images/") == 2
-            servers = children(serving.pid)
-            mine = f"albef_{serving.pid}_*"
+            started = children(serving.pid)
+            assert {"tritonserver", "albef.serving.proxy", "albef.serving.http_app"} <= set(started)
+            mine, key = f"albef_{serving.pid}_*", access.key_file(int(url.rpartition(":")[2]))
             assert list(Path("/dev/shm").glob(mine))
+            assert key.stat().st_mode & 0o077 == 0
             serving.send_signal(signal.SIGINT)
             assert serving.wait(30) == 0
         finally:
             serving.kill()
-    assert len(servers) == 1
-    assert gone(servers[0])
+    assert all(gone(group) for group in started.values())
     assert not list(Path("/dev/shm").glob(mine))
+    assert not key.exists()
 
 
 def test_command_can_be_stopped_while_starting(retrieval_alone, runtime):
-    with subprocess.Popen(command(retrieval_alone, free_ports(3)), cwd=ROOT, stdout=subprocess.PIPE) as serving:
+    with subprocess.Popen(command(retrieval_alone), cwd=ROOT, stdout=subprocess.PIPE) as serving:
         try:
             deadline = time.monotonic() + 20
             while not (servers := triton(serving.pid)) and time.monotonic() < deadline:
@@ -117,29 +139,15 @@ def test_command_can_be_stopped_while_starting(retrieval_alone, runtime):
     assert gone(servers[0])
 
 
-def test_command_ends_when_the_server_dies(retrieval_alone, runtime):
-    ports = free_ports(3)
-    with subprocess.Popen(
-        command(retrieval_alone, ports), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as serving:
-        try:
-            serving.stdout.readline()
-            (server,) = children(serving.pid)
-            os.kill(server, signal.SIGKILL)
-            assert serving.wait(30) == 2
-            assert "the Triton server stopped unexpectedly" in serving.stderr.read()
-        finally:
-            serving.kill()
-    assert gone(server)
-
-
 def test_taken_port_is_named(retrieval_alone, runtime):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with refuses(ServerError, f"127.0.0.1:{port}"):
-            TritonServer(retrieval_alone, runtime=runtime, grpc_port=port).start()
+            TritonServer(retrieval_alone, runtime=runtime, metrics_port=port).start()
+        with refuses(ServerError, f"127.0.0.1:{port}"):
+            Service(TritonServer(retrieval_alone, runtime=runtime), Access(grpc_port=port)).start()
 
 
 def test_folder_without_models_is_refused(tmp_path, runtime):
@@ -191,6 +199,6 @@ def test_a_refusal_is_told_though_the_server_crashes_afterwards(runtime, tmp_pat
     server = TritonServer(tmp_path, runtime=runtime)
     server.log = tmp_path / "log"
     server.log.write_text("I0 begins\nE0 no CUDA\nE1 refused\nI1 models\nI2 leaving\n")
-    server._process = SimpleNamespace(poll=lambda: status)
+    server._child = SimpleNamespace(poll=lambda: status)
     assert server.log_excerpt(limit=2).splitlines() == shown
-    server._process = None
+    server._child = None

@@ -54,7 +54,7 @@ def live(model, tmp_path) -> Path:
 
 @pytest.fixture
 def explicit(live, runtime):
-    with TritonServer(live, runtime=runtime, explicit=True) as running:
+    with TritonServer(live, runtime=runtime) as running:
         yield running
 
 
@@ -62,7 +62,7 @@ def explicit(live, runtime):
 def settled(model, runtime, tmp_path_factory):
     """Repository and server that stay at version 1."""
     live = first_version(model, tmp_path_factory.mktemp("settled"))
-    with TritonServer(live, runtime=runtime, explicit=True) as running:
+    with TritonServer(live, runtime=runtime) as running:
         yield live, running
 
 

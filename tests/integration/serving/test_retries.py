@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from albef.serving import requests
+from albef.serving import access, requests
 from albef.serving.client import (
     AsyncClient,
     Client,
@@ -23,15 +23,15 @@ from albef.serving.client import (
     ServerUnavailableError,
 )
 from albef.serving.server import TritonServer, free_ports
+from albef.serving.service import Access, Service
 from tests.errors import refuses
 from tests.integration.serving.test_answers import metric
 
 TEXT = "red above blue"
 
 
-def at(ports: list[int], repository, runtime, **options) -> TritonServer:
-    http, grpc, metrics = ports
-    return TritonServer(repository, runtime=runtime, http_port=http, grpc_port=grpc, metrics_port=metrics, **options)
+def at(port: int, repository, runtime) -> Service:
+    return Service(TritonServer(repository, runtime=runtime), Access(grpc_port=port))
 
 
 async def asked(url: str, timeout: float):
@@ -40,8 +40,8 @@ async def asked(url: str, timeout: float):
 
 
 def test_both_clients_wait_for_a_server_that_comes_late(retrieval_alone, runtime, client):
-    expected, ports = client.retrieve(TEXT), free_ports(3)
-    url, answered = f"127.0.0.1:{ports[1]}", []
+    expected, (port,) = client.retrieve(TEXT), free_ports(1)
+    url, answered = f"127.0.0.1:{port}", []
 
     def ask(kind: str):
         with Client(url, timeout=60) as own:
@@ -53,27 +53,24 @@ def test_both_clients_wait_for_a_server_that_comes_late(retrieval_alone, runtime
         waiting = [pool.submit(ask, kind) for kind in ("threads", "asyncio")]
         time.sleep(6)  # long enough for a channel with gRPC's own pauses to be in one of four seconds or more
         assert not any(each.done() for each in waiting)
-        with at(ports, retrieval_alone, runtime, explicit=True) as server:
+        with at(port, retrieval_alone, runtime):
             started = time.monotonic()
             assert [each.result(60) for each in waiting] == [expected, expected]
             # A pause of the channel and one of the client.
             assert max(answered) < started + 3
-            with Client(server.grpc_url) as own:
-                own.triton.unload_model("retrieval")
-                with (
-                    refuses(ServerUnavailableError, "retrieval"),
-                    Client(server.grpc_url, retries=0) as impatient,
-                ):
+            with Client(url, admin_key=access.key_of(url)) as own:
+                own.triton.unload_model("retrieval", headers=own.headers)
+                with refuses(ServerUnavailableError, "retrieval"), Client(url, retries=0) as impatient:
                     impatient.retrieve(TEXT)
-                later = threading.Timer(1.0, own.triton.load_model, ["retrieval"])
+                later = threading.Timer(1.0, own.triton.load_model, ["retrieval", own.headers])
                 later.start()
                 assert own.retrieve(TEXT) == expected
                 later.join()
 
 
 def test_restarts_go_unnoticed(retrieval_alone, runtime, client):
-    expected, ports, over = client.retrieve(TEXT), free_ports(3), threading.Event()
-    url = f"127.0.0.1:{ports[1]}"
+    expected, (port,), over = client.retrieve(TEXT), free_ports(1), threading.Event()
+    url = f"127.0.0.1:{port}"
 
     def threads() -> list:
         with Client(url) as own:
@@ -90,15 +87,17 @@ def test_restarts_go_unnoticed(retrieval_alone, runtime, client):
                 found += await asyncio.gather(*(own.retrieve(TEXT) for _ in range(4)))
             return found
 
-    with at(ports, retrieval_alone, runtime) as server, ThreadPoolExecutor(2) as pool:
+    with at(port, retrieval_alone, runtime) as service, ThreadPoolExecutor(2) as pool:
         asking = [pool.submit(threads), pool.submit(asyncio.run, gather())]
         try:
             for end in ("stopped", "killed"):
                 time.sleep(1)
                 if end == "killed":
-                    os.kill(server.pid, signal.SIGKILL)
-                server.stop()
-                server.start()
+                    os.kill(service.server.pid, signal.SIGKILL)
+                    service.server.restart()
+                else:
+                    service.stop()
+                    service.start()
                 time.sleep(2.5)
         finally:
             over.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import boto3
@@ -13,7 +12,8 @@ from moto.server import ThreadedMotoServer
 from albef.serving.client import Client
 from albef.serving.server import ServerError, TritonServer, free_ports
 from tests.errors import refuses
-from tests.integration.serving.test_lifecycle import ROOT, gone, triton
+from tests.integration.serving.test_lifecycle import ROOT, command, gone, triton
+from tests.integration.serving.test_lifecycle import address as address_in
 
 BUCKET = "albef"
 
@@ -49,15 +49,12 @@ def put(storage: str, folder: Path, name: str) -> str:
 
 def test_served_from_storage(retrieval_alone, runtime, storage, credentials, client):
     address = put(storage, retrieval_alone, "repository")
-    ports = free_ports(3)
-    names = ("--http-port", "--grpc-port", "--metrics-port")
-    options = [part for name, port in zip(names, ports, strict=True) for part in (name, str(port))]
-    command = [sys.executable, "-m", "albef.cli", "serve", "--repository", address, *options]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+    with subprocess.Popen(command(address), cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
         try:
-            assert f"serving {address}: gRPC 127.0.0.1:{ports[1]}" in serving.stdout.readline()
+            line = serving.stdout.readline()
+            assert line.startswith(f"serving {address}: ")
             (server,) = triton(serving.pid)
-            with Client(f"127.0.0.1:{ports[1]}") as other:
+            with Client(address_in(line)) as other:
                 assert other.ready()
                 assert other.retrieve(text="red") == client.retrieve(text="red")
             serving.terminate()

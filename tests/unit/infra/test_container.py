@@ -20,7 +20,7 @@ def options(lines: list[str]) -> set[str]:
 
 
 def test_the_container_starts_the_server_as_albef_serve_does() -> None:
-    server = TritonServer(Path("models"), runtime=Runtime(Path("runtime")), explicit=True)
+    server = TritonServer(Path("models"), runtime=Runtime(Path("runtime")))
     assert options((DOCKER / "serve.sh").read_text().splitlines()) == options(server.command())
 
 

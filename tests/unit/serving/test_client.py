@@ -8,8 +8,10 @@ import pytest
 
 from albef.serving.client import Client, ServerTimeoutError, ServerUnavailableError
 from albef.serving.protocol import PROBABILITIES
-from albef.serving.requests import Match, ServingError
+from albef.serving.requests import InvalidRequestError, Match, ServingError
 from albef.serving.server import free_ports
+from albef.serving.transport import MAX_MESSAGE
+from albef.tasks.retrieval import client as retrieval
 from albef.tasks.retrieval.client import format_answer
 from albef.tasks.vqa import client as vqa
 from albef.tasks.vqa.spec import ANSWERS
@@ -66,3 +68,9 @@ def test_table_aligns():
         "   1      12.3457  a.png",
         "   2      -0.5000  b.png",
     ]
+
+
+def test_a_request_that_is_too_large_is_refused_before_it_is_sent() -> None:
+    request = retrieval.request(images=[bytes(MAX_MESSAGE // 2), bytes(MAX_MESSAGE // 2)])
+    with Client("127.0.0.1:1", timeout=5) as client, pytest.raises(InvalidRequestError):
+        client.ask(request)

@@ -1,0 +1,108 @@
+"""Commands that run a server or change what it serves: ``serve``, ``release``, ``rollback`` and ``trace``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from albef.serving import access
+
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def add(command: Add) -> argparse.ArgumentParser:
+    """Add the commands, and return that of ``serve``.
+
+    Args:
+        command: Adds a command with a name, a function, a help text and names of required folders.
+    """
+    serve = _add_serve(command)
+    release = command(
+        "release", _release, "load a new version next to the served one, probe it, switch to it", "repository"
+    )
+    release.add_argument("--new", type=Path, required=True, help="model repository with the new version")
+    release.add_argument("--probes", type=Path, help="JSON list of requests that the new version must answer")
+    release.add_argument("--model-version", type=int, help="number of the new version; default: the next one")
+    rollback = command("rollback", _rollback, "return to the version before the served one", "repository")
+    for each in (release, rollback):
+        each.add_argument("--url", default="127.0.0.1:8001", help="gRPC address of the server")
+        access.add_options(each)
+    trace = command("trace", _trace, "show where requests spent time, from the file of `albef serve --trace`")
+    trace.add_argument("file", type=Path)
+    trace.add_argument("--request", help="id of a request, as in the server's log")
+    trace.add_argument("--last", type=int, default=1, help="number of most recent requests to show")
+    return serve
+
+
+def _add_serve(command: Add) -> argparse.ArgumentParser:
+    serve = command("serve", _serve, "serve a model repository, on loopback unless told otherwise")
+    serve.add_argument("--repository", required=True, help="folder, or s3://http://HOST:PORT/BUCKET/FOLDER (AWS_* set)")
+    serve.add_argument("--address", default="127.0.0.1", help="address to listen on; a network needs TLS and tokens")
+    serve.add_argument("--grpc-port", type=int, default=8001)
+    serve.add_argument("--http-port", type=int, default=8000)
+    serve.add_argument("--no-http", action="store_true", help="serve gRPC alone")
+    serve.add_argument("--metrics-port", type=int, default=8002)
+    serve.add_argument(
+        "--metrics-address", default="127.0.0.1", help="address of the metrics, which have no protection"
+    )
+    serve.add_argument("--tls-cert", type=Path, help="PEM file of the server's certificate")
+    serve.add_argument("--tls-key", type=Path, help="PEM file of its private key")
+    serve.add_argument("--tls-client-ca", type=Path, help="PEM file; clients must present a certificate signed by it")
+    serve.add_argument("--tokens", type=Path, help="file of the clients' tokens, one per line")
+    serve.add_argument(
+        "--admin-key", type=Path, help="file of the administrator's key; default: a new one at each start"
+    )
+    serve.add_argument("--hosts", nargs="+", default=[], help="further names of this server, for HTTP")
+    serve.add_argument("--origins", nargs="+", default=[], help="origins of web pages that may send HTTP requests")
+    serve.add_argument("--max-requests", type=int, default=64, help="most requests of an endpoint in progress")
+    serve.add_argument("--timeout", type=float, default=60.0, help="most seconds for an answer")
+    serve.add_argument("--log", type=Path, help="file for the server's log")
+    serve.add_argument("--log-requests", action="store_true", help="log every request, not only errors")
+    serve.add_argument("--trace", type=Path, help="file for request timestamps, read by `albef trace`")
+    serve.add_argument("--sample-requests", type=Path, help="folder for statistics of requests, read by `albef drift`")
+    serve.add_argument("--sample-fraction", type=float, default=0.1, help="fraction of requests to sample, in (0, 1]")
+    serve.add_argument("--explicit", action="store_true", help="deprecated and without effect")
+    return serve
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from albef.serving.server import TritonServer
+    from albef.serving.service import Access, Limits, Service, serve
+
+    allowed = Access(
+        address=args.address,
+        grpc_port=args.grpc_port,
+        http_port=None if args.no_http else args.http_port,
+        tls=access.Tls(args.tls_client_ca, args.tls_cert, args.tls_key),
+        tokens=access.read_tokens(args.tokens) if args.tokens else (),
+        admin_key=args.admin_key,
+        hosts=args.hosts,
+        origins=args.origins,
+    )
+    names = ("metrics_address", "metrics_port", "log", "log_requests", "trace", "sample_fraction")
+    options = {name: getattr(args, name) for name in names}
+    server = TritonServer(args.repository, sample=args.sample_requests, **options)
+    serve(Service(server, allowed, Limits(max_requests=args.max_requests, timeout=args.timeout)))
+
+
+def _release(args: argparse.Namespace) -> None:
+    from albef.serving import release
+
+    probes = release.read_probes(args.probes) if args.probes else []
+    folders = (args.repository, args.new, args.url)
+    given = access.credentials(args)
+    print(f"version {release.release(*folders, probes, args.model_version, credentials=given)} answers")
+
+
+def _rollback(args: argparse.Namespace) -> None:
+    from albef.serving import release
+
+    given = access.credentials(args)
+    print(f"version {release.rollback(args.repository, args.url, credentials=given)} answers")
+
+
+def _trace(args: argparse.Namespace) -> None:
+    from albef.serving import trace
+
+    print(trace.format_trace(args.file, args.request, args.last))
