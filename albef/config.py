@@ -256,6 +256,16 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GatewayConfig:
+    """Limits of a client at the gateway (`albef.serving.gateway`)."""
+
+    requests_per_second: int = 50
+    burst: int = 100  # requests above the rate that are accepted at once
+    connections: int = 100  # per address, and requests in progress per connection
+    body_timeout: int = 20  # seconds between two parts of a request
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReleaseConfig:  # release gate (`albef.registry`)
     max_regression: float  # maximum decrease of a metric, compared with the served model
     metrics: dict[str, str]  # metric of the evaluation that decides, by endpoint
@@ -313,6 +323,7 @@ class Config:
     tasks: Any = resolved(_tasks_type)  # one attribute per fine-tuning task; None if the file has no such section
     export: ExportConfig
     serve: ServeConfig
+    gateway: GatewayConfig = GatewayConfig()
     release: ReleaseConfig
     drift: DriftConfig
     tune: TuneConfig

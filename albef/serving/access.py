@@ -1,4 +1,4 @@
-"""Who may use a server: client tokens, the key of its administrator, and TLS certificates.
+"""Access to a server: tokens of clients, the key of its administrator, and TLS certificates.
 
 Tokens and keys are compared in constant time and never logged.
 """
@@ -143,7 +143,7 @@ def key_of(url: str) -> str | None:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What identifies a client to a server; see `albef.serving.client.Client`."""
+    """Secrets by which a server knows a client; see `albef.serving.client.Client`."""
 
     tls: Tls | None = None
     token: str | None = None
@@ -159,7 +159,10 @@ NOBODY = Credentials()
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of a command that connects to a server; variables of the environment set their defaults."""
+    """Add the options of a command that connects to a server.
+
+    Variables of the environment set their defaults.
+    """
     for option, text in _OPTIONS.items():
         variable = "ALBEF_" + option.upper().replace("-", "_")
         default = os.environ.get(variable)

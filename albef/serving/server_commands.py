@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from albef.config import GatewayConfig, load
 from albef.serving import access
 
 Add = Callable[..., argparse.ArgumentParser]
@@ -18,6 +19,7 @@ def add(command: Add) -> argparse.ArgumentParser:
         command: Adds a command with a name, a function, a help text and names of required folders.
     """
     serve = _add_serve(command)
+    _add_gateway(command)
     release = command(
         "release", _release, "load a new version next to the served one, probe it, switch to it", "repository"
     )
@@ -53,6 +55,7 @@ def _add_serve(command: Add) -> argparse.ArgumentParser:
     serve.add_argument(
         "--admin-key", type=Path, help="file of the administrator's key; default: a new one at each start"
     )
+    serve.add_argument("--gateway", action="store_true", help="put nginx in front, with limits per client")
     serve.add_argument("--hosts", nargs="+", default=[], help="further names of this server, for HTTP")
     serve.add_argument("--origins", nargs="+", default=[], help="origins of web pages that may send HTTP requests")
     serve.add_argument("--max-requests", type=int, default=64, help="most requests of an endpoint in progress")
@@ -66,6 +69,22 @@ def _add_serve(command: Add) -> argparse.ArgumentParser:
     return serve
 
 
+def _add_gateway(command: Add) -> None:
+    gateway = command("gateway", _gateway, "write the configuration of nginx as a gateway in a container")
+    gateway.add_argument("--grpc", default="127.0.0.1:8001", help="gRPC address of the service")
+    gateway.add_argument("--http", default="127.0.0.1:8000", help="HTTP address of the service")
+    gateway.add_argument("--address", default="0.0.0.0", help="address to listen on")
+    gateway.add_argument("--grpc-port", type=int, default=9001)
+    gateway.add_argument("--http-port", type=int, default=9000)
+    gateway.add_argument("--tls-cert", type=Path, required=True, help="path of the certificate where nginx runs")
+    gateway.add_argument("--tls-key", type=Path, required=True, help="path of its private key where nginx runs")
+    gateway.add_argument("--tls-client-ca", type=Path, help="path of the clients' authority where nginx runs")
+    gateway.add_argument("--tokens", type=Path, help="file of the clients' tokens, one per line")
+    gateway.add_argument("--timeout", type=float, default=60.0, help="most seconds for an answer")
+    gateway.add_argument("--folder", type=Path, default=Path("/tmp"), help="folder for temporary files of nginx")
+    gateway.add_argument("--out", type=Path, default=Path("nginx.conf"), help="file to write")
+
+
 def _serve(args: argparse.Namespace) -> None:
     from albef.serving.server import TritonServer
     from albef.serving.service import Access, Limits, Service, serve
@@ -77,6 +96,7 @@ def _serve(args: argparse.Namespace) -> None:
         tls=access.Tls(args.tls_client_ca, args.tls_cert, args.tls_key),
         tokens=access.read_tokens(args.tokens) if args.tokens else (),
         admin_key=args.admin_key,
+        gateway=_limits(args.params) if args.gateway else None,
         hosts=args.hosts,
         origins=args.origins,
     )
@@ -84,6 +104,32 @@ def _serve(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in names}
     server = TritonServer(args.repository, sample=args.sample_requests, **options)
     serve(Service(server, allowed, Limits(max_requests=args.max_requests, timeout=args.timeout)))
+
+
+def _limits(params: Path) -> GatewayConfig:
+    """Return the limits of the gateway in the parameters, or the default ones if there is no such file."""
+    return load(params).gateway if params.is_file() else GatewayConfig()
+
+
+def _gateway(args: argparse.Namespace) -> None:
+    from albef.io import write_file
+    from albef.serving.gateway import Gateway
+
+    gateway = Gateway(
+        address=args.address,
+        grpc_port=args.grpc_port,
+        http_port=args.http_port,
+        grpc=args.grpc,
+        http=args.http,
+        tls=access.Tls(args.tls_client_ca, args.tls_cert, args.tls_key),
+        tokens=access.read_tokens(args.tokens) if args.tokens else (),
+        timeout=args.timeout,
+    )
+    if access.is_open(gateway.tls, gateway.tokens):
+        raise access.AccessError("the gateway needs --tokens or --tls-client-ca")
+    args.out.touch(mode=0o600)
+    write_file(args.out, gateway.configuration(_limits(args.params), args.folder))
+    args.out.chmod(0o600)
 
 
 def _release(args: argparse.Namespace) -> None:

@@ -15,14 +15,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from albef.config import GatewayConfig
 from albef.serving import access
-from albef.serving.access import Tls
+from albef.serving.access import AccessError, Tls
 from albef.serving.client import Client
+from albef.serving.gateway import Gateway
 from albef.serving.processes import Child
 from albef.serving.requests import ServingError
 from albef.serving.server import LOOPBACK, ServerError, TritonServer, describe, in_use
@@ -48,6 +51,7 @@ class Access:
         tls: Certificate and key of the server, and the certificates that clients must descend from.
         tokens: Tokens of clients; empty if none is required.
         admin_key: File of the administrator's key; by default a new key is written to `access.key_file`.
+        gateway: Put nginx in front with these limits; the other processes then listen on private sockets alone.
         hosts: Further names of this server in HTTP requests; others may be those of hostile web pages.
         origins: Origins of web pages that may send HTTP requests.
 
@@ -61,12 +65,17 @@ class Access:
     tls: Tls = field(default_factory=Tls)
     tokens: Sequence[str] = ()
     admin_key: Path | None = None
+    gateway: GatewayConfig | None = None
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         access.check_address(self.address, self.tls, self.tokens)
         self.tls.read()
+        if self.gateway and (self.tls.cert is None or access.is_open(self.tls, self.tokens)):
+            raise AccessError("the gateway needs --tls-cert and --tls-key, and --tokens or --tls-client-ca")
+        if self.gateway and not (self.grpc_port and self.http_port):
+            raise AccessError("the gateway needs --grpc-port and --http-port")
 
     def options(self) -> list[str]:
         """Return the options of a process for its TLS files."""
@@ -138,24 +147,50 @@ class Service:
         self._start_proxy()
         if self.http_port is not None:
             self._start_http()
+        if self.access.gateway:
+            self._start_gateway(self.access.gateway)
         self.report(dict.fromkeys(self._endpoints, True))
         self._up.set()
 
     def _start_proxy(self) -> None:
         options = ["--triton", self.server.grpc_url, "--private", f"unix:{self.server.folder}/proxy"]
-        options += ["--address", self.grpc_url, "--endpoints", *self._endpoints, *self.access.options()]
+        options += ["--endpoints", *self._endpoints]
+        if self.access.gateway is None:
+            options += ["--address", self.grpc_url, *self.access.options()]
         options += ["--max-requests", str(self.limits.max_requests), "--max-bytes", str(self.limits.max_bytes)]
         secrets = {"tokens": list(self.access.tokens), "admin": [self._key]}
-        self.grpc_port = self._start("proxy", [*options, "--timeout", str(self.limits.timeout)], secrets)
+        port = self._start("proxy", [*options, "--timeout", str(self.limits.timeout)], secrets)
+        self.grpc_port = port or self.grpc_port
         if not self.access.admin_key:
             access.write_key(access.key_file(self.grpc_port), self._key)
 
     def _start_http(self) -> None:
-        options = ["--grpc", f"unix:{self.server.folder}/proxy", "--address", self.access.address]
-        options += ["--port", str(self.http_port), "--endpoints", *self._endpoints, *self.access.options()]
+        options = ["--grpc", f"unix:{self.server.folder}/proxy", "--endpoints", *self._endpoints]
+        if self.access.gateway is None:
+            options += ["--address", self.access.address, "--port", str(self.http_port), *self.access.options()]
+        else:
+            options += ["--socket", f"{self.server.folder}/http"]
         options += ["--hosts", self.access.address, "localhost", LOOPBACK, *self.access.hosts]
         options += ["--origins", *self.access.origins, "--timeout", str(self.limits.timeout)]
-        self.http_port = self._start("http_app", options)
+        port = self._start("http_app", options)
+        self.http_port = port or self.http_port
+
+    def _start_gateway(self, config: GatewayConfig) -> None:
+        folder, own = self.server.folder, self.access
+        assert self.http_port is not None
+        gateway = Gateway(
+            address=own.address,
+            grpc_port=self.grpc_port,
+            http_port=self.http_port,
+            grpc=f"unix:{folder}/proxy",
+            http=f"unix:{folder}/http",
+            tls=own.tls,
+            tokens=own.tokens,
+            timeout=self.limits.timeout,
+        )
+        child = gateway.start(config, folder / "gateway")
+        with self._lock:
+            self._parts["nginx"] = child
 
     def _start(self, name: str, options: Sequence[str], secrets: Mapping[str, object] | None = None) -> int:
         """Start a process of this package, and return the port that it tells."""
@@ -180,6 +215,8 @@ class Service:
         with self._lock:
             self._health = health
             for name, child in self._parts.items():
+                if child.process.stdin is None:
+                    continue
                 _write(child, {"health": health} if name == "proxy" else {"ready": ready, "endpoints": health})
 
     def watch(self) -> None:
@@ -196,7 +233,10 @@ class Service:
                 self.report(dict.fromkeys(self._health, False))
                 self._count_crash(f"the Triton server ended with {describe(self.server.status())}")
                 self._restart_server()
-            for name, start in (("proxy", self._start_proxy), ("http_app", self._start_http)):
+            starts: dict[str, Callable[[], None]] = {"proxy": self._start_proxy, "http_app": self._start_http}
+            if self.access.gateway:
+                starts["nginx"] = partial(self._start_gateway, self.access.gateway)
+            for name, start in starts.items():
                 if name in self._parts and self._parts[name].poll() is not None:
                     self._count_crash(f"{name} ended with {describe(self._parts[name].poll())}")
                     self._parts[name].stop(0)

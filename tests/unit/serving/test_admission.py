@@ -28,9 +28,11 @@ def test_bytes_are_bounded_but_one_request_always_passes() -> None:
     admission = Admission(max_requests=9, max_bytes=100)
     with admission.admit("vqa", 1000), pytest.raises(CapacityError), admission.admit("vqa", 1):
         pass
-    with admission.admit("vqa", 60), admission.admit("vqa", 40):
-        with pytest.raises(CapacityError), admission.admit("retrieval", 1):
-            pass
+    with ExitStack() as stack:
+        stack.enter_context(admission.admit("vqa", 60))
+        stack.enter_context(admission.admit("vqa", 40))
+        with pytest.raises(CapacityError):
+            stack.enter_context(admission.admit("retrieval", 1))
     assert admission.bytes == 0
 
 
