@@ -240,7 +240,7 @@ class Gateway:
         write_file(path, self.configuration(config, folder))
         path.chmod(0o600)
         (folder / "nginx.pid").unlink(missing_ok=True)
-        child = Child([program, "-p", str(folder), "-c", str(path)])
+        child = Child([program, "-e", "stderr", "-p", str(folder), "-c", str(path)])
         while not (folder / "nginx.pid").exists():
             if child.poll() is not None:
                 raise GatewayError(f"nginx did not start and ended with status {child.poll()}; its error is above")

@@ -58,9 +58,14 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Built runtime in the folder ``root``."""
+    """Built runtime in the folder ``root``.
+
+    Args:
+        gpu_metrics: Measure GPUs for Prometheus.
+    """
 
     root: Path
+    gpu_metrics: bool = False
 
     @property
     def package(self) -> Path:
@@ -94,6 +99,33 @@ class Runtime:
         # There are many stubs, so each gets one OpenMP thread; ONNX Runtime's threads are set per model.
         env.update(ORT_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
         return env
+
+
+@dataclass(frozen=True)
+class ContainerRuntime(Runtime):
+    """Server of NVIDIA's container image, in ``/opt/tritonserver``."""
+
+    root: Path = Path("/opt/tritonserver")
+    gpu_metrics: bool = True
+
+    @property
+    def server(self) -> Path:
+        """Path of the tritonserver binary."""
+        return self.root / "bin" / "tritonserver"
+
+    @property
+    def backends(self) -> Path:
+        """Folder of the backends."""
+        return self.root / "backends"
+
+    @property
+    def caches(self) -> Path:
+        """Folder of the response caches."""
+        return self.root / "caches"
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the server, those of the image."""
+        return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def find_uv(path: str | None = None) -> str:
@@ -247,13 +279,16 @@ def load(root: Path = DEFAULT) -> Runtime:
 
 
 def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> Runtime:
-    """Build the runtime in ``root`` unless it is up to date.
+    """Build the runtime in ``root`` unless it is up to date; in NVIDIA's container, return the one of the image.
 
     Concurrent calls from several processes are safe.
 
     Raises:
         RuntimeSetupError: If uv, a usable Python or a package is missing.
     """
+    container = ContainerRuntime()
+    if root == DEFAULT and not infra.is_dir() and container.server.is_file():
+        return container  # there is no checkout
     with _locked(root / "lock"):
         built = root / _BUILT
         interpreter = find_python(uv)

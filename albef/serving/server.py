@@ -167,7 +167,7 @@ class TritonServer:
             "grpc-port": "1",
             "metrics-address": self.metrics_address,
             "metrics-port": str(self.metrics_port),
-            "allow-gpu-metrics": "false",
+            "allow-gpu-metrics": str(self.runtime.gpu_metrics).lower(),
             "exit-timeout-secs": str(max(int(self.stop_timeout) - 5, 1)),
             "model-control-mode": "explicit",
             "load-model": "*",

@@ -60,6 +60,8 @@ def _add_serve(command: Add) -> argparse.ArgumentParser:
     serve.add_argument("--origins", nargs="+", default=[], help="origins of web pages that may send HTTP requests")
     serve.add_argument("--max-requests", type=int, default=64, help="most requests of an endpoint in progress")
     serve.add_argument("--timeout", type=float, default=60.0, help="most seconds for an answer")
+    serve.add_argument("--grace", type=float, default=20.0, help="seconds for requests in progress when stopping")
+    serve.add_argument("--cache-bytes", type=int, default=2**28, help="size of the cache of encoded images")
     serve.add_argument("--log", type=Path, help="file for the server's log")
     serve.add_argument("--log-requests", action="store_true", help="log every request, not only errors")
     serve.add_argument("--trace", type=Path, help="file for request timestamps, read by `albef trace`")
@@ -100,10 +102,10 @@ def _serve(args: argparse.Namespace) -> None:
         hosts=args.hosts,
         origins=args.origins,
     )
-    names = ("metrics_address", "metrics_port", "log", "log_requests", "trace", "sample_fraction")
+    names = ("metrics_address", "metrics_port", "log", "log_requests", "trace", "sample_fraction", "cache_bytes")
     options = {name: getattr(args, name) for name in names}
     server = TritonServer(args.repository, sample=args.sample_requests, **options)
-    serve(Service(server, allowed, Limits(max_requests=args.max_requests, timeout=args.timeout)))
+    serve(Service(server, allowed, Limits(max_requests=args.max_requests, timeout=args.timeout, grace=args.grace)))
 
 
 def _limits(params: Path) -> GatewayConfig:

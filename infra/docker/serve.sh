@@ -1,16 +1,20 @@
 #!/bin/sh
-# Starts Triton in the container like `albef serve --explicit`: HTTP on 8000, gRPC on 8001, metrics on 8002.
+# Runs `albef serve --gateway` in the container: HTTP on 8000, gRPC on 8001, both with TLS and tokens; metrics on 8002.
 #   MODEL_REPOSITORY  folder or s3://...
-#   CACHE_BYTES       size of the response cache, which stores image encodings
-#   EXIT_TIMEOUT      seconds for pending requests when stopping; the container needs a few more to stop
-# Further arguments are passed to tritonserver.
+#   SECRETS           folder with tls.crt, tls.key and tokens
+#   CACHE_BYTES       size of the cache of encoded images
+#   EXIT_TIMEOUT      seconds for requests in progress when stopping; the container needs a few more to stop
+# Further arguments are passed to `albef serve`.
 set -eu
-exec tritonserver \
-  --model-repository="${MODEL_REPOSITORY:-/models}" \
-  --model-control-mode=explicit \
-  --load-model='*' \
-  --strict-readiness=false \
-  --disable-auto-complete-config \
-  --cache-config="local,size=${CACHE_BYTES:-268435456}" \
-  --exit-timeout-secs="${EXIT_TIMEOUT:-15}" \
+secrets="${SECRETS:-/run/secrets}"
+exec python3 -m albef.cli serve \
+  --repository="${MODEL_REPOSITORY:-/models}" \
+  --gateway \
+  --address=0.0.0.0 \
+  --metrics-address=0.0.0.0 \
+  --tls-cert="$secrets/tls.crt" \
+  --tls-key="$secrets/tls.key" \
+  --tokens="$secrets/tokens" \
+  --cache-bytes="${CACHE_BYTES:-268435456}" \
+  --grace="${EXIT_TIMEOUT:-15}" \
   "$@"

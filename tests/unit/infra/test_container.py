@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import subprocess
+import sys
 
-from albef.serving.runtime import Runtime
-from albef.serving.server import TritonServer
+from albef import cli
 from tests.unit.test_layers import ROOT
 
 DOCKER = ROOT / "infra" / "docker"
-LOCAL = {"backend-directory", "cache-directory", "allow-gpu-metrics", "backend-config", "trace-config"}
-"""Options of the runtime without a container, and of one run."""
+ABSENT = ("torch", "transformers", "timm", "datasets", "pyarrow", "pandas", "simplejpeg", "mlflow", "prefect", "ray")
+"""Packages of the project that the container does not have."""
+SERVING = ("cli", "serving.service", "serving.proxy", "serving.http_app", "serving.watchdog", "serving.gateway")
 
 
-def options(lines: list[str]) -> set[str]:
-    names = {found[1] for line in lines if (found := re.match(r" *--([\w-]+)", line))}
-    return {name for name in names if not name.endswith(("-address", "-port"))} - LOCAL
+def test_the_container_starts_albef_serve_with_options_that_it_has() -> None:
+    names = re.findall(r"^ +--([\w-]+)(?:=(\S+))? \\$", (DOCKER / "serve.sh").read_text(), re.MULTILINE)
+    values = {"cache-bytes": "1", "grace": "1"}
+    words = [f"--{name}" if not value else f"--{name}={values.get(name, 'value')}" for name, value in names]
+    args = cli.parser().parse_args(["serve", *words])
+    assert (args.gateway, args.cache_bytes, args.grace) == (True, 1, 1.0)
 
 
-def test_the_container_starts_the_server_as_albef_serve_does() -> None:
-    server = TritonServer(Path("models"), runtime=Runtime(Path("runtime")))
-    assert options((DOCKER / "serve.sh").read_text().splitlines()) == options(server.command())
+def test_serving_needs_none_of_the_packages_that_the_container_lacks() -> None:
+    absent = "".join(f"sys.modules[{name!r}] = None\n" for name in ABSENT)
+    code = f"import sys\n{absent}" + "".join(f"import albef.{name}\n" for name in SERVING)
+    code += "from albef.tasks import registry\n[registry.module(name, 'client') for name in registry.endpoints()]\n"
+    code += "albef.cli.main(['serve', '--repository', 'none', '--address', '0.0.0.0'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "--tls-cert" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_container_has_the_packages_of_the_endpoints() -> None:
