@@ -150,7 +150,7 @@ class Credentials:
     admin_key: str | None = None
 
     def options(self, url: str) -> dict[str, Any]:
-        """Return the arguments of a client; the administrator's key is found if the server is this user's."""
+        """Return the arguments of a client, with the administrator's key of this user's own server."""
         return {"tls": self.tls, "token": self.token, "admin_key": self.admin_key or key_of(url)}
 
 

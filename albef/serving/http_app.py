@@ -136,7 +136,10 @@ def _body(task: str) -> type[BaseModel]:
 
 
 def _json_type(hint: Any) -> Any:
-    """Return the type of an argument in JSON: images are base64, and never paths of this machine's files."""
+    """Return the type of an argument in JSON.
+
+    Images are base64, and never paths of this machine's files.
+    """
     if hint == ImageInput:
         return Base64Bytes
     arguments = typing.get_args(hint)

@@ -62,7 +62,7 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
     def stop(self, seconds: float) -> int | None:
-        """Stop the process by SIGTERM, and after some seconds by SIGKILL, with the rest of its group.
+        """Stop the process and its group, by SIGTERM and after some seconds by SIGKILL.
 
         Returns:
             Exit status, None if the process had to be killed.

@@ -279,7 +279,11 @@ async def _listen(proxy: Proxy, arguments: argparse.Namespace) -> tuple[grpc.aio
 
 
 async def _commands(proxy: Proxy, lines: asyncio.StreamReader) -> float:
-    """Follow the supervisor's commands until it asks to stop, or is gone; return the seconds to wait."""
+    """Follow the supervisor's commands until it is gone or asks to stop.
+
+    Returns:
+        Seconds to wait for requests in progress.
+    """
     while line := await lines.readline():
         command = json.loads(line)
         if "stop" in command:

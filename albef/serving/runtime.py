@@ -279,7 +279,9 @@ def load(root: Path = DEFAULT) -> Runtime:
 
 
 def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> Runtime:
-    """Build the runtime in ``root`` unless it is up to date; in NVIDIA's container, return the one of the image.
+    """Build the runtime in ``root`` unless it is up to date.
+
+    In NVIDIA's container, the server of the image is returned.
 
     Concurrent calls from several processes are safe.
 

@@ -1,4 +1,7 @@
-"""Local Triton server that only processes of this user reach; starts, answers probes, and stops without leftovers."""
+"""Local Triton server that only processes of this user reach.
+
+It starts, answers probes, and stops without leftovers.
+"""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _limits(params: Path) -> GatewayConfig:
-    """Return the limits of the gateway in the parameters, or the default ones if there is no such file."""
+    """Return the limits in the parameters, or the default ones without such a file."""
     return load(params).gateway if params.is_file() else GatewayConfig()
 
 

@@ -44,7 +44,7 @@ class Watchdog:
         self._counts: dict[str, tuple[int, int]] = {}
 
     def round(self, client: Client) -> None:
-        """Ask all models that have not answered anybody since the last round, and repair those that fail.
+        """Ask all models that have not answered since the last round, and repair them.
 
         Args:
             client: Client of Triton itself.
@@ -127,7 +127,7 @@ def _uses(endpoint: str, graphs: list[str]) -> bool:
 
 
 def _new_image() -> bytes:
-    """Return a file of one pixel of random color, whose encoding is not in the server's cache."""
+    """Return an image of one random color, which is not in the server's cache."""
     file = io.BytesIO()
     Image.frombytes("RGB", (1, 1), secrets.token_bytes(3)).save(file, "PNG")
     return file.getvalue()

@@ -43,7 +43,7 @@ def test_a_command_exists(words: list[str], capsys: pytest.CaptureFixture[str]) 
     elif program.startswith(".venv/bin/"):
         assert program.removeprefix(".venv/bin/") in ("dvc", "prefect", "pre-commit", "python", "uv")
     else:
-        assert program in ("git", "cp", "export", "docker", "kubectl", "aws")
+        assert program in ("git", "cp", "curl", "printf", "openssl", "export", "docker", "kubectl", "aws")
         for word in arguments:  # files of ours that other programs are given
             if word.startswith("infra/"):
                 assert (ROOT / word).exists(), word
