@@ -3,6 +3,7 @@
     python -m benchmarks.serving endpoints --repository artifacts/repository [--concurrency 1 4 16 64] [--json FILE]
     python -m benchmarks.serving graphs --repository artifacts/repository
     python -m benchmarks.serving soak --repository artifacts/repository [--minutes 10]
+    python -m benchmarks.serving overload --repository artifacts/repository [--factor 2] [--seconds 60]
     python -m benchmarks.serving cache --repository artifacts/repository
     python -m benchmarks.serving precision --repository artifacts/repository --artifacts artifacts
 
@@ -20,7 +21,7 @@ from typing import Any
 
 from albef import config as configuration
 from albef.serving import runtime
-from benchmarks.load import cache, endpoints, graphs, machine, precision, soak, variants
+from benchmarks.load import cache, endpoints, graphs, machine, overload, precision, soak, variants
 from benchmarks.load.loop import Load, line, table
 from benchmarks.load.questions import KINDS, SIZE
 
@@ -64,6 +65,13 @@ def _soak(args: argparse.Namespace) -> tuple[Any, int]:
     )
     print(soak.report(result))
     return result, int(bool(result["failures"]))
+
+
+def _overload(args: argparse.Namespace) -> tuple[Any, int]:
+    (kind,) = _kinds(args)[:1]
+    results = overload.measure(args.repository, kind, args.factor, args.seconds, args.deadline, args.images, args.size)
+    print(table(overload.HEADER, map(overload.row, results)))
+    return results, 0
 
 
 def _cache(args: argparse.Namespace) -> tuple[Any, int]:
@@ -134,6 +142,10 @@ def parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=4, help="duration of a round; each caller sends at least one request"
     )
     load.add_argument("--profile", action="store_true", help="print the time spent in each graph")
+    beyond = add("overload", _overload, "offer more requests than can be answered, at random times", [16], 64)
+    beyond.add_argument("--factor", type=float, default=2, help="offered requests as a multiple of the capacity")
+    beyond.add_argument("--seconds", type=float, default=60, help="duration of the overload")
+    beyond.add_argument("--deadline", type=float, default=5, help="seconds in which an answer is of use")
     alone = add(
         "graphs",
         _graphs,

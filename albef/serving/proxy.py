@@ -151,7 +151,7 @@ class Proxy:
         try:
             checks.check(request, spec)
             timeout = self._remaining(context)
-            with self.admission.admit(spec.name, request.ByteSize()):
+            with self.admission.admit(spec.name, request.ByteSize(), timeout):
                 # Triton drops requests whose time has passed while they waited.
                 request.parameters["timeout"].int64_param = int(timeout * 1e6)
                 return await self.forward("ModelInfer", request, timeout)

@@ -140,7 +140,8 @@ class Service:
                 raise ServerError(text)
         self._key = access.read_key(self.access.admin_key) if self.access.admin_key else access.new_key()
         self.stopping.clear()
-        self.server.start(self.stopping.is_set)
+        if not self.server.alive():
+            self.server.start(self.stopping.is_set)
         with Client(self.server.grpc_url) as client:
             loaded = client.models()
         self._endpoints = [name for name in registry.endpoints() if name in loaded]
