@@ -17,6 +17,7 @@ from albef.io import utc_now
 
 REQUESTS, ROWS = "albef_requests_total", "albef_rows_total"
 REFUSALS, FAILURES = "albef_refusals_total", "albef_failures_total"
+CANCELED = "albef_canceled_total"
 IMAGES = "albef_images_total"
 SHORTLISTED, SHORTLISTS = "albef_shortlist_candidates_total", "albef_shortlist_queries_total"
 
@@ -25,6 +26,7 @@ METRICS = {
     ROWS: "Rows of these requests",
     REFUSALS: "Invalid requests, by the invalid input (reason)",
     FAILURES: "Requests that failed with an internal error",
+    CANCELED: "Requests whose caller stopped waiting before they were answered",
     IMAGES: "Images in requests, by outcome: decoded, or repeated from another row of the same request",
     SHORTLISTED: "Candidates that were re-ranked",
     SHORTLISTS: "Queries whose candidates were re-ranked",
