@@ -7,6 +7,7 @@ they are needed and are replaced when they die. They end with this process, whos
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ INLINE_COST, INLINE_BYTES = 2**19, 2**19
 """Largest `Header.cost` and file that are decoded in this process: a few milliseconds, as much as passing them on."""
 SMALL_COST = 4 * 2**20
 """Largest `Header.cost` of a small image: about 50 ms."""
-MAX_WAITING = 16
+MAX_WAITING = 8
 """Most requests that wait for a worker with a large image."""
 _WALL = 4
 """Real time that a worker may take, in multiples of its CPU time, before it is killed; a busy machine is no fault."""
@@ -123,8 +125,18 @@ class DecodePool:
         self._free, self._free_for_large = asyncio.Semaphore(workers), asyncio.Semaphore(max(workers - 1, 1))
         self._waiting = 0
 
-    async def decode(self, data: bytes, header: Header, name: str, *, stats: bool = False) -> Decoded:
+    def close(self) -> None:
+        """End the workers that are idle."""
+        while self._idle:
+            self._idle.pop().kill()
+
+    async def decode(
+        self, data: bytes, header: Header, name: str, *, stats: bool = False, check: Callable[[], None] = lambda: None
+    ) -> Decoded:
         """Decode and resize an image whose header was checked.
+
+        Args:
+            check: Called when it is the turn of the image; raises if nobody waits for it any more.
 
         Raises:
             ImageError: If it cannot be decoded within the limits.
@@ -134,21 +146,18 @@ class DecodePool:
         if header.cost <= INLINE_COST and len(data) <= INLINE_BYTES:
             await asyncio.sleep(0)  # other requests go on between the images of one
             return decode(data, header.kind, name, header.pixels, self._image_size, stats=stats)
-        if header.cost <= SMALL_COST:
-            async with self._free:
-                return await self._decode(data, header, name, stats)
-        if self._waiting >= MAX_WAITING:
-            raise BusyError("the server is busy with large images; try again later, or shrink them")
-        self._waiting += 1
-        try:
-            await self._free_for_large.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            async with self._free:
-                return await self._decode(data, header, name, stats)
-        finally:
-            self._free_for_large.release()
+        async with contextlib.AsyncExitStack() as stack:
+            if header.cost > SMALL_COST:
+                if self._waiting >= MAX_WAITING:
+                    raise BusyError("the server is busy with large images; try again later, or shrink them")
+                self._waiting += 1
+                try:
+                    await stack.enter_async_context(self._free_for_large)
+                finally:
+                    self._waiting -= 1
+            await stack.enter_async_context(self._free)
+            check()
+            return await self._decode(data, header, name, stats)
 
     async def _decode(self, data: bytes, header: Header, name: str, stats: bool) -> Decoded:
         kind, label = header.kind.encode(), name.encode()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 import traceback
@@ -29,6 +30,7 @@ from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
 from albef.io import file_hash
 from albef.serving import metrics, protocol
+from albef.serving.byte_inputs import limit_values
 from albef.serving.call import Call, CanceledError, current
 from albef.serving.decoding import BusyError, DecodePool
 from albef.serving.image_guard import Header, read_header
@@ -136,11 +138,17 @@ class Endpoint(ABC):
         environment: dict[str, str] | None = None if self.name == self.task.name else {}
         self.sampler = Sampler(self.log, self.name, self.version, environment)
         limits = self.settings
+        limit_values(pb_utils, max(limits.max_candidates, json.loads(args["model_config"])["max_batch_size"]))
         self.pool = DecodePool(limits.decode_workers, limits.decode_seconds, limits.image_size, limits.max_image_pixels)
+        sys.setswitchinterval(0.001)  # of other threads, such as those that tokenize candidates
         self.slots = threading.Semaphore(MAX_REQUESTS)
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(ThreadPoolExecutor(MAX_REQUESTS))  # a graph request takes a thread
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    def finalize(self) -> None:
+        """Stop decoding; the server has no more requests."""
+        self.pool.close()
 
     def _check(self) -> None:
         """Check that graphs and tokenizer are those named by the settings.
@@ -299,7 +307,8 @@ class Endpoint(ABC):
         call = current.get()
         call.check()
         draft = call.draft
-        decoded = await self.pool.decode(file, header, f"'{protocol.IMAGE}'", stats=draft is not None)
+        name = f"'{protocol.IMAGE}'"
+        decoded = await self.pool.decode(file, header, name, stats=draft is not None, check=call.check)
         if draft is not None and decoded.stats is not None:
             draft.add_image(decoded.stats)
         return normalize(decoded.pixels), decoded.size
