@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 
 class _Omitted:
-    """Values of an input with too many of them, all empty, for code that checks their number by the shape."""
+    """Stand-in for the values of an input that has too many.
+
+    Endpoints check the shape before they read values.
+    """
 
     def reshape(self, shape: Sequence[int]) -> NDArray[Any]:
         """Return empty values that share memory."""
@@ -38,6 +41,11 @@ def read_values(encoded: NDArray[np.uint8], limit: int) -> NDArray[Any] | _Omitt
         values.append(bytes(data[at + 4 : at + 4 + size]))
         at += 4 + size
     return np.array(values, dtype=np.object_)
+
+
+def omitted(values: NDArray[Any]) -> bool:
+    """Return whether the values of an input were omitted."""
+    return values.dtype == np.object_ and values.size > 1 and not any(values.strides)
 
 
 def limit_values(backend: Any, limit: int) -> None:

@@ -30,10 +30,10 @@ from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
 from albef.io import file_hash
 from albef.serving import metrics, protocol
-from albef.serving.byte_inputs import limit_values
+from albef.serving.byte_inputs import limit_values, omitted
 from albef.serving.call import Call, CanceledError, current
 from albef.serving.decoding import BusyError, DecodePool
-from albef.serving.image_guard import Header, read_header
+from albef.serving.image_guard import Header, read_headers
 from albef.serving.metrics import Log, Meter
 from albef.serving.sample import Sampler
 from albef.tasks.spec import TaskSpec
@@ -75,9 +75,18 @@ def failure(error: object, code: int) -> Any:
 
 
 def values_of(request: Any, name: str) -> Array | None:
-    """Return an input of a request, None if it is absent."""
+    """Return an input of a request, None if it is absent.
+
+    Raises:
+        QueryError: If it has too many values.
+    """
     tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return None if tensor is None else tensor.as_numpy()
+    if tensor is None:
+        return None
+    values: Array = tensor.as_numpy()
+    if omitted(values):
+        raise QueryError(f"'{name}' has {values.size} values, which are too many for a request", name)
+    return values
 
 
 def has(request: Any, name: str) -> bool:
@@ -275,28 +284,11 @@ class Endpoint(ABC):
             draft.set_texts(texts, self.encoder)
         return texts
 
-    def read_headers(self, files: Sequence[bytes]) -> list[Header]:
-        """Check the distinct images of a request before any of them is decoded.
-
-        Raises:
-            QueryError: If a file or all images together are too large.
-            ImageError: If a file is not an image that is decoded.
-        """
-        name, settings = protocol.IMAGE, self.settings
-        for file in files:
-            if len(file) > settings.max_image_bytes:
-                raise QueryError(f"'{name}' has {len(file)} bytes, expected at most {settings.max_image_bytes}", name)
-        headers = [read_header(file, settings.max_image_pixels, f"'{name}'") for file in files]
-        pixels = sum(header.pixels for header in headers)
-        if pixels > settings.max_request_pixels:
-            text = (
-                f"{pixels} pixels in {len(files)} images, expected at most {settings.max_request_pixels} in a request"
-            )
-            raise QueryError(f"'{name}': {text}; send fewer images at a time", name)
-        return headers
-
-    async def pixels(self, file: bytes, header: Header) -> tuple[Array, tuple[int, int]]:
+    async def pixels(self, file: bytes, name: str, header: Header) -> tuple[Array, tuple[int, int]]:
         """Decode an image of a request.
+
+        Args:
+            name: Name of its input.
 
         Returns:
             Pixels ``(3, H, H)``, and width and height of the image.
@@ -306,11 +298,10 @@ class Endpoint(ABC):
         """
         call = current.get()
         call.check()
-        draft = call.draft
-        name = f"'{protocol.IMAGE}'"
-        decoded = await self.pool.decode(file, header, name, stats=draft is not None, check=call.check)
-        if draft is not None and decoded.stats is not None:
-            draft.add_image(decoded.stats)
+        stats = call.draft is not None
+        decoded = await self.pool.decode(file, header, f"'{name}'", stats=stats, check=call.check)
+        if call.draft is not None and decoded.stats is not None:
+            call.draft.add_image(decoded.stats)
         return normalize(decoded.pixels), decoded.size
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Array]:
@@ -340,10 +331,13 @@ class Endpoint(ABC):
         if values is None:
             raise QueryError(f"'{protocol.IMAGE}' is missing", protocol.IMAGE)
         files = [bytes(value) for value in values.reshape(-1)]
-        distinct = {file: number for number, file in enumerate(dict.fromkeys(files))}
-        headers = self.read_headers(list(distinct))
+        inputs = dict.fromkeys(files, protocol.IMAGE)
+        distinct = {file: number for number, file in enumerate(inputs)}
+        headers = read_headers(inputs, self.settings)
         # Sequentially, so that a request takes one worker at a time.
-        decoded = [await self.pixels(file, header) for file, header in zip(distinct, headers, strict=True)]
+        decoded = [
+            await self.pixels(file, name, header) for (file, name), header in zip(inputs.items(), headers, strict=True)
+        ]
         self.meter.add(metrics.IMAGES, len(decoded), outcome="decoded")
         self.meter.add(metrics.IMAGES, len(files) - len(decoded), outcome="repeated")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from albef.data.images import ImageError
+from albef.serving.protocol import Settings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Accepted formats, by Pillow's names; BMP uncompressed only. Others are rare, and slow or complex to decode."""
@@ -60,6 +61,27 @@ class Header:
         return self.pixels * self.passes
 
 
+def read_headers(files: Mapping[bytes, str], limits: Settings) -> list[Header]:
+    """Check the distinct images of a request.
+
+    Args:
+        files: Content of each file, with the name of its input.
+
+    Raises:
+        ImageError: If a file or all images together are too large, or as `read_header`.
+    """
+    headers = []
+    for file, name in files.items():
+        if len(file) > limits.max_image_bytes:
+            raise ImageError(f"'{name}' has {len(file)} bytes, expected at most {limits.max_image_bytes}")
+        headers.append(read_header(file, limits.max_image_pixels, f"'{name}'"))
+    pixels = sum(header.pixels for header in headers)
+    if pixels > limits.max_request_pixels:
+        text = f"{pixels} pixels in {len(files)} images, expected at most {limits.max_request_pixels}"
+        raise ImageError(f"'{next(iter(files.values()))}': {text} in a request; send fewer images at a time")
+    return headers
+
+
 def read_header(data: bytes, max_pixels: int, name: str) -> Header:
     """Read and check the structure of an image file.
 
@@ -104,7 +126,10 @@ def _parser(data: bytes) -> Callable[[bytes], Header] | None:
 
 
 def _jpeg(data: bytes) -> Header:
-    """Read the segments up to the end of the image; what follows, such as an appended video, is ignored."""
+    """Read the segments up to the end of the image.
+
+    Data behind it, such as an appended video, is ignored.
+    """
     size, parts, scans, gap, at = None, 0, 0, 0, 2
     while (match := _MARKER.search(data, at)) and match[1][0] != _END_OF_IMAGE:
         marker, parts = match[1][0], parts + 1
@@ -165,12 +190,15 @@ def _webp(data: bytes) -> Header:
     elif kind == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
-        raise ValueError("not a readable image, a WEBP without a picture")
+        raise ValueError("not a readable image, a WEBP without an image")
     return Header("WEBP", width, height)
 
 
 def _bmp(data: bytes) -> Header:
-    """Read the size; run-length encoding is not accepted, as it holds any number of pixels in a few bytes."""
+    """Read the size and refuse run-length encoding.
+
+    It holds any number of pixels in a few bytes.
+    """
     (size,) = struct.unpack_from("<I", data, 14)
     if size == 12:
         return Header("BMP", *struct.unpack_from("<HH", data, 18))

@@ -179,7 +179,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], tuple[Any, ...]]] = {
     "800 x 7": (lambda: encoded(scene(800, 7)), ("'image'", "800 x 7", 100)),
     "gif of comments": (lambda: gif_of_comments(2_001), ("'image'", "GIF", 2000)),
     "gif of no frame": (lambda: encoded(Image.new("P", (8, 8)), "GIF")[:13] + b";", UNREADABLE),
-    "webp of no picture": (lambda: b"RIFF\x10\0\0\0WEBPEXIF\4\0\0\0abcd", UNREADABLE),
+    "webp of no frame": (lambda: b"RIFF\x10\0\0\0WEBPEXIF\4\0\0\0abcd", UNREADABLE),
     "1 x 100000": (lambda: encoded(Image.new("1", (1, 100_000))), ("'image'", "1 x 100000")),
     "jpeg of 200 scans": (lambda: jpeg_of_scans(200), ("'image'", "JPEG", 100)),
     "text bomb in a png": (
