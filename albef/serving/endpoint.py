@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -149,10 +150,11 @@ class Endpoint(ABC):
         limits = self.settings
         limit_values(pb_utils, max(limits.max_candidates, json.loads(args["model_config"])["max_batch_size"]))
         self.pool = DecodePool(limits.decode_workers, limits.decode_seconds, limits.image_size, limits.max_image_pixels)
+        self.traced = b"--trace-config" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
         sys.setswitchinterval(0.001)  # of other threads, such as those that tokenize candidates
         self.slots = threading.Semaphore(MAX_REQUESTS)
         self.loop = asyncio.new_event_loop()
-        self.loop.set_default_executor(ThreadPoolExecutor(MAX_REQUESTS))  # a graph request takes a thread
+        self.loop.set_default_executor(futures.ThreadPoolExecutor(MAX_REQUESTS))  # a graph request takes a thread
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def finalize(self) -> None:
@@ -189,9 +191,12 @@ class Endpoint(ABC):
 
         The server passes on further requests while these are answered, so that none waits for a slow one.
         """
+        answers = []
         for request in requests:
             self.slots.acquire()
-            asyncio.run_coroutine_threadsafe(self._serve(request), self.loop)
+            answers.append(asyncio.run_coroutine_threadsafe(self._serve(request), self.loop))
+        if self.traced:  # the server frees the traces of these requests when this returns, and crashes if they are used
+            futures.wait(answers)
 
     async def _serve(self, request: Any) -> None:
         """Answer a request; its slot becomes free whatever happens."""
@@ -368,7 +373,7 @@ class Endpoint(ABC):
                 model_version=self.version,
                 requested_output_names=list(outputs),
                 inputs=[pb_utils.Tensor(key, np.ascontiguousarray(array)) for key, array in feeds.items()],
-                trace=call.request.trace(),
+                **({"trace": call.request.trace()} if self.traced else {}),
                 preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
             )
             response = await request.async_exec()
