@@ -54,7 +54,7 @@ class Meter:
         self._families = {name: backend.MetricFamily(name, text, kind) for name, text in METRICS.items()}
         self._metrics: dict[tuple[str, Labels], Any] = {}
         self._pending: Counter[tuple[str, Labels]] = Counter()
-        for name in (REQUESTS, ROWS, FAILURES):  # alerts need these series before the first event
+        for name in (REQUESTS, ROWS, FAILURES, CANCELED):  # alerts need these series before the first event
             self.add(name, 0)
         self.flush()
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from albef.data.tokenizer import Encoder
 from albef.drift import reference
+from albef.serving.sample import image_stats
 from flows import _dvc
 from flows.drift import DriftError, drift
 from tests import ROOT
