@@ -11,7 +11,7 @@ from albef.serving.sample import Draft
 
 MAX_GRAPH_REQUESTS = 4
 """Most graph requests of a request at a time, so that a large request does not keep the graphs from others."""
-CHECK_SECONDS = 0.01
+CHECK_SECONDS = 0.05
 """Least time between two questions to the server whether the caller still waits, which take 0.1 ms each."""
 
 

@@ -152,7 +152,7 @@ class Endpoint(ABC):
         self.pool = DecodePool(limits.decode_workers, limits.decode_seconds, limits.image_size, limits.max_image_pixels)
         self.traced = b"--trace-config" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
         sys.setswitchinterval(0.001)  # of other threads, such as those that tokenize candidates
-        self.slots = threading.Semaphore(MAX_REQUESTS)
+        self.slots, self.active = threading.Semaphore(MAX_REQUESTS), 0
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(futures.ThreadPoolExecutor(MAX_REQUESTS))  # a graph request takes a thread
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
@@ -200,11 +200,13 @@ class Endpoint(ABC):
 
     async def _serve(self, request: Any) -> None:
         """Answer a request; its slot becomes free whatever happens."""
+        self.active += 1
         call = Call(request, self.sampler.draft())
         current.set(call)
         try:
             response = await self.respond(call)
-            self.meter.flush()
+            self.active -= 1
+            self.meter.flush(busy=self.active > 0)
             call.answered = True
             request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception:
