@@ -253,6 +253,11 @@ class ServeConfig:
     index_dtype: IndexDtype = renamed("gallery")  # precision of the stored embeddings
     max_image_bytes: int
     max_image_pixels: int
+    max_request_pixels: int  # of all distinct images of a request
+    max_candidates: int  # candidate answers of a VQA request, over all rows
+    max_boxes: int  # proposals of a grounding request, over all rows
+    decode_workers: int  # processes per endpoint that decode large images
+    decode_seconds: float  # CPU time for an image
 
 
 @dataclass(frozen=True, kw_only=True)

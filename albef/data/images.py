@@ -82,7 +82,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
 
 
 @contextmanager
-def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") -> Iterator[Image.Image]:
+def opened(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image", formats: tuple[str, ...] = _FORMATS
+) -> Iterator[Image.Image]:
     """Open the bytes of one image by its header; pixels are decoded within the context.
 
     Args:
@@ -94,9 +96,9 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
             the context.
     """
     if not data:
-        raise ImageError(f"{name}: empty, expected the bytes of an image ({', '.join(_FORMATS)})")
+        raise ImageError(f"{name}: empty, expected the bytes of an image ({', '.join(formats)})")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{name}: {width} x {height} pixels, expected at most {max_pixels} in total")
@@ -106,7 +108,7 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, name: str = "image") ->
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: far too many pixels, expected at most {max_pixels}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not a readable image, expected one of {', '.join(_FORMATS)}") from error
+        raise ImageError(f"{name}: not a readable image, expected one of {', '.join(formats)}") from error
     except Exception as error:  # decoders raise arbitrary exceptions on malformed data
         raise ImageError(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
 
@@ -238,5 +240,9 @@ def to_bytes(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 def to_pixels(image: Image.Image, size: int) -> NDArray[np.float32]:
     """Resize as `to_bytes` does and normalize; shape (3, size, size)."""
-    pixels = to_bytes(image, size).astype(np.float32) / np.float32(255)
-    return np.asarray((pixels - _MEAN) / _STD)
+    return normalize(to_bytes(image, size))
+
+
+def normalize(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Convert the result of `to_bytes` to inputs of the image encoder."""
+    return np.asarray((pixels.astype(np.float32) / np.float32(255) - _MEAN) / _STD)

@@ -26,6 +26,19 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
+_LIMITS = (
+    "max_k",
+    "max_image_bytes",
+    "max_image_pixels",
+    "max_request_pixels",
+    "max_candidates",
+    "max_boxes",
+    "decode_workers",
+    "decode_seconds",
+)
+"""Parameters that the settings of an endpoint repeat."""
+
+
 class RepositoryError(ValueError):
     """The inputs of a model repository are missing or inconsistent."""
 
@@ -85,9 +98,11 @@ def read_origin(graphs: Mapping[Path, InferenceSession], tokenizer: Path) -> dic
 
 def _check(config: Config) -> None:
     serve = config.serve
-    for key in ("version", "max_batch_size", "max_queries", "instances", "threads", "shortlist", "max_k"):
-        if getattr(serve, key) < 1:
-            raise ConfigError(f"params.serve.{key}: expected 1 or more, got {getattr(serve, key)}")
+    counts = ("version", "max_batch_size", "max_queries", "instances", "threads", "shortlist", *_LIMITS)
+    for key in counts:
+        least = 0.1 if key == "decode_seconds" else 1
+        if getattr(serve, key) < least:
+            raise ConfigError(f"params.serve.{key}: expected {least} or more, got {getattr(serve, key)}")
 
 
 def _model(folder: Path, spec: protocol.ModelSpec, run: pbtxt.Deployment, version: int) -> Path:
@@ -132,9 +147,7 @@ def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Pat
         "max_words": train.max_words,
         "max_tokens": train.eval_tokens or train.max_tokens or config.model.text.max_positions,
         "batch_size": serve.max_batch_size,
-        "max_k": serve.max_k,
-        "max_image_bytes": serve.max_image_bytes,
-        "max_image_pixels": serve.max_image_pixels,
+        **{key: getattr(serve, key) for key in _LIMITS},
     }
     return EndpointFolder(endpoint, origin, common)
 

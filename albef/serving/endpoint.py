@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
+import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
+from concurrent import futures
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,25 +26,25 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from albef.data import image_guard
-from albef.data.images import ImageError, to_pixels
+from albef.data.images import ImageError, normalize
 from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
 from albef.io import file_hash
 from albef.serving import metrics, protocol
+from albef.serving.byte_inputs import limit_values, omitted
+from albef.serving.call import Call, CanceledError, current
+from albef.serving.decoding import BusyError, DecodePool
+from albef.serving.image_guard import Header, read_headers
 from albef.serving.metrics import Log, Meter
-from albef.serving.sample import Draft, Sampler
+from albef.serving.sample import Sampler
 from albef.tasks.spec import TaskSpec
 
 Array = NDArray[Any]
-_request: ContextVar[Any] = ContextVar("_request")
-"""Request being answered; traces of graph requests name it as their parent."""
-_draft: ContextVar[Draft | None] = ContextVar("_draft", default=None)
-"""Statistics of that request, if it is sampled."""
-_probing: ContextVar[bool] = ContextVar("_probing", default=False)
-"""Whether it is one of the watchdog, which is neither counted, sampled nor logged."""
 _STOPPING = "Server not ready"
 """Part of the server's error for graph requests during shutdown."""
+
+MAX_REQUESTS = 32
+"""Most requests that an endpoint answers at a time; further ones stay in the queue of the server."""
 
 
 class QueryError(ValueError):
@@ -73,14 +76,39 @@ def failure(error: object, code: int) -> Any:
 
 
 def values_of(request: Any, name: str) -> Array | None:
-    """Return an input of a request, None if it is absent."""
+    """Return an input of a request, None if it is absent.
+
+    Raises:
+        QueryError: If it has too many values.
+    """
     tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return None if tensor is None else tensor.as_numpy()
+    if tensor is None:
+        return None
+    values: Array = tensor.as_numpy()
+    if omitted(values):
+        raise QueryError(f"'{name}' has {values.size} values, which are too many for a request", name)
+    return values
 
 
 def has(request: Any, name: str) -> bool:
     """Return whether a request has an input."""
     return pb_utils.get_input_tensor_by_name(request, name) is not None
+
+
+def check_choices(request: Any, name: str, limit: int) -> None:
+    """Check the number of choices that each row of an input has, before they are read.
+
+    Args:
+        name: Input whose first dimensions are rows and choices.
+        limit: Most choices over all rows.
+
+    Raises:
+        QueryError: If there are none or too many.
+    """
+    rows, choices = pb_utils.get_input_tensor_by_name(request, name).shape()[:2]
+    if not 1 <= choices <= limit // rows:
+        text = f"{choices} choices in each of {rows} rows, expected at least 1 and at most {limit} in a request"
+        raise QueryError(f"'{name}' has {text}", name)
 
 
 def constant(request: Any, name: str, default: Any) -> Any:
@@ -119,6 +147,19 @@ class Endpoint(ABC):
         # Requests to a release candidate (under another name, see `albef.serving.release`) are not sampled.
         environment: dict[str, str] | None = None if self.name == self.task.name else {}
         self.sampler = Sampler(self.log, self.name, self.version, environment)
+        limits = self.settings
+        limit_values(pb_utils, max(limits.max_candidates, json.loads(args["model_config"])["max_batch_size"]))
+        self.pool = DecodePool(limits.decode_workers, limits.decode_seconds, limits.image_size, limits.max_image_pixels)
+        self.traced = b"--trace-config" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+        sys.setswitchinterval(0.001)  # of other threads, such as those that tokenize candidates
+        self.slots, self.active = threading.Semaphore(MAX_REQUESTS), 0
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(futures.ThreadPoolExecutor(MAX_REQUESTS))  # a graph request takes a thread
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    def finalize(self) -> None:
+        """Stop decoding; the server has no more requests."""
+        self.pool.close()
 
     def _check(self) -> None:
         """Check that graphs and tokenizer are those named by the settings.
@@ -145,32 +186,57 @@ class Endpoint(ABC):
                     f"but {self.name} expects {settings.model_hash[:12]}; write the repository again"
                 )
 
-    async def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer a batch of requests concurrently."""
-        responses = await asyncio.gather(*(self.respond(request) for request in requests))
-        self.meter.flush()
-        return responses
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Start to answer requests.
 
-    async def respond(self, request: Any) -> Any:
-        """Return the response to one request, or its error response."""
-        _request.set(request)
+        The server passes on further requests while these are answered, so that none waits for a slow one.
+        """
+        answers = []
+        for request in requests:
+            self.slots.acquire()
+            answers.append(asyncio.run_coroutine_threadsafe(self._serve(request), self.loop))
+        if self.traced:  # the server frees the traces of these requests when this returns, and crashes if they are used
+            futures.wait(answers)
+
+    async def _serve(self, request: Any) -> None:
+        """Answer a request; its slot becomes free whatever happens."""
+        self.active += 1
         probing = request.request_id() == protocol.PROBE_ID
-        _probing.set(probing)
-        draft = None if probing else self.sampler.draft()
-        _draft.set(draft)
+        call = Call(request, None if probing else self.sampler.draft(), probing)
+        current.set(call)
+        try:
+            response = await self.respond(call)
+            self.active -= 1
+            self.meter.flush(busy=self.active > 0)
+            call.answered = True
+            request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception:
+            self.log("error", "unanswered", trace=traceback.format_exc())
+        finally:
+            self.slots.release()
+
+    async def respond(self, call: Call) -> Any:
+        """Return the response to one request, or its error response."""
+        request, draft = call.request, call.draft
         start = time.perf_counter()
         rows = int(request.inputs()[0].shape()[0])
         self.count(metrics.REQUESTS)
         self.count(metrics.ROWS, rows)
         try:
+            call.check()
             outputs = await self.answer(request)
         except (QueryError, ImageError) as error:
             reason = getattr(error, "field", protocol.IMAGE)
             self.count(metrics.REFUSALS, reason=reason)
             self._log_request("warning", "refused", request, rows, start, reason=reason, message=str(error))
             return failure(error, pb_utils.TritonError.INVALID_ARG)
-        except StoppingError as error:
-            self._log_request("warning", "stopping", request, rows, start)
+        except CanceledError:
+            self.count(metrics.CANCELED)
+            self._log_request("info", "canceled", request, rows, start)
+            return failure("the request was canceled", pb_utils.TritonError.CANCELLED)
+        except (StoppingError, BusyError) as error:
+            event = "busy" if isinstance(error, BusyError) else "stopping"
+            self._log_request("warning", event, request, rows, start)
             return failure(error, pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
@@ -187,11 +253,11 @@ class Endpoint(ABC):
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         """Add to a counter, unless the request is one of the watchdog."""
-        if not _probing.get():
+        if not current.get().probing:
             self.meter.add(name, amount, **labels)
 
     def _log_request(self, level: str, event: str, request: Any, rows: int, start: float, **fields: Any) -> None:
-        if _probing.get() and level != "error":
+        if current.get().probing and level != "error":
             return
         elapsed = round(1000 * (time.perf_counter() - start), 1)
         self.log(level, event, request=request.request_id(), rows=rows, milliseconds=elapsed, **fields)
@@ -229,27 +295,29 @@ class Endpoint(ABC):
         """Return the texts of a request, one per row."""
         values = values_of(request, protocol.TEXT)
         texts = [] if values is None else [self.text(value) for value in values.reshape(-1)]
-        if draft := _draft.get():
+        if draft := current.get().draft:
             draft.set_texts(texts, self.encoder)
         return texts
 
-    def pixels(self, value: bytes) -> tuple[Array, tuple[int, int]]:
+    async def pixels(self, file: bytes, name: str, header: Header) -> tuple[Array, tuple[int, int]]:
         """Decode an image of a request.
 
+        Args:
+            name: Name of its input.
+
         Returns:
-            Pixels ``(3, H, H)``, and width and height of the file.
+            Pixels ``(3, H, H)``, and width and height of the image.
 
         Raises:
-            QueryError: If the file is too large.
             ImageError: If it cannot be decoded.
         """
-        name, limit = protocol.IMAGE, self.settings.max_image_bytes
-        if len(value) > limit:
-            raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {limit}", name)
-        image = image_guard.decode_untrusted(value, self.settings.max_image_pixels, f"'{name}'")
-        if draft := _draft.get():
-            draft.add_image(image, len(value))
-        return to_pixels(image, self.settings.image_size), image.size
+        call = current.get()
+        call.check()
+        stats = call.draft is not None
+        decoded = await self.pool.decode(file, header, f"'{name}'", stats=stats, check=call.check)
+        if call.draft is not None and decoded.stats is not None:
+            call.draft.add_image(decoded.stats)
+        return normalize(decoded.pixels), decoded.size
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Array]:
         """Tokenize texts.
@@ -278,9 +346,13 @@ class Endpoint(ABC):
         if values is None:
             raise QueryError(f"'{protocol.IMAGE}' is missing", protocol.IMAGE)
         files = [bytes(value) for value in values.reshape(-1)]
-        distinct = {file: number for number, file in enumerate(dict.fromkeys(files))}
-        # Sequentially, because a decoded image may take hundreds of megabytes.
-        decoded = [self.pixels(file) for file in distinct]
+        inputs = dict.fromkeys(files, protocol.IMAGE)
+        distinct = {file: number for number, file in enumerate(inputs)}
+        headers = read_headers(inputs, self.settings)
+        # Sequentially, so that a request takes one worker at a time.
+        decoded = [
+            await self.pixels(file, name, header) for (file, name), header in zip(inputs.items(), headers, strict=True)
+        ]
         self.count(metrics.IMAGES, len(decoded), outcome="decoded")
         self.count(metrics.IMAGES, len(files) - len(decoded), outcome="repeated")
 
@@ -289,7 +361,7 @@ class Endpoint(ABC):
 
         encoded = await asyncio.gather(*(encode(pixels) for pixels, _ in decoded))
         rows = [distinct[file] for file in files]
-        if draft := _draft.get():
+        if draft := current.get().draft:
             draft.set_image_rows(rows)
         joined = [np.concatenate([arrays[i] for arrays in encoded])[rows] for i in range(len(outputs))]
         return joined, [decoded[row][1] for row in rows]
@@ -300,17 +372,21 @@ class Endpoint(ABC):
         Raises:
             GraphError: If the graph fails.
             StoppingError: If the server is shutting down.
+            CanceledError: If the caller does not wait any more.
         """
+        call = current.get()
         name = protocol.model_name(self.settings.task, graph)
-        request = pb_utils.InferenceRequest(
-            model_name=name,
-            model_version=self.version,
-            requested_output_names=list(outputs),
-            inputs=[pb_utils.Tensor(key, np.ascontiguousarray(array)) for key, array in feeds.items()],
-            trace=_request.get().trace(),
-            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        )
-        response = await request.async_exec()
+        async with call.graph_requests:
+            call.check()
+            request = pb_utils.InferenceRequest(
+                model_name=name,
+                model_version=self.version,
+                requested_output_names=list(outputs),
+                inputs=[pb_utils.Tensor(key, np.ascontiguousarray(array)) for key, array in feeds.items()],
+                **({"trace": call.request.trace()} if self.traced else {}),
+                preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+            )
+            response = await request.async_exec()
         if response.has_error():
             message = response.error().message()
             raise (StoppingError if _STOPPING in message else GraphError)(f"{name}: {message}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from albef.io import utc_now
 
 REQUESTS, ROWS = "albef_requests_total", "albef_rows_total"
 REFUSALS, FAILURES = "albef_refusals_total", "albef_failures_total"
+CANCELED = "albef_canceled_total"
 IMAGES = "albef_images_total"
 SHORTLISTED, SHORTLISTS = "albef_shortlist_candidates_total", "albef_shortlist_queries_total"
 
@@ -25,6 +27,7 @@ METRICS = {
     ROWS: "Rows of these requests",
     REFUSALS: "Invalid requests, by the invalid input (reason)",
     FAILURES: "Requests that failed with an internal error",
+    CANCELED: "Requests whose caller stopped waiting before they were answered",
     IMAGES: "Images in requests, by outcome: decoded, or repeated from another row of the same request",
     SHORTLISTED: "Candidates that were re-ranked",
     SHORTLISTS: "Queries whose candidates were re-ranked",
@@ -33,6 +36,9 @@ METRICS = {
 
 LOG_REQUESTS = "ALBEF_LOG_REQUESTS"
 """Environment variable: ``1`` logs every request; refusals and failures are always logged."""
+
+FLUSH_SECONDS = 0.2
+"""Time between two flushes of a busy endpoint."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -52,7 +58,8 @@ class Meter:
         self._families = {name: backend.MetricFamily(name, text, kind) for name, text in METRICS.items()}
         self._metrics: dict[tuple[str, Labels], Any] = {}
         self._pending: Counter[tuple[str, Labels]] = Counter()
-        for name in (REQUESTS, ROWS, FAILURES):  # alerts need these series before the first event
+        self._flushed = 0.0
+        for name in (REQUESTS, ROWS, FAILURES, CANCELED):  # alerts need these series before the first event
             self.add(name, 0)
         self.flush()
 
@@ -60,8 +67,16 @@ class Meter:
         """Add to a counter."""
         self._pending[name, tuple(sorted(labels.items()))] += amount
 
-    def flush(self) -> None:
-        """Pass accumulated counts to the server."""
+    def flush(self, *, busy: bool = False) -> None:
+        """Pass accumulated counts to the server.
+
+        Args:
+            busy: Whether more will be counted soon; then counts are passed a few times a second, as calls are slow.
+        """
+        now = time.monotonic()
+        if busy and now < self._flushed + FLUSH_SECONDS:
+            return
+        self._flushed = now
         pending, self._pending = self._pending, Counter()
         for key, amount in pending.items():
             if key not in self._metrics:

@@ -75,6 +75,9 @@ class Settings:
         max_words: Texts are cut to this many words, then to ``max_tokens`` tokens, as in training.
         batch_size: Rows of one call of a graph.
         max_k: Largest number of answers per query.
+        max_request_pixels: Most pixels of all distinct images of a request.
+        max_candidates, max_boxes: Most choices of a request, over all rows.
+        decode_workers, decode_seconds: Processes that decode large images, and CPU time for an image.
     """
 
     task: str
@@ -87,6 +90,11 @@ class Settings:
     max_k: int
     max_image_bytes: int
     max_image_pixels: int
+    max_request_pixels: int
+    max_candidates: int
+    max_boxes: int
+    decode_workers: int
+    decode_seconds: float
 
 
 # Tensors of graphs that several tasks share.

@@ -18,8 +18,11 @@ T = TypeVar("T")
 Array = NDArray[Any]
 ImageInput = str | Path | bytes
 """Path or content of an image file."""
-GRAY_PIXEL = b"P6 1 1 255\n\x80\x80\x80"
-"""Smallest image file (PPM), for probes."""
+GRAY_PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55000000"
+    "0a49444154789c636800000082008177cd72b60000000049454e44ae426082"
+)
+"""Tiny image file (PNG), for probes."""
 
 
 class ServingError(OSError):

@@ -102,10 +102,9 @@ class Draft:
         self.texts: list[Stats] = []
         self.error: Exception | None = None
 
-    @_defer_errors
-    def add_image(self, image: Image.Image, size: int) -> None:
+    def add_image(self, stats: Stats) -> None:
         """Add the next distinct image."""
-        self.images.append(image_stats(image, size))
+        self.images.append(stats)
 
     @_defer_errors
     def set_image_rows(self, rows: Sequence[int]) -> None:

@@ -14,7 +14,6 @@ from albef.tasks.spec import TaskSpec
 
 HEAT_GRAPH = "heat"
 HEAT_MAP, BOX, BOXES = "heat_map", "box", "boxes"
-MAX_BOXES = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)

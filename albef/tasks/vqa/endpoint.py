@@ -17,7 +17,7 @@ import numpy as np
 
 from albef.data.tokenizer import Encoder
 from albef.serving import metrics, protocol
-from albef.serving.endpoint import Array, Endpoint, QueryError, constant, padded, softmax, values_of
+from albef.serving.endpoint import Array, Endpoint, QueryError, check_choices, constant, has, padded, softmax, values_of
 from albef.tasks.vqa import spec
 
 Answers = list[tuple[str, float]]
@@ -53,9 +53,11 @@ class TritonPythonModel(Endpoint):
         """Return answers (bytes) and probabilities, both ``(B, k)``."""
         k = self.read_k(request, spec.DEFAULT_K)
         generate = bool(constant(request, spec.GENERATE, self.settings.generate))
-        candidates = self.read_candidates(request)
-        if generate and candidates is not None:
-            raise QueryError(f"give '{spec.CANDIDATES}' or '{spec.GENERATE}', not both", spec.CANDIDATES)
+        candidates = None
+        if has(request, spec.CANDIDATES):
+            if generate:
+                raise QueryError(f"give '{spec.CANDIDATES}' or '{spec.GENERATE}', not both", spec.CANDIDATES)
+            candidates = await asyncio.to_thread(self.read_candidates, request)  # thousands take a while
         words = self.tokenize(self.texts(request))
         (embeds,), _ = await self.run_vision(request, [protocol.IMAGE_EMBEDS])
         feeds = {protocol.IMAGE_EMBEDS: embeds, **words}
@@ -76,22 +78,18 @@ class TritonPythonModel(Endpoint):
             protocol.PROBABILITIES: padded(([p for _, p in row] for row in results), 0.0, np.float32),
         }
 
-    def read_candidates(self, request: Any) -> list[Candidates] | None:
-        """Return the candidates of each row, None if absent.
+    def read_candidates(self, request: Any) -> list[Candidates]:
+        """Return the candidates of each row.
 
         Raises:
             QueryError: If there are too many, or one is too long or empty.
         """
         name, max_bytes = spec.CANDIDATES, spec.MAX_CANDIDATE_BYTES
+        check_choices(request, name, self.settings.max_candidates)
         values = values_of(request, name)
-        if values is None:
-            return None
-        if not 1 <= values.shape[1] <= spec.MAX_CANDIDATES:
-            raise QueryError(
-                f"'{name}' has {values.shape[1]} answers per row, expected 1 to {spec.MAX_CANDIDATES}", name
-            )
-        if (size := max(sum(map(len, row)) for row in values)) > max_bytes:
-            raise QueryError(f"'{name}' has {size} bytes in a row, expected at most {max_bytes}", name)
+        assert values is not None
+        if (size := sum(map(len, values.reshape(-1)))) > max_bytes:
+            raise QueryError(f"'{name}' has {size} bytes, expected at most {max_bytes}", name)
         rows = [list(dict.fromkeys(self.text(value, name) for value in row)) for row in values]
         limit = self.settings.max_tokens
         # One token above the limit suffices to detect long answers; without truncation all would be padded to the

@@ -29,8 +29,7 @@ QUESTION_GRAPH, DECODER_GRAPH = "question", "decoder"
 TOKEN_LOG_PROBS = "token_log_probs"
 CANDIDATES, GENERATE, ANSWERS = "candidates", "generate", "answers"
 DEFAULT_K = 5
-MAX_CANDIDATES = 10_000
-MAX_CANDIDATE_BYTES = 500_000  # per row
+MAX_CANDIDATE_BYTES = 500_000  # per request
 ANSWERS_FILE = "answers.json"
 """File of the default candidates, next to the endpoint's ``model.py``."""
 

@@ -57,7 +57,7 @@ def sampler(folder: Path, share: str = "1") -> tuple[Sampler, Log]:
 def note(to: Sampler, brightness: int = 128) -> None:
     draft = to.draft()
     if draft is not None:
-        draft.add_image(Image.new("RGB", (40, 30), (brightness,) * 3), 123)
+        draft.add_image(image_stats(Image.new("RGB", (40, 30), (brightness,) * 3), 123))
         draft.set_image_rows([0])
         to.write(draft, 1, {"probabilities": np.array([[0.25, 0.5]])})
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from albef.data.tokenizer import Encoder
 from albef.drift import reference
+from albef.serving.sample import image_stats
 from flows import _dvc
 from flows.drift import DriftError, drift
 from tests import ROOT
@@ -41,7 +42,7 @@ def requests(folder: Path, text: str) -> None:
         draft = to.draft()
         assert draft is not None
         path = model.folder / row["image"]
-        draft.add_image(Image.open(path).convert("RGB"), path.stat().st_size)
+        draft.add_image(image_stats(Image.open(path).convert("RGB"), path.stat().st_size))
         draft.set_image_rows([0])
         draft.set_texts([text or row["question"]], encoder)
         to.write(draft, 1, {"probabilities": np.array([[0.5]])})

@@ -18,7 +18,7 @@ from PIL import Image
 
 SIDE = 32
 """Image size of the tiny model; images of this size are not resized."""
-UNKNOWN_FORMAT = ("'image'", "JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM")
+UNKNOWN_FORMAT = ("'image'", "JPEG, PNG, WEBP, GIF, BMP")
 UNREADABLE = ("'image'",)
 TOO_MANY = ("'image'", 90000)
 
@@ -55,23 +55,6 @@ def png(width: int, height: int, data: bytes, *, depth: int = 8, color: int = 2,
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
 
 
-def tiff(width: int, height: int, data: bytes, *, depth: int = 8, tile: int = 0) -> bytes:
-    """Return a TIFF file of three channels in one deflated strip or tile."""
-    blob = zlib.compress(data, 9)
-    tags = [(256, 4, (width,)), (257, 4, (height,)), (258, 3, (depth,) * 3), (259, 3, (8,)), (262, 3, (2,))]
-    tags.append((277, 3, (3,)))
-    where = [(322, 4, (tile,)), (323, 4, (tile,))] if tile else [(278, 4, (height,))]
-    end = 8 + 2 + 12 * (len(tags) + len(where) + 2) + 4
-    start = end + 6
-    tags += [*where, (324 if tile else 273, 4, (start,)), (325 if tile else 279, 4, (len(blob),))]
-    table = b""
-    for tag, kind, values in sorted(tags):
-        packed = b"".join(struct.pack("<H" if kind == 3 else "<I", value) for value in values)
-        table += struct.pack("<HHI", tag, kind, len(values))
-        table += packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", end)
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + bytes(4) + struct.pack("<HHH", *(depth,) * 3) + blob
-
-
 def webp_canvas(width: int, height: int) -> bytes:
     """Return a WEBP animation of one tiny frame on a large canvas."""
     frame = encoded(Image.new("RGB", (8, 8), "red"), "WEBP", lossless=True)[12:]
@@ -98,8 +81,41 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
+def jpeg_of_segments(count: int, size: int) -> bytes:
+    """Return a JPEG with further segments of ``size`` bytes before its frame."""
+    data = encoded(scene(), "JPEG")
+    return data[:2] + (b"\xff\xef" + struct.pack(">H", size + 2) + bytes(size)) * count + data[2:]
+
+
+def jpeg_of_junk(size: int) -> bytes:
+    """Return a JPEG with zeros between its segments."""
+    data = encoded(scene(), "JPEG")
+    return data[:20] + bytes(size) + data[20:]
+
+
+def gif_of_comments(count: int) -> bytes:
+    """Return a GIF with a comment of many blocks before its frame."""
+    data = encoded(Image.new("P", (8, 8)), "GIF")
+    at = data.index(b",")
+    return data[:at] + b"!\xfe" + b"\1a" * count + b"\0" + data[at:]
+
+
+def png_of_chunks(count: int) -> bytes:
+    """Return a PNG with empty chunks that are not of an image."""
+    return png(SIDE, SIDE, lines(scene()), extra=chunk(b"albF", b"") * count)
+
+
+def run_length_bmp(width: int, height: int) -> bytes:
+    """Return a run-length encoded BMP that ends after its header."""
+    palette = bytes(1024)
+    head = struct.pack(
+        "<IIIIiiHHIIiiII", 54 + len(palette), 0, 54 + len(palette), 40, width, height, 1, 8, 1, *[0] * 3, 256, 0
+    )
+    return b"BM" + head + palette + b"\0\1"
+
+
 def jpeg_of_scans(count: int, side: int = SIDE) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated."""
+    """Return a progressive JPEG of one color whose last scan is repeated."""
     data = encoded(Image.new("L", (side, side), 90), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
@@ -136,33 +152,34 @@ REFUSED: dict[str, tuple[Callable[[], bytes], tuple[Any, ...]]] = {
     "zip": (zipped, UNKNOWN_FORMAT),
     "ico": (lambda: encoded(scene(), "ICO"), UNKNOWN_FORMAT),
     "tga": (lambda: encoded(scene(), "TGA"), UNKNOWN_FORMAT),
+    "tiff": (lambda: encoded(scene(), "TIFF"), UNKNOWN_FORMAT),
+    "ppm": (lambda: encoded(scene(), "PPM"), UNKNOWN_FORMAT),
+    "pgm of comments": (lambda: b"P5 " + b"#\n" * 9_000, UNKNOWN_FORMAT),
+    "run-length bmp": (lambda: run_length_bmp(40_000_000, 1), ("'image'", "BMP", "PNG")),
     "cut jpeg": (lambda: cut("JPEG"), UNREADABLE),
     "cut progressive jpeg": (lambda: cut("JPEG", progressive=True), UNREADABLE),
     "cut gif": (lambda: cut("GIF", 0.9), UNREADABLE),
     "cut webp": (lambda: cut("WEBP"), UNREADABLE),
-    "cut tiff": (lambda: cut("TIFF"), UNREADABLE),
     "cut bmp": (lambda: cut("BMP"), UNREADABLE),
-    "cut ppm": (lambda: cut("PPM"), UNREADABLE),
     "signature alone": (lambda: b"\x89PNG\r\n\x1a\n", UNREADABLE),
     "2 MB": (lambda: encoded(scene()) + bytes(2_000_000), ("'image'", 20000)),
     "png bomb": (lambda: png(50_000, 50_000, b""), TOO_MANY),
     "jpeg bomb": (lambda: jpeg_of_size(65_500, 65_500), TOO_MANY),
     "gif bomb": (lambda: gif_canvas(65_535, 65_535), TOO_MANY),
     "webp bomb": (lambda: webp_canvas(16_000, 16_000), TOO_MANY),
-    "tiff bomb": (lambda: tiff(60_000, 60_000, bytes(30)), TOO_MANY),
-    "tiff of a huge tile": (
-        lambda: tiff(9, 9, bytes(3 * 1024**2), tile=1024),
-        ("'image'", "TIFF", "1024 x 1024"),
-    ),
     "bmp bomb": (
         lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, *[0] * 6),
         TOO_MANY,
     ),
-    "ppm bomb": (lambda: b"P6 60000 60000 255\n", TOO_MANY),
     "just too large": (
         lambda: encoded(Image.new("1", (301, 300))),
         ("'image'", "301 x 300", 90000),
     ),
+    "1 x 101": (lambda: encoded(Image.new("1", (1, 101))), ("'image'", "1 x 101", 100)),
+    "800 x 7": (lambda: encoded(scene(800, 7)), ("'image'", "800 x 7", 100)),
+    "gif of comments": (lambda: gif_of_comments(2_001), ("'image'", "GIF", 2000)),
+    "gif of no frame": (lambda: encoded(Image.new("P", (8, 8)), "GIF")[:13] + b";", UNREADABLE),
+    "webp of no frame": (lambda: b"RIFF\x10\0\0\0WEBPEXIF\4\0\0\0abcd", UNREADABLE),
     "1 x 100000": (lambda: encoded(Image.new("1", (1, 100_000))), ("'image'", "1 x 100000")),
     "jpeg of 200 scans": (lambda: jpeg_of_scans(200), ("'image'", "JPEG", 100)),
     "text bomb in a png": (
@@ -171,12 +188,6 @@ REFUSED: dict[str, tuple[Callable[[], bytes], tuple[Any, ...]]] = {
     ),
     "png of no width": (lambda: png(0, 8, bytes(8)), UNREADABLE),
     "jpeg of no height": (lambda: jpeg_of_size(32, 0), UNREADABLE),
-    "ppm of no size": (lambda: b"P6 0 0 255\n", UNREADABLE),
-    "floating-point tiff": (
-        lambda: encoded(Image.new("F", (8, 8), 0.5), "TIFF"),
-        ("'image'", "floating-point"),
-    ),
-    "32-bit tiff": (lambda: encoded(Image.new("I", (8, 8), 2**20), "TIFF"), ("'image'", "32-bit")),
 }
 """Rejected files: the file, and what the error message names."""
 
@@ -253,30 +264,15 @@ def jpeg(**options: Any) -> Image.Image:
     return Image.open(io.BytesIO(encoded(scene(48, 40), "JPEG", quality=90, **options)))
 
 
-def pnm() -> bytes:
-    return b"P5 32 32 65535\n" + np.asarray(sixteen()).astype(">u2").tobytes()
-
-
-def tiled() -> bytes:
-    tile = np.zeros((64, 64, 3), np.uint8)
-    tile[:SIDE, :SIDE] = np.asarray(scene())
-    return tiff(SIDE, SIDE, tile.tobytes(), tile=64)
-
-
 ODD: dict[str, Odd] = {
     "1 x 1": Odd(lambda: encoded(Image.new("RGB", (1, 1), "orange")), lambda: Image.new("RGB", (SIDE, SIDE), "orange")),
-    "1 x 65000": Odd(lambda: encoded(scene(1, 65_000)), lambda: small(scene(1, 65_000))),
-    "65000 x 1": Odd(lambda: encoded(scene(65_000, 1)), lambda: small(scene(65_000, 1))),
+    "8 x 800": Odd(lambda: encoded(scene(8, 800)), lambda: small(scene(8, 800))),
+    "800 x 8": Odd(lambda: encoded(scene(800, 8)), lambda: small(scene(800, 8))),
     "exactly as large as allowed": Odd(lambda: encoded(scene(300, 300), "PNG"), lambda: small(scene(300, 300))),
     "16-bit gray png": Odd(lambda: encoded(sixteen()), gray),
-    "16-bit gray tiff": Odd(lambda: encoded(sixteen(), "TIFF"), gray),
     "16-bit color png": Odd(lambda: png(SIDE, SIDE, lines(scene(), 16), depth=16)),
-    "16-bit color tiff": Odd(lambda: tiff(SIDE, SIDE, (np.asarray(scene()).astype("<u2") * 257).tobytes(), depth=16)),
-    "16-bit pgm": Odd(pnm, gray),
     "gray png": Odd(lambda: encoded(gray()), gray),
     "1-bit png": Odd(lambda: encoded(black_and_white()), black_and_white),
-    "1-bit tiff": Odd(lambda: encoded(black_and_white(), "TIFF", compression="group4"), black_and_white),
-    "pbm": Odd(lambda: encoded(black_and_white(), "PPM"), black_and_white),
     "palette png": Odd(lambda: encoded(palette()), lambda: palette().convert("RGB")),
     "palette bmp": Odd(lambda: encoded(palette(), "BMP"), lambda: palette().convert("RGB")),
     "palette png with a transparent color": Odd(lambda: encoded(palette(), transparency=3), lambda: without_color(3)),
@@ -286,13 +282,8 @@ ODD: dict[str, Odd] = {
         lambda: encoded(see_through(scene(), "RGB"), "WEBP", lossless=True, exact=True),
         lambda: on_white(see_through(scene(), "RGB")),
     ),
-    "rgba tiff": Odd(
-        lambda: encoded(see_through(scene(), "RGB"), "TIFF"), lambda: on_white(see_through(scene(), "RGB"))
-    ),
     "la png": Odd(lambda: encoded(see_through(gray(), "L")), lambda: on_white(see_through(gray(), "L"))),
     "cmyk jpeg": Odd(lambda: encoded(scene().convert("CMYK"), "JPEG", quality=100, subsampling=0), lossy=True),
-    "cmyk tiff": Odd(lambda: encoded(scene().convert("CMYK"), "TIFF")),
-    "ycbcr tiff": Odd(lambda: encoded(scene().convert("YCbCr"), "TIFF"), lossy=True),
     "animated gif": Odd(lambda: animated("GIF", palette()), lambda: palette().convert("RGB")),
     "animated webp": Odd(lambda: animated("WEBP", scene(), lossless=True)),
     "animated png": Odd(lambda: animated("PNG", scene())),
@@ -302,9 +293,6 @@ ODD: dict[str, Odd] = {
         ),
         lambda: palette().convert("RGB"),
     ),
-    "tiff of pages": Odd(lambda: animated("TIFF", scene())),
-    "lzw tiff": Odd(lambda: encoded(scene(), "TIFF", compression="tiff_lzw")),
-    "tiled tiff": Odd(tiled),
     "mpo": Odd(
         lambda: encoded(jpeg(), "MPO", save_all=True, append_images=[jpeg()], quality=100, subsampling=0),
         lambda: small(jpeg()),

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from albef.drift import check, reference
+from albef.serving.sample import image_stats
 from tests.integration.drift.test_drift import CONFIG, sampler
 
 
@@ -15,7 +16,7 @@ def note(folder, sure: float, brightness: int = 128, count: int = 60) -> None:
     to, log = sampler(folder)
     for number in range(count):
         draft = to.draft()
-        draft.add_image(Image.new("RGB", (40, 30), (brightness + number % 20,) * 3), 123)
+        draft.add_image(image_stats(Image.new("RGB", (40, 30), (brightness + number % 20,) * 3), 123))
         draft.set_image_rows([0])
         to.write(draft, 1, {"probabilities": np.array([[sure + 0.01 * (number % 20)]])})
     assert not log.lines
