@@ -85,7 +85,8 @@ def run(
     endpoints: dict[str, Endpoint] = {}
     if lists is not None and images is not None and tokenizer is not None:
         encoder, data = Encoder.from_file(tokenizer), Lists(lists, images)
-        known = {spec.name: spec.request_lists for spec in registry.specs() if spec.request_lists}
+        names_of = registry.served_tasks()
+        known = {names_of[spec.name]: spec.request_lists for spec in registry.specs() if spec.request_lists}
         for endpoint, names in known.items():
             name = next((name for name in names if name in data), None)
             if name is not None:

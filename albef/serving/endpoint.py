@@ -31,7 +31,7 @@ from albef.io import file_hash
 from albef.serving import metrics, protocol
 from albef.serving.metrics import Log, Meter
 from albef.serving.sample import Draft, Sampler
-from albef.tasks.spec import TaskSpec
+from albef.tasks.spec import EndpointSpec
 
 Array = NDArray[Any]
 _request: ContextVar[Any] = ContextVar("_request")
@@ -99,13 +99,13 @@ def constant(request: Any, name: str, default: Any) -> Any:
 
 
 class Endpoint(ABC):
-    """Endpoint of one task; subclasses implement `answer`.
+    """Base class of endpoints; subclasses implement `answer`.
 
     Attributes:
-        task: Description of the task.
+        task: Specification of the endpoint.
     """
 
-    task: ClassVar[TaskSpec]
+    task: ClassVar[EndpointSpec]
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load settings and tokenizer and check that they match the graphs."""
@@ -117,7 +117,8 @@ class Endpoint(ABC):
         self._check()
         self.meter = Meter(pb_utils, self.name, self.version)
         # Requests to a release candidate (under another name, see `albef.serving.release`) are not sampled.
-        environment: dict[str, str] | None = None if self.name == self.task.name else {}
+        assert self.task.endpoint is not None
+        environment: dict[str, str] | None = None if self.name == self.task.endpoint.name else {}
         self.sampler = Sampler(self.log, self.name, self.version, environment)
 
     def _check(self) -> None:
@@ -233,8 +234,11 @@ class Endpoint(ABC):
             draft.set_texts(texts, self.encoder)
         return texts
 
-    def pixels(self, value: bytes) -> tuple[Array, tuple[int, int]]:
+    def pixels(self, value: bytes, name: str = protocol.IMAGE) -> tuple[Array, tuple[int, int]]:
         """Decode an image of a request.
+
+        Args:
+            name: Name of its input.
 
         Returns:
             Pixels ``(3, H, H)``, and width and height of the file.
@@ -243,7 +247,7 @@ class Endpoint(ABC):
             QueryError: If the file is too large.
             ImageError: If it cannot be decoded.
         """
-        name, limit = protocol.IMAGE, self.settings.max_image_bytes
+        limit = self.settings.max_image_bytes
         if len(value) > limit:
             raise QueryError(f"'{name}' has {len(value)} bytes, expected at most {limit}", name)
         image = image_guard.decode_untrusted(value, self.settings.max_image_pixels, f"'{name}'")
@@ -265,22 +269,33 @@ class Endpoint(ABC):
         mask = np.pad(mask, ((0, 0), (0, extra)))
         return {protocol.INPUT_IDS: ids, protocol.ATTENTION_MASK: mask}
 
-    async def run_vision(self, request: Any, outputs: Sequence[str]) -> tuple[list[Array], list[tuple[int, int]]]:
+    async def run_vision(
+        self, request: Any, outputs: Sequence[str], names: Sequence[str] = (protocol.IMAGE,)
+    ) -> tuple[list[Array], list[tuple[int, int]]]:
         """Encode the images of a request.
 
         An image that several rows share is decoded and encoded once. Each image is a graph request of its own: the
         server batches them and answers repeated ones from its response cache.
 
+        Args:
+            names: Inputs with images.
+
         Returns:
-            The ``outputs`` of the graph, one row per row of the request, and width and height of each image.
+            The ``outputs`` of the graph, one row per row of the request, and width and height of each image. With
+            several inputs, the rows of each follow those of the one before it.
         """
-        values = values_of(request, protocol.IMAGE)
-        if values is None:
-            raise QueryError(f"'{protocol.IMAGE}' is missing", protocol.IMAGE)
-        files = [bytes(value) for value in values.reshape(-1)]
-        distinct = {file: number for number, file in enumerate(dict.fromkeys(files))}
+        files: list[bytes] = []
+        inputs: dict[bytes, str] = {}  # of each distinct image
+        for name in names:
+            values = values_of(request, name)
+            if values is None:
+                raise QueryError(f"'{name}' is missing", name)
+            for file in map(bytes, values.reshape(-1)):
+                files.append(file)
+                inputs.setdefault(file, name)
+        distinct = {file: number for number, file in enumerate(inputs)}
         # Sequentially, because a decoded image may take hundreds of megabytes.
-        decoded = [self.pixels(file) for file in distinct]
+        decoded = [self.pixels(file, name) for file, name in inputs.items()]
         self.count(metrics.IMAGES, len(decoded), outcome="decoded")
         self.count(metrics.IMAGES, len(files) - len(decoded), outcome="repeated")
 

@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from albef.serving import protocol
 from albef.serving.runtime import Runtime
 from albef.serving.server import TritonServer
 from benchmarks.load import perf
-from benchmarks.load.local import Graph, Local
+from benchmarks.load.local import Graph, Local, graph_models
 from benchmarks.load.loop import Load, closed_loop, side_by_side
 from benchmarks.load.questions import KINDS, make_image
 
@@ -38,7 +37,7 @@ def inputs_of(repository: Path, kinds: Sequence[str], count: int, size: tuple[in
             # The decoder is called twice; the second call takes most of the time.
             rows = [{key: array[:1] for key, array in feeds.items()} for feeds in calls][-count:]
             if rows:
-                inputs.setdefault(protocol.model_name(kind.endpoint, graph), rows)
+                inputs.setdefault(graph_models(kind.endpoint)[graph], rows)
     return inputs
 
 
