@@ -52,7 +52,9 @@ of the request.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``albef ask classify``."""
     parser.add_argument("--image", type=Path, required=True, help="image file")
-    parser.add_argument("--templates", nargs="+", help="texts with {} in place of the label")
+    parser.add_argument(
+        "--template", dest="templates", action="append", help="text with {} in place of the label; may be repeated"
+    )
     parser.add_argument("labels", nargs="+", help="labels to choose from")
 
 
