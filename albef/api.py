@@ -270,7 +270,7 @@ class Albef:
     def classify(
         self, images: Images, labels: Sequence[str], templates: Sequence[str] = LABEL_ALONE
     ) -> list[Classification]:
-        """Return the label that fits each image best, by ITC, without any training on the labels.
+        """Return the label that fits each image best by ITC (zero-shot classification).
 
         Args:
             templates: Texts with ``{}`` in place of the label, whose features are averaged.

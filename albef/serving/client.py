@@ -222,9 +222,10 @@ class Client(_Connection):
         return self.ask(request)[0]
 
     def embed(self, texts: Sequence[str] | None = None, images: Sequence[ImageInput] | None = None) -> Array:
-        """Return features of unit length, one row per text or per image, as in the index of retrieval.
+        """Return ITC features of texts or of images, one row each.
 
-        The dot product of two rows is their cosine similarity.
+        They have unit length and are the same as those in the index of retrieval. The dot product of two rows is their
+        cosine similarity.
         """
         request: Request[Array] = requests.build("embed", texts=texts, images=images)
         rows = self.ask(request)
@@ -233,7 +234,7 @@ class Client(_Connection):
     def classify(
         self, image: ImageInput, labels: Sequence[str], templates: Sequence[str] | None = None
     ) -> dict[str, float]:
-        """Return the probabilities of labels for an image, best first, without any training on them.
+        """Return the probabilities of any labels for an image, best first.
 
         Args:
             templates: Texts with ``{}`` in place of the label, such as "a photo of a {}", whose features are averaged;

@@ -141,7 +141,7 @@ ONE_K = TensorSpec(K, "INT32", (1,), optional=True)
 
 
 def label_outputs(classes: int) -> tuple[TensorSpec, TensorSpec]:
-    """Return the outputs of an endpoint that classifies: labels with their probabilities, in the order of classes."""
+    """Return the outputs of an endpoint that classifies: labels and their probabilities."""
     return TensorSpec(LABELS, "BYTES", (classes,)), TensorSpec(PROBABILITIES, "FP32", (classes,))
 
 

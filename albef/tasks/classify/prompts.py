@@ -31,7 +31,7 @@ class PromptError(ValueError):
 
 
 def prompts(labels: Sequence[str], templates: Sequence[str] = LABEL_ALONE) -> list[str]:
-    """Return the ``C * T`` texts that describe the labels, those of a label in a row.
+    """Return ``C * T`` texts, those of the first label first.
 
     Raises:
         PromptError: If labels or templates are missing, a label occurs twice, or a template does not have exactly one
@@ -51,7 +51,9 @@ def prompts(labels: Sequence[str], templates: Sequence[str] = LABEL_ALONE) -> li
 
 
 def class_features(features: NDArray[Any], labels: int) -> NDArray[Any]:
-    """Return the features of the labels ``(C, P)``: the means over their texts, as in CLIP, of unit length.
+    """Return features of the labels ``(C, P)``.
+
+    These are the means over their texts, scaled to unit length, as in CLIP.
 
     Args:
         features: Features of `prompts` ``(C * T, P)``, of unit length.

@@ -57,7 +57,7 @@ def test_features_are_those_of_the_index(client, model):
 
 
 def test_an_image_that_was_embedded_is_found_and_the_reverse(client, model):
-    """A cached response has the outputs of the request that it answered, so all endpoints must want the same."""
+    # A response in the cache has only the outputs of the request that it answered, so all endpoints want the same.
     first, second = image_paths(model, 33, 34)
     client.embed(images=[first])
     assert client.retrieve(image=first, k=1)
