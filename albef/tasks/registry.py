@@ -136,6 +136,15 @@ def client(endpoint_name: str) -> ModuleType:
     return module(endpoint(endpoint_name).name, "client")
 
 
+def graph_models(endpoint_name: str) -> dict[str, str]:
+    """Return the models of an endpoint's graphs in the repository, by graph name.
+
+    Raises:
+        UnknownTaskError: If no endpoint has this name.
+    """
+    return {name: spec.name for name, spec in graphs(endpoint(endpoint_name).name).items()}
+
+
 def served_tasks() -> dict[str, str]:
     """Return the name of each served task's own endpoint, by task name."""
     return {each.name: each.endpoint.name for each in specs() if each.endpoint is not None}

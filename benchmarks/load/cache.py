@@ -9,7 +9,7 @@ from typing import Any
 from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
-from benchmarks.load.local import graph_models
+from albef.tasks import registry
 from benchmarks.load.loop import Run
 from benchmarks.load.questions import KINDS, make_image
 
@@ -58,7 +58,7 @@ def measure(repository: Path, name: str, images: int, again: int, size: tuple[in
 
 def _lookups(client: Client, endpoint: str) -> tuple[int, int]:
     """Return the server's cache hits and misses so far."""
-    stats = client.triton.get_inference_statistics(graph_models(endpoint)[protocol.VISION]).model_stats[0]
+    stats = client.triton.get_inference_statistics(registry.graph_models(endpoint)[protocol.VISION]).model_stats[0]
     return stats.inference_stats.cache_hit.count, stats.inference_stats.cache_miss.count
 
 

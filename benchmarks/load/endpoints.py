@@ -11,7 +11,8 @@ import numpy as np
 
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
-from benchmarks.load.local import Local, graph_models
+from albef.tasks import registry
+from benchmarks.load.local import Local
 from benchmarks.load.loop import Comparison, Load, closed_loop, side_by_side, table
 from benchmarks.load.questions import KINDS, Questions
 
@@ -55,7 +56,7 @@ def available_kinds(repository: Path) -> list[str]:
 def graph_times(client: Client, endpoint: str) -> dict[str, dict[str, float]]:
     """Return the server's totals per graph: requests, runs, and nanoseconds by phase."""
     totals = {}
-    for graph, model in graph_models(endpoint).items():
+    for graph, model in registry.graph_models(endpoint).items():
         stats = client.triton.get_inference_statistics(model).model_stats[0]
         phases = stats.inference_stats
         totals[graph] = {

@@ -183,11 +183,6 @@ class Graph:
         return results
 
 
-def graph_models(endpoint: str) -> dict[str, str]:
-    """Return the models of the graphs of an endpoint in the repository, by graph name."""
-    return {graph: spec.name for graph, spec in registry.graphs(registry.endpoint(endpoint).name).items()}
-
-
 class Local:
     """Endpoint in this process; thread-safe.
 
@@ -201,7 +196,8 @@ class Local:
         folder, files = repository.resolve(), files or {}
         base = load_endpoint(folder / name / str(version) / "model.py")
         self.graphs = {
-            graph: Graph(folder / model, version, files.get(graph)) for graph, model in graph_models(name).items()
+            graph: Graph(folder / model, version, files.get(graph))
+            for graph, model in registry.graph_models(name).items()
         }
         graphs = self.graphs
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,23 @@ def test_wrong_questions_are_refused_with_a_sentence(client, model, ask, names):
     with refuses(InvalidRequestError, *names):
         ask(client, path)
     assert client.classify(path, ["red"]) == {"red": 1.0}  # and the next one is answered
+
+
+def test_json_gives_the_same_answers(service, client, model):
+    first, second = image_paths(model, 5, 6)
+    sent = [base64.b64encode(path.read_bytes()).decode() for path in (first, second)]
+
+    def post(endpoint: str, **body: object):
+        address, data = f"{service.http_url}/v1/{endpoint}", json.dumps(body).encode()
+        asked = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            return json.load(answer)["answers"]
+
+    np.testing.assert_allclose(post("embed", images=sent), client.embed(images=[first, second]), atol=1e-6)
+    (labels,) = post("classify", image=sent[0], labels=["red", "blue"], templates=["a {}"])
+    assert labels == pytest.approx(client.classify(first, ["red", "blue"], ["a {}"]))
+    (compared,) = post("compare", first=sent[0], second=sent[1], statements=["both are red"])
+    assert compared == pytest.approx(client.compare(first, second, "both are red"))
 
 
 @pytest.mark.parametrize("name", ["embed", "classify"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from albef.serving import requests
+from albef.serving import protocol, requests
 from albef.tasks import registry
 from albef.tasks.registry import UnknownTaskError
 from tests.errors import refuses
@@ -32,6 +32,7 @@ def test_an_endpoint_has_its_modules_and_needs_graphs_of_its_task(name: str) -> 
     spec = registry.endpoint(name)
     for part in ("endpoint", "client", "export"):
         assert registry.provides(spec.name, part), part
+    assert registry.graph_models(name)[protocol.VISION] == protocol.model_name(spec.task, protocol.VISION)
     own, exported = registry.graphs(spec.name), registry.graphs(spec.task)
     assert own.items() <= exported.items()
     sent = registry.client(name).probe("red", None, 1)
