@@ -34,6 +34,7 @@ from albef.models.precision import full_precision
 from albef.serving.requests import Answer
 from albef.tasks import registry
 from albef.tasks.classification_eval import classify
+from albef.tasks.classify.prompts import LABEL_ALONE, class_features, prompts
 from albef.tasks.grounding.evaluate import heat_maps
 from albef.tasks.grounding.overlay import framed, overlay
 from albef.tasks.grounding.word_maps import CHOSEN
@@ -266,6 +267,19 @@ class Albef:
         results = self._classify(self._section("compare", "nlvr2"), NLVR_LABELS, text, first, second)
         return results[0] if isinstance(text, str) else results
 
+    def classify(
+        self, images: Images, labels: Sequence[str], templates: Sequence[str] = LABEL_ALONE
+    ) -> list[Classification]:
+        """Return the label that fits each image best by ITC (zero-shot classification).
+
+        Args:
+            templates: Texts with ``{}`` in place of the label, whose features are averaged.
+        """
+        self._require("classify", "retrieval")
+        texts = class_features(self.embed_text(prompts(labels, templates)), len(labels))
+        logits = torch.from_numpy(self.embed_image(images) @ texts.T) / self.model.temperature.item()
+        return _classified(labels, logits.softmax(dim=1).numpy())
+
     @overload
     def ground(self, image: Images, phrase: str, boxes: Sequence[Sequence[float]] | None = None) -> Grounding: ...
     @overload
@@ -313,9 +327,11 @@ class Albef:
         sentences = _texts(texts)
         images, rows = _pairs(len(sentences), *columns)
         probabilities = classify(self.model, images, rows, sentences, self.encoder, section)
-        return [
-            Classification(labels[row.argmax()], dict(zip(labels, row.tolist(), strict=True))) for row in probabilities
-        ]
+        return _classified(labels, probabilities)
+
+
+def _classified(labels: Sequence[str], probabilities: Floats) -> list[Classification]:
+    return [Classification(labels[row.argmax()], dict(zip(labels, row.tolist(), strict=True))) for row in probabilities]
 
 
 def _images(images: Images) -> list[ImageSource]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from albef import config as configuration
 from albef.serving import runtime
+from albef.tasks import registry
 from benchmarks.load import cache, endpoints, graphs, machine, overload, precision, soak, variants
 from benchmarks.load.loop import Load, line, table
 from benchmarks.load.questions import KINDS, SIZE
@@ -78,7 +79,7 @@ def _cache(args: argparse.Namespace) -> tuple[Any, int]:
     results = [
         cache.measure(args.repository, name, args.images, args.again, args.size)
         for name in _kinds(args)
-        if name != "retrieval-text"  # has no image
+        if not name.endswith("-text")  # has no image
     ]
     print(table(cache.HEADER, map(cache.row, results)))
     return results, 0
@@ -86,7 +87,7 @@ def _cache(args: argparse.Namespace) -> tuple[Any, int]:
 
 def _precision(args: argparse.Namespace) -> tuple[Any, int]:
     kinds = _kinds(args)
-    tasks = list(dict.fromkeys(KINDS[name].endpoint for name in kinds))
+    tasks = list(dict.fromkeys(registry.endpoint(KINDS[name].endpoint).task for name in kinds))
     print(f"bf16: {variants.bf16_kernel() or 'has a kernel'}\n")
     speeds, losses = [], []
     print(table(precision.SPEED, []))

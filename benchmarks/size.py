@@ -78,7 +78,7 @@ def build(
     pixels: int,
     images: int,
     shortlist: int,
-    tasks: Sequence[str] = tuple(registry.endpoints()),
+    tasks: Sequence[str] = tuple(registry.served_tasks()),
 ) -> Path:
     """Create the repository below ``folder`` unless it exists, and return its path."""
     target = folder / "repository"
@@ -106,7 +106,8 @@ def main() -> int:
     parser.add_argument("--pixels", type=int, default=256, help="image size; 256 or 384 in the paper")
     parser.add_argument("--images", type=int, default=200, help="images in the search index, with five captions each")
     parser.add_argument("--shortlist", type=int, default=32, help="candidates to re-rank in retrieval")
-    parser.add_argument("--tasks", nargs="+", choices=sorted(registry.endpoints()), default=list(registry.endpoints()))
+    tasks = list(registry.served_tasks())
+    parser.add_argument("--tasks", nargs="+", choices=sorted(tasks), default=tasks)
     args = parser.parse_args()
     print(build(args.out, args.preset, args.pixels, args.images, args.shortlist, args.tasks))
     return 0

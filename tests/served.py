@@ -50,7 +50,7 @@ def served_config() -> Config:
     return dataclasses.replace(config, serve=serve, export=export, tasks=tasks)
 
 
-TASKS = ("retrieval", "vqa", "entailment", "grounding")
+TASKS = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
 
 
 def random_model(folder: Path, config: Config, seed: int = 0, task: str = "retrieval") -> ALBEF:

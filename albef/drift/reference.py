@@ -85,7 +85,8 @@ def run(
     endpoints: dict[str, Endpoint] = {}
     if lists is not None and images is not None and tokenizer is not None:
         encoder, data = Encoder.from_file(tokenizer), Lists(lists, images)
-        known = {spec.name: spec.request_lists for spec in registry.specs() if spec.request_lists}
+        served = registry.served_tasks().items()
+        known = {endpoint: names for task, endpoint in served if (names := registry.spec(task).request_lists)}
         for endpoint, names in known.items():
             name = next((name for name in names if name in data), None)
             if name is not None:
@@ -97,10 +98,10 @@ def run(
     elif lists is not None or images is not None or tokenizer is not None or sample is None:
         raise BadReferenceError("reference: expected --lists, --images and --tokenizer together, --sample, or both")
     if sample is not None:
-        served = by_endpoint(read(sample).rows)
-        if not served:
+        sampled = by_endpoint(read(sample).rows)
+        if not sampled:
             raise BadReferenceError(f"{sample}: the sample is empty, expected at least one request")
-        for endpoint, requests in served.items():
+        for endpoint, requests in sampled.items():
             described = describe(requests, "requests")
             if lists is None:
                 endpoints[endpoint] = described

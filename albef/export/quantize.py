@@ -85,7 +85,7 @@ def int8(source: Path, target: Path, skip: Callable[[tuple[int, ...]], bool] = l
 
 
 def scores(client: Asker, task: str, data: Lists, limit: int | None = None) -> dict[str, list[float]]:
-    """Evaluate an endpoint on the questions of the test list.
+    """Evaluate the endpoint of a task on the questions of the test list.
 
     Args:
         limit: Maximum number of questions; all by default.
@@ -143,7 +143,7 @@ def run(
         QuantizationError: If a metric decreases by more than ``max_loss``, or a graph cannot be quantized; nothing is
             written then.
     """
-    tasks = [task for task in registry.endpoints() if (repository / task).is_dir()]
+    tasks = [task for task, endpoint in registry.served_tasks().items() if (repository / endpoint).is_dir()]
     if not tasks:
         raise QuantizationError(f"{repository}: contains no endpoint; expected a folder written by `albef repository`")
     with tempfile.TemporaryDirectory(prefix="albef-quantize-") as folder, new_folder(out) as quantized:

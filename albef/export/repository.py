@@ -113,9 +113,11 @@ def _model(folder: Path, spec: protocol.ModelSpec, run: pbtxt.Deployment, versio
     return target
 
 
-def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Path) -> EndpointFolder:
-    """Write graphs and endpoint of a task, except for the settings."""
-    serve, train = config.serve, train_config(config, task)
+def _add_graphs(
+    folder: Path, config: Config, task: str, exported: Path, tokenizer: Path
+) -> tuple[dict[str, str], GraphSizes]:
+    """Write the graphs of a task; return their common metadata and sizes."""
+    serve = config.serve
     files = {graph: exported / f"{graph}.onnx" for graph in registry.graphs(task)}
     sessions = {graph: open_session(path, serve.threads) for graph, path in files.items()}
     origin = read_origin({files[graph]: session for graph, session in sessions.items()}, tokenizer)
@@ -133,14 +135,27 @@ def _add(folder: Path, config: Config, task: str, exported: Path, tokenizer: Pat
         (target / protocol.ORIGIN_FILE).write_text(
             json.dumps(origin, indent=1, sort_keys=True) + "\n", encoding="utf-8"
         )
+    return origin, sizes
+
+
+def _add_endpoint(
+    folder: Path, config: Config, name: str, origin: dict[str, str], sizes: GraphSizes, tokenizer: Path
+) -> EndpointFolder:
+    """Write an endpoint, except for the settings.
+
+    Args:
+        origin, sizes: Metadata and sizes of its graphs.
+    """
+    spec, serve = registry.endpoint(name), config.serve
+    train = train_config(config, spec.task)
     # Requests queue while the instance is busy; a queue delay would only slow down single requests.
     endpoint_run = pbtxt.Deployment("python", serve.max_queries, 0, serve.instances)
-    endpoint = _model(folder, registry.endpoints()[task], endpoint_run, serve.version)
-    vendoring.copy(f"{registry.package(task)}.endpoint", endpoint)
+    endpoint = _model(folder, registry.endpoints()[name], endpoint_run, serve.version)
+    vendoring.copy(f"{registry.package(spec.name)}.endpoint", endpoint)
     (endpoint / protocol.TOKENIZER_FOLDER).mkdir()
     shutil.copyfile(tokenizer / "tokenizer.json", endpoint / protocol.TOKENIZER_FOLDER / "tokenizer.json")
     common = {
-        "task": task,
+        "task": spec.task,
         "model_hash": origin[protocol.HASH_KEY],
         "tokenizer_hash": origin[protocol.TOKENIZER_KEY],
         "image_size": sizes.image_size,
@@ -166,12 +181,16 @@ def run(config: Config, export: Path, lists: Path, images: Path, tokenizer: Path
         GraphError: If a graph does not have the signature of its task.
     """
     _check(config)
-    served = registry.endpoints()
+    served = registry.served_tasks()
     tasks = [task for task in served if (export / task).is_dir()]
     if not tasks:
         raise RepositoryError(f"{export}: no exported task to serve, expected one of {', '.join(served)}")
     data = Lists(lists, images)
     with new_folder(out) as folder:
         for task in tasks:
-            endpoint = _add(folder, config, task, export / task, tokenizer)
-            registry.module(task, "export").write_endpoint(endpoint, config, data)
+            origin, sizes = _add_graphs(folder, config, task, export / task, tokenizer)
+            for name in registry.endpoints():
+                spec = registry.endpoint(name)
+                if spec.task == task:
+                    endpoint = _add_endpoint(folder, config, name, origin, sizes, tokenizer)
+                    registry.module(spec.name, "export").write_endpoint(endpoint, config, data)

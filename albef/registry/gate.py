@@ -184,13 +184,13 @@ def revert(uri: str | None = None) -> list[Version]:
 def aliased_versions(uri: str | None = None) -> list[tuple[str, Version]]:
     """Return alias and version of every version that has an alias."""
     registry = client(uri)
-    pairs = ((alias, by_alias(registry, name, alias)) for name in tasks.endpoints() for alias in ALIASES)
+    pairs = ((alias, by_alias(registry, name, alias)) for name in tasks.served_tasks() for alias in ALIASES)
     return [(alias, entry) for alias, entry in pairs if entry is not None]
 
 
 def _all_with_alias(registry: Any, alias: str, advice: str) -> list[Version]:
     """Return the version with an alias, of every endpoint that has one."""
-    entries = [entry for name in tasks.endpoints() if (entry := by_alias(registry, name, alias))]
+    entries = [entry for name in tasks.served_tasks() if (entry := by_alias(registry, name, alias))]
     if not entries:
         raise RegistryError(f"no {alias} in the registry: {advice}")
     return entries

@@ -1,6 +1,7 @@
-"""Versions and aliases of the models ``albef-ENDPOINT`` in MLflow's model registry.
+"""Versions and aliases of the models ``albef-TASK`` in MLflow's model registry.
 
-A version holds each ONNX graph of the endpoint as an MLflow model with tensor signature and input example:
+An endpoint has the name of its task here. Endpoints that answer with the graphs of another task have no model. A
+version holds each ONNX graph of the endpoint as an MLflow model with tensor signature and input example:
 ``mlflow.onnx.load_model("models:/albef-vqa@champion/vqa_decoder")``. It may also hold the checkpoint that the graphs
 were exported from, with tokenizer and parameters: ``albef.load("models:/albef-vqa@champion")``.
 """
@@ -174,14 +175,15 @@ def checkpoint_files(repository: Path, endpoint: str, models: Path, params: Path
     from albef.export.graphs import model_hash
     from albef.weights import checkpoint
 
-    tokenizer = repository / endpoint / str(versions(repository / endpoint)[-1]) / protocol.TOKENIZER_FOLDER
+    served = repository / tasks.served_tasks()[endpoint]
+    tokenizer = served / str(versions(served)[-1]) / protocol.TOKENIZER_FOLDER
     model = models / endpoint / "model.pth"
     files = {"model.pth": model, "tokenizer.json": tokenizer / "tokenizer.json", "params.yaml": params}
     for path in files.values():
         if not path.is_file():
             raise RegistryError(f"{path}: no such file, needed to register the checkpoint of {endpoint}")
     if model_hash(checkpoint.load(model)[0]) != _exported_hash(graphs(repository, endpoint)):
-        raise RegistryError(f"{model}: not the model that {repository / endpoint} was exported from; export it again")
+        raise RegistryError(f"{model}: not the model that {served} was exported from; export it again")
     return files
 
 
@@ -240,7 +242,7 @@ def register(
     Raises:
         RegistryError: If metrics or lists are missing, or the registry cannot be reached.
     """
-    endpoints = endpoints or [name for name in tasks.endpoints() if (repository / name).is_dir()]
+    endpoints = endpoints or [task for task, name in tasks.served_tasks().items() if (repository / name).is_dir()]
     if not endpoints:
         raise RegistryError(f"{repository}: contains no endpoint, expected a folder written by `albef repository`")
     challengers = []

@@ -10,9 +10,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from albef.serving import access, requests
 from albef.serving.access import Tls
-from albef.serving.requests import Answer, Grounded, ImageInput, InvalidRequestError, Match, Request, ServingError
+from albef.serving.requests import (
+    Answer,
+    Array,
+    Grounded,
+    ImageInput,
+    InvalidRequestError,
+    Match,
+    Request,
+    ServingError,
+)
 from albef.serving.transport import (
     Attempts,
     BusyError,
@@ -210,6 +221,35 @@ class Client(_Connection):
         request: Request[Grounded] = requests.build("grounding", image=image, expressions=[expression], boxes=boxes)
         return self.ask(request)[0]
 
+    def embed(self, texts: Sequence[str] | None = None, images: Sequence[ImageInput] | None = None) -> Array:
+        """Return ITC features of texts or of images, one row each.
+
+        They have unit length and are the same as those in the index of retrieval. The dot product of two rows is their
+        cosine similarity.
+        """
+        request: Request[Array] = requests.build("embed", texts=texts, images=images)
+        rows = self.ask(request)
+        return np.stack(rows)
+
+    def classify(
+        self, image: ImageInput, labels: Sequence[str], templates: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """Return the probabilities of any labels for an image, best first.
+
+        Args:
+            templates: Texts with ``{}`` in place of the label, such as "a photo of a {}", whose features are averaged;
+                by default the label alone.
+        """
+        request: Request[dict[str, float]] = requests.build("classify", image=image, labels=labels, templates=templates)
+        return self.ask(request)[0]
+
+    def compare(self, first: ImageInput, second: ImageInput, statement: str) -> dict[str, float]:
+        """Return the probabilities that a statement about two images is "False" or "True"."""
+        request: Request[dict[str, float]] = requests.build(
+            "compare", first=first, second=second, statements=[statement]
+        )
+        return self.ask(request)[0]
+
     def ask(self, request: Request[T]) -> list[T]:
         """Send a request and return one answer per row."""
         attempts = Attempts(self.timeout, self.retries)
@@ -273,6 +313,26 @@ class AsyncClient(_Connection):
     ) -> Grounded:
         """See `Client.ground`."""
         request: Request[Grounded] = requests.build("grounding", image=image, expressions=[expression], boxes=boxes)
+        return (await self.ask(request))[0]
+
+    async def embed(self, texts: Sequence[str] | None = None, images: Sequence[ImageInput] | None = None) -> Array:
+        """See `Client.embed`."""
+        request: Request[Array] = requests.build("embed", texts=texts, images=images)
+        rows = await self.ask(request)
+        return np.stack(rows)
+
+    async def classify(
+        self, image: ImageInput, labels: Sequence[str], templates: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """See `Client.classify`."""
+        request: Request[dict[str, float]] = requests.build("classify", image=image, labels=labels, templates=templates)
+        return (await self.ask(request))[0]
+
+    async def compare(self, first: ImageInput, second: ImageInput, statement: str) -> dict[str, float]:
+        """See `Client.compare`."""
+        request: Request[dict[str, float]] = requests.build(
+            "compare", first=first, second=second, statements=[statement]
+        )
         return (await self.ask(request))[0]
 
     async def ask(self, request: Request[T], *, token: str | None = None) -> list[T]:

@@ -14,13 +14,13 @@ _RETRIES = 2
 def add(command: argparse.ArgumentParser) -> None:
     """Add the subcommands of `albef ask`, one per endpoint."""
     ask = command.add_subparsers(dest="endpoint", required=True)
-    for spec in registry.specs():
-        if spec.endpoint is not None:
-            endpoint = ask.add_parser(spec.name, help=spec.ask_help, description=spec.ask_help)
-            endpoint.set_defaults(function=run)
-            endpoint.add_argument("--url", default="127.0.0.1:8001", help="host and port of the gRPC service")
-            access.add_options(endpoint)
-            spec.add_arguments(endpoint)
+    for name in registry.endpoints():
+        spec = registry.endpoint(name)
+        endpoint = ask.add_parser(name, help=spec.ask_help, description=spec.ask_help)
+        endpoint.set_defaults(function=run)
+        endpoint.add_argument("--url", default="127.0.0.1:8001", help="host and port of the gRPC service")
+        access.add_options(endpoint)
+        spec.add_arguments(endpoint)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from albef.serving.client import Client
 
-    module = registry.module(args.endpoint, "client")
+    module = registry.client(args.endpoint)
     with Client(args.url, retries=_RETRIES, **access.credentials(args).options(args.url)) as client:
         (answer,) = client.ask(module.from_arguments(args))
     print(module.format_answer(answer))

@@ -37,7 +37,7 @@ from albef.serving.decoding import BusyError, DecodePool
 from albef.serving.image_guard import Header, read_headers
 from albef.serving.metrics import Log, Meter
 from albef.serving.sample import Sampler
-from albef.tasks.spec import TaskSpec
+from albef.tasks.spec import EndpointSpec
 
 Array = NDArray[Any]
 _STOPPING = "Server not ready"
@@ -127,13 +127,13 @@ def constant(request: Any, name: str, default: Any) -> Any:
 
 
 class Endpoint(ABC):
-    """Endpoint of one task; subclasses implement `answer`.
+    """Base class of endpoints; subclasses implement `answer`.
 
     Attributes:
-        task: Description of the task.
+        task: Specification of the endpoint.
     """
 
-    task: ClassVar[TaskSpec]
+    task: ClassVar[EndpointSpec]
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load settings and tokenizer and check that they match the graphs."""
@@ -145,7 +145,8 @@ class Endpoint(ABC):
         self._check()
         self.meter = Meter(pb_utils, self.name, self.version)
         # Requests to a release candidate (under another name, see `albef.serving.release`) are not sampled.
-        environment: dict[str, str] | None = None if self.name == self.task.name else {}
+        assert self.task.endpoint is not None
+        environment: dict[str, str] | None = None if self.name == self.task.endpoint.name else {}
         self.sampler = Sampler(self.log, self.name, self.version, environment)
         limits = self.settings
         limit_values(pb_utils, max(limits.max_candidates, json.loads(args["model_config"])["max_batch_size"]))
@@ -333,20 +334,30 @@ class Endpoint(ABC):
         mask = np.pad(mask, ((0, 0), (0, extra)))
         return {protocol.INPUT_IDS: ids, protocol.ATTENTION_MASK: mask}
 
-    async def run_vision(self, request: Any, outputs: Sequence[str]) -> tuple[list[Array], list[tuple[int, int]]]:
+    async def run_vision(
+        self, request: Any, outputs: Sequence[str], names: Sequence[str] = (protocol.IMAGE,)
+    ) -> tuple[list[Array], list[tuple[int, int]]]:
         """Encode the images of a request.
 
         An image that several rows share is decoded and encoded once. Each image is a graph request of its own: the
         server batches them and answers repeated ones from its response cache.
 
+        Args:
+            names: Inputs with images.
+
         Returns:
-            The ``outputs`` of the graph, one row per row of the request, and width and height of each image.
+            The ``outputs`` of the graph, one row per row of the request, and width and height of each image. With
+            several inputs, the rows of each follow those of the one before it.
         """
-        values = values_of(request, protocol.IMAGE)
-        if values is None:
-            raise QueryError(f"'{protocol.IMAGE}' is missing", protocol.IMAGE)
-        files = [bytes(value) for value in values.reshape(-1)]
-        inputs = dict.fromkeys(files, protocol.IMAGE)
+        files: list[bytes] = []
+        inputs: dict[bytes, str] = {}  # of each distinct image
+        for name in names:
+            values = values_of(request, name)
+            if values is None:
+                raise QueryError(f"'{name}' is missing", name)
+            for file in map(bytes, values.reshape(-1)):
+                files.append(file)
+                inputs.setdefault(file, name)
         distinct = {file: number for number, file in enumerate(inputs)}
         headers = read_headers(inputs, self.settings)
         # Sequentially, so that a request takes one worker at a time.

@@ -124,15 +124,15 @@ class Answers(BaseModel):
     answers: list[Any]
 
 
-def _body(task: str) -> type[BaseModel]:
-    """Return the model of a request's body: the arguments of ``request`` in the task's ``client`` module."""
-    function = registry.module(task, "client").request
+def _body(endpoint: str) -> type[BaseModel]:
+    """Return the model of a request's body: the arguments of ``request`` in the endpoint's ``client`` module."""
+    function = registry.client(endpoint).request
     hints = typing.get_type_hints(function)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[name] = (_json_type(hints[name]), Field(default))
-    return create_model(f"{task.title()}Request", __config__=ConfigDict(extra="forbid"), **fields)
+    return create_model(f"{endpoint.title()}Request", __config__=ConfigDict(extra="forbid"), **fields)
 
 
 def _json_type(hint: Any) -> Any:
@@ -176,9 +176,9 @@ def create_app(client: AsyncClient, endpoints: Sequence[str], health: dict[str, 
     app = FastAPIOffline(
         title="ALBEF", description="Retrieval, question answering and more about images.", redoc_url=None
     )
-    for task in endpoints:
-        text = registry.spec(task).ask_help.capitalize()
-        app.post(f"/v1/{task}", summary=text, response_model=Answers, name=task)(_route(client, task))
+    for name in endpoints:
+        text = registry.endpoint(name).ask_help.capitalize()
+        app.post(f"/v1/{name}", summary=text, response_model=Answers, name=name)(_route(client, name))
 
     @app.get("/health", summary="Return the state of all endpoints")
     async def state() -> dict[str, Any]:
@@ -207,14 +207,14 @@ def create_app(client: AsyncClient, endpoints: Sequence[str], health: dict[str, 
     return app
 
 
-def _route(client: AsyncClient, task: str) -> Callable[..., Awaitable[Answers]]:
+def _route(client: AsyncClient, endpoint: str) -> Callable[..., Awaitable[Answers]]:
     """Return the handler of an endpoint."""
-    model = _body(task)
+    model = _body(endpoint)
 
     async def answer(body: Any, authorization: str | None = Header(None)) -> Answers:
         arguments = {name: getattr(body, name) for name in type(body).model_fields}
         token = (authorization or "").partition(" ")[2]
-        answers = await client.ask(requests.build(task, **arguments), token=token or None)
+        answers = await client.ask(requests.build(endpoint, **arguments), token=token or None)
         return Answers(answers=_plain(answers))
 
     answer.__annotations__["body"] = model

@@ -52,7 +52,7 @@ class Probe:
         endpoints = registry.endpoints()
         if row.get("endpoint") not in endpoints:
             raise ValueError(f"endpoint: expected one of {', '.join(endpoints)}, got {row.get('endpoint')!r}")
-        if row.get("expect") is not None and not hasattr(registry.module(row["endpoint"], "client"), "accepted"):
+        if row.get("expect") is not None and not hasattr(registry.client(row["endpoint"]), "accepted"):
             raise ValueError(f"expect: not supported for {row['endpoint']}, whose answer is not a text")
         for key, kind in (("text", str), ("image", str), ("expect", str), ("k", int)):
             if row.get(key) is not None and not isinstance(row[key], kind):
@@ -67,7 +67,7 @@ class Probe:
             ProbeError: If the answer is not the expected one.
             ServingError: If there is no answer.
         """
-        module = registry.module(self.endpoint, "client")
+        module = registry.client(self.endpoint)
         (answer,) = client.ask(module.probe(self.text, self.image, self.k))
         if self.expect is not None and self.expect not in (answers := module.accepted(answer)):
             query = self.text if self.text is not None else self.image

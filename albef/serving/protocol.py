@@ -97,6 +97,17 @@ class Settings:
     decode_seconds: float
 
 
+@dataclass(frozen=True)
+class LabelSettings(Settings):
+    """Settings of an endpoint that classifies.
+
+    Args:
+        labels: Label of each class, in order.
+    """
+
+    labels: list[str]
+
+
 # Tensors of graphs that several tasks share.
 PIXEL_VALUES = "pixel_values"
 INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
@@ -111,7 +122,7 @@ LOGITS = "logits"
 VISION, CLASSIFY = "vision", "classify"
 
 # Tensors of endpoints that several tasks share.
-TEXT, IMAGE, K = "text", "image", "k"
+TEXT, IMAGE, SECOND_IMAGE, K = "text", "image", "second_image", "k"
 LABELS, PROBABILITIES = "labels", "probabilities"
 
 PROBE_ID = "albef-probe"
@@ -135,6 +146,11 @@ ONE_TEXT, ONE_IMAGE = TensorSpec(TEXT, "BYTES", (1,)), TensorSpec(IMAGE, "BYTES"
 """A text, and an encoded image file, as inputs of an endpoint."""
 ONE_K = TensorSpec(K, "INT32", (1,), optional=True)
 """The number of answers, as an input of an endpoint."""
+
+
+def label_outputs(classes: int) -> tuple[TensorSpec, TensorSpec]:
+    """Return the outputs of an endpoint that classifies: labels and their probabilities."""
+    return TensorSpec(LABELS, "BYTES", (classes,)), TensorSpec(PROBABILITIES, "FP32", (classes,))
 
 
 def optional(tensor: TensorSpec) -> TensorSpec:

@@ -113,6 +113,17 @@ def column(values: Sequence[bytes]) -> Array:
     return np.array(list(values), dtype=np.object_).reshape(len(values), 1)
 
 
+def text_column(texts: Sequence[str]) -> Array:
+    """Return texts as a BYTES input ``(B, 1)``.
+
+    Raises:
+        InvalidRequestError: If there are none, or a single text is given instead of several.
+    """
+    if isinstance(texts, str):
+        raise InvalidRequestError(f"give a list of texts, not the single text {texts[:40]!r}")
+    return column([text.encode() for text in texts])
+
+
 def shared_value(rows: int, value: int | bool) -> Array:
     """Return an input with the same value in all rows."""
     if isinstance(value, bool):
@@ -124,22 +135,35 @@ def shared_value(rows: int, value: int | bool) -> Array:
 
 def image_and_texts(image: ImageInput, texts: Sequence[str]) -> dict[str, Array]:
     """Return the inputs for several texts about one image."""
-    words = column([text.encode() for text in texts])
+    words = text_column(texts)
     return {protocol.IMAGE: column([image_bytes(image)] * len(words)), protocol.TEXT: words}
 
 
-def build(task: str, **arguments: Any) -> Request[Any]:
-    """Build a request to the endpoint of a task.
-
-    Args:
-        arguments: Arguments of ``request`` in the ``client`` module of the task.
+def texts_or_images(texts: Sequence[str] | None, images: Sequence[ImageInput] | None) -> dict[str, Array]:
+    """Return the inputs for several texts or several images.
 
     Raises:
-        UnknownTaskError: If the task is not served.
+        InvalidRequestError: If both or neither are given, or a file cannot be read.
+    """
+    if texts is not None and images is None:
+        return {protocol.TEXT: text_column(texts)}
+    if images is not None and texts is None:
+        return {protocol.IMAGE: column([image_bytes(image) for image in images])}
+    raise InvalidRequestError(f"give exactly one of text and image, not {'neither' if texts is None else 'both'}")
+
+
+def build(endpoint: str, **arguments: Any) -> Request[Any]:
+    """Build a request to an endpoint.
+
+    Args:
+        arguments: Arguments of ``request`` in the ``client`` module of the endpoint.
+
+    Raises:
+        UnknownTaskError: If no endpoint has this name.
         InvalidRequestError: If the arguments are not a valid request.
     """
     try:
-        request: Request[Any] = registry.module(task, "client").request(**arguments)
+        request: Request[Any] = registry.client(endpoint).request(**arguments)
     except UnicodeEncodeError as error:
         raise InvalidRequestError(f"a text has a character that is not Unicode ({error.reason})") from error
     return request

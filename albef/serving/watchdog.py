@@ -61,7 +61,7 @@ class Watchdog:
         # An answer of an endpoint is one of its graphs, too.
         progress = {name: progress.get(name, False) or new for name, new in self._progress().items()}
         # A graph may have died after its last answer, so those of a silent endpoint are asked in any case.
-        suspects = {spec.name for name in silent for spec in registry.graphs(name).values()}
+        suspects = {graph for name in silent for graph in registry.graph_models(name).values()}
         graphs = [name for name in loaded if name not in endpoints]
         dead = [name for name in graphs if (name in suspects or not progress.get(name)) and not self._answered(name)]
         if dead or silent:
@@ -109,7 +109,7 @@ class Watchdog:
             (probe,) = default_probes([name])
             by_text = registry.endpoints()[name].inputs[0].optional  # of text and image, it takes one
             image = None if by_text else _new_image()
-            request: Request[Any] = registry.module(name, "client").probe(probe.text, image, probe.k)
+            request: Request[Any] = registry.client(name).probe(probe.text, image, probe.k)
             return infer_arguments(request) | {"request_id": PROBE_ID}
         return _graph_question(self.client.triton.get_model_config(name, client_timeout=self.timeout).config)
 
@@ -123,7 +123,7 @@ class Watchdog:
 
 def _uses(endpoint: str, graphs: list[str]) -> bool:
     """Return whether an endpoint calls one of some graphs."""
-    return any(spec.name in graphs for spec in registry.graphs(endpoint).values())
+    return any(graph in graphs for graph in registry.graph_models(endpoint).values())
 
 
 def _new_image() -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
+from albef.tasks import registry
 from benchmarks.load.loop import Run
 from benchmarks.load.questions import KINDS, make_image
 
@@ -55,9 +56,9 @@ def measure(repository: Path, name: str, images: int, again: int, size: tuple[in
     }
 
 
-def _lookups(client: Client, task: str) -> tuple[int, int]:
+def _lookups(client: Client, endpoint: str) -> tuple[int, int]:
     """Return the server's cache hits and misses so far."""
-    stats = client.triton.get_inference_statistics(protocol.model_name(task, protocol.VISION)).model_stats[0]
+    stats = client.triton.get_inference_statistics(registry.graph_models(endpoint)[protocol.VISION]).model_stats[0]
     return stats.inference_stats.cache_hit.count, stats.inference_stats.cache_miss.count
 
 

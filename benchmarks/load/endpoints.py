@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.server import TritonServer
 from albef.tasks import registry
@@ -54,11 +53,11 @@ def available_kinds(repository: Path) -> list[str]:
     return [name for name, kind in KINDS.items() if (repository / kind.endpoint / "config.pbtxt").is_file()]
 
 
-def graph_times(client: Client, task: str) -> dict[str, dict[str, float]]:
+def graph_times(client: Client, endpoint: str) -> dict[str, dict[str, float]]:
     """Return the server's totals per graph: requests, runs, and nanoseconds by phase."""
     totals = {}
-    for graph in registry.graphs(task):
-        stats = client.triton.get_inference_statistics(protocol.model_name(task, graph)).model_stats[0]
+    for graph, model in registry.graph_models(endpoint).items():
+        stats = client.triton.get_inference_statistics(model).model_stats[0]
         phases = stats.inference_stats
         totals[graph] = {
             "requests": phases.success.count,
@@ -104,8 +103,8 @@ def measure(repository: Path, kinds: Sequence[str], load: Load) -> Iterator[dict
 def _one(
     client: Client, local: Local, questions: Questions, concurrency: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    task, local_before = questions.kind.endpoint, [graph.seconds for graph in local.graphs.values()]
-    before = graph_times(client, task)
+    endpoint, local_before = questions.kind.endpoint, [graph.seconds for graph in local.graphs.values()]
+    before = graph_times(client, endpoint)
     comparison: Comparison = side_by_side(
         lambda: closed_loop(lambda n: client.ask(questions[n]), concurrency, seconds, concurrency),
         lambda: closed_loop(lambda n: local.ask(questions[n]), concurrency, seconds, concurrency),
@@ -115,7 +114,7 @@ def _one(
     return {
         "concurrency": concurrency,
         **comparison.figures(),
-        "server_graphs": per_question(before, graph_times(client, task), len(comparison.ours.latencies)),
+        "server_graphs": per_question(before, graph_times(client, endpoint), len(comparison.ours.latencies)),
         "in_process_graphs_ms": {
             name: 1e3 * (graph.seconds - start) / local_questions
             for (name, graph), start in zip(local.graphs.items(), local_before, strict=True)

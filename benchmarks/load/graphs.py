@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from albef.serving import protocol
 from albef.serving.runtime import Runtime
 from albef.serving.server import TritonServer
+from albef.tasks import registry
 from benchmarks.load import perf
 from benchmarks.load.local import Graph, Local
 from benchmarks.load.loop import Load, closed_loop, side_by_side
@@ -38,7 +38,7 @@ def inputs_of(repository: Path, kinds: Sequence[str], count: int, size: tuple[in
             # The decoder is called twice; the second call takes most of the time.
             rows = [{key: array[:1] for key, array in feeds.items()} for feeds in calls][-count:]
             if rows:
-                inputs.setdefault(protocol.model_name(kind.endpoint, graph), rows)
+                inputs.setdefault(registry.graph_models(kind.endpoint)[graph], rows)
     return inputs
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from albef.serving import pbtxt, protocol, requests
+from albef.serving import pbtxt, requests
 from albef.serving.requests import InvalidRequestError, ServingError
 from albef.serving.session import open_session
 from albef.tasks import registry
@@ -188,15 +188,16 @@ class Local:
 
     Args:
         repository: Model repository.
+        name: Name of the endpoint.
         files: ONNX files that replace some graphs, by graph name, such as ``vision``.
     """
 
-    def __init__(self, repository: Path, task: str, version: int = 1, files: dict[str, Path] | None = None) -> None:
+    def __init__(self, repository: Path, name: str, version: int = 1, files: dict[str, Path] | None = None) -> None:
         folder, files = repository.resolve(), files or {}
-        base = load_endpoint(folder / task / str(version) / "model.py")
+        base = load_endpoint(folder / name / str(version) / "model.py")
         self.graphs = {
-            name: Graph(folder / protocol.model_name(task, name), version, files.get(name))
-            for name in registry.graphs(task)
+            graph: Graph(folder / model, version, files.get(graph))
+            for graph, model in registry.graph_models(name).items()
         }
         graphs = self.graphs
 
@@ -206,7 +207,7 @@ class Local:
 
         self.endpoint = InProcess()
         self.endpoint.initialize(
-            {"model_name": task, "model_version": str(version), "model_repository": str(folder / task)}
+            {"model_name": name, "model_version": str(version), "model_repository": str(folder / name)}
         )
         self._loops = threading.local()
 

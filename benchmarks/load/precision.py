@@ -94,7 +94,7 @@ def accuracy(
             out = Path(folder) / "repository"
             repositories.run(config, Path(folder) / "export", lists, images, artifacts / "tokenizer", out)
             for task in tasks:
-                scores = quantize.scores(Local(out, task), task, Lists(lists, images), limit)
+                scores = quantize.scores(Local(out, registry.served_tasks()[task]), task, Lists(lists, images), limit)
                 baseline.update({metric: values for metric, values in scores.items() if metric not in baseline})
                 for change in quantize.compare({metric: baseline[metric] for metric in scores}, scores):
                     yield {"variant": variant, **asdict(change)}

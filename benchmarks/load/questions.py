@@ -13,8 +13,11 @@ import numpy as np
 from PIL import Image
 
 from albef.serving.requests import Request
+from albef.tasks.classify import client as classify
+from albef.tasks.embed import client as embed
 from albef.tasks.entailment import client as entailment
 from albef.tasks.grounding import client as grounding
+from albef.tasks.nlvr2 import client as nlvr2
 from albef.tasks.retrieval import client as retrieval
 from albef.tasks.vqa import client as vqa
 
@@ -38,6 +41,13 @@ def make_image(seed: int, size: tuple[int, int] = SIZE) -> bytes:
     noisy = (smooth + generator.integers(-12, 13, smooth.shape, dtype=np.int16)).clip(0, 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(noisy).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def mirrored(image: bytes) -> bytes:
+    """Return the mirror image of a file."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(image)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file, "JPEG", quality=85)
     return file.getvalue()
 
 
@@ -75,6 +85,10 @@ KINDS = {
         Kind("vqa", "vqa", lambda image, seed: vqa.request(image, [question(seed)])),
         Kind("entailment", "entailment", lambda image, seed: entailment.request(image, [sentence(seed)])),
         Kind("grounding", "grounding", lambda image, seed: grounding.request(image, [sentence(seed)])),
+        Kind("compare", "compare", lambda image, seed: nlvr2.request(image, mirrored(image), [sentence(seed)])),
+        Kind("embed-text", "embed", lambda image, seed: embed.request(texts=[sentence(seed)])),
+        Kind("embed-image", "embed", lambda image, seed: embed.request(images=[image])),
+        Kind("classify", "classify", lambda image, seed: classify.request(image, COLORS, ["a photo of a {} thing"])),
     )
 }
 """Kinds of requests by name."""

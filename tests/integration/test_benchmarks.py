@@ -232,7 +232,7 @@ def test_both_sides_answer_alike(model: Served) -> None:
             assert result[side]["requests"] >= 2 * result["concurrency"]
         calls_of = {graph: each["requests"] for graph, each in result["server_graphs"].items()}
         # No response cache: every image is encoded.
-        assert calls_of["vision"] == (0 if result["kind"] == "retrieval-text" else 1)
+        assert calls_of["vision"] == {"retrieval-text": 0, "embed-text": 0, "compare": 2}.get(result["kind"], 1)
         assert endpoints.profile(result).count("\n") == 1 + len(calls_of)
         assert len(endpoints.row(result)) == len(endpoints.HEADER)
 
@@ -256,8 +256,8 @@ def test_a_long_run_counts_failures(model: Served, monkeypatch: pytest.MonkeyPat
     assert failure.startswith("InvalidRequestError: 'image': not a readable image")
     assert result["requests"] > 20
     assert result["lost_processes"] == 0
-    # The server, and a stub per model: four endpoints and ten graphs.
-    assert {sample["processes"] for sample in result["samples"]} == {15}
+    # The server, and a stub per model: seven endpoints and twelve graphs.
+    assert {sample["processes"] for sample in result["samples"]} == {20}
     assert result["Rss"]["end_mib"] > result["Pss"]["end_mib"] > 100
     assert "failed: " in soak.report(result)
 

@@ -32,6 +32,7 @@ from albef.weights.official import CheckpointError
 from tests.errors import refuses
 
 TEXTS = ["red above blue", "a flag of green and white, above black", "yellow"]
+TEMPLATES = ["{} above", "a flag of {}"]
 METHODS: dict[str, tuple[str, Callable[[Albef, Any], Any]]] = {
     "embed_image": ("retrieval", lambda m, i: m.embed_image(i)),
     "embed_text": ("retrieval", lambda m, i: m.embed_text(TEXTS)),
@@ -41,6 +42,7 @@ METHODS: dict[str, tuple[str, Callable[[Albef, Any], Any]]] = {
     "answer": ("vqa", lambda m, i: [a.probability for a in m.answer(i[0], "what color is above", ["red", "blue"])]),
     "entail": ("entailment", lambda m, i: [*m.entail(i[0], TEXTS[0]).probabilities.values()]),
     "compare": ("nlvr2", lambda m, i: [*m.compare(i[0], i[1], TEXTS[0]).probabilities.values()]),
+    "classify": ("retrieval", lambda m, i: [*m.classify(i, ["red", "blue"], TEMPLATES)[0].probabilities.values()]),
     "ground": ("grounding", lambda m, i: m.ground(i[0], TEXTS[0]).heat),
 }
 
@@ -116,6 +118,13 @@ def test_embeddings_are_those_of_the_network(load: Callable[[str], Albef], paths
     np.testing.assert_allclose(model.embed_image(paths), images, atol=1e-6)  # more images than a batch
     np.testing.assert_allclose(model.embed_text(TEXTS), texts, atol=1e-6)
     np.testing.assert_allclose(model.similarity(paths, tuple(TEXTS)), images @ texts.T, atol=1e-6)
+    labels = ["red", "blue", "green and white"]
+    means = np.stack([model.embed_text([each.format(label) for each in TEMPLATES]).mean(axis=0) for label in labels])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    logits = torch.from_numpy(model.embed_image(paths) @ means.T) / model.model.temperature
+    for row, found in zip(logits.softmax(dim=1).tolist(), model.classify(paths, labels, TEMPLATES), strict=True):
+        assert found.probabilities == pytest.approx(dict(zip(labels, row, strict=True)), abs=1e-5)
+        assert found.label == labels[int(np.argmax(row))]
     single = model.similarity(paths[0], TEXTS[0])
     assert (single.shape, single.dtype) == ((1, 1), np.float32)
 

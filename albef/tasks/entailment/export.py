@@ -9,8 +9,8 @@ from albef.data.lists import Lists
 from albef.data.schema import VE_LABELS
 from albef.models.albef import ALBEF
 from albef.serving import protocol
+from albef.serving.protocol import LabelSettings
 from albef.tasks.endpoint_folder import EndpointFolder
-from albef.tasks.entailment import spec
 from albef.tasks.onnx_wrappers import ClassifyGraph, TokensGraph
 
 
@@ -21,4 +21,4 @@ def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
 
 def write_endpoint(folder: EndpointFolder, config: Config, data: Lists) -> None:
     """Write the settings of the visual entailment endpoint."""
-    folder.write_settings(spec.EntailmentSettings, labels=list(VE_LABELS))
+    folder.write_settings(LabelSettings, labels=list(VE_LABELS))

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from albef.config import ClassificationConfig
 from albef.models.architecture import Architecture
 from albef.serving import protocol
-from albef.serving.protocol import GraphSizes, ModelSpec, Settings, TensorSpec
+from albef.serving.protocol import GraphSizes, LabelSettings, ModelSpec
 from albef.tasks.spec import TaskSpec
 
 CLASSES = 3
-
-
-@dataclass(frozen=True)
-class EntailmentSettings(Settings):
-    """Settings of the visual entailment endpoint.
-
-    Args:
-        labels: Label of each class, in order.
-    """
-
-    labels: list[str]
 
 
 def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
@@ -32,14 +19,7 @@ def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
     }
 
 
-ENDPOINT = ModelSpec(
-    "entailment",
-    (protocol.ONE_IMAGE, protocol.ONE_TEXT),
-    (
-        TensorSpec(protocol.LABELS, "BYTES", (CLASSES,)),
-        TensorSpec(protocol.PROBABILITIES, "FP32", (CLASSES,)),
-    ),
-)
+ENDPOINT = ModelSpec("entailment", (protocol.ONE_IMAGE, protocol.ONE_TEXT), protocol.label_outputs(CLASSES))
 """Visual entailment endpoint. Each row is a hypothesis (``text``) about an image file.
 
 Labels are in class order, not sorted by ``probabilities``.
@@ -55,5 +35,5 @@ SPEC = TaskSpec(
     graphs=graphs,
     endpoint=ENDPOINT,
     ask_help="classify whether an image entails a hypothesis",
-    settings=EntailmentSettings,
+    settings=LabelSettings,
 )

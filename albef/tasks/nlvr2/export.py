@@ -1,4 +1,4 @@
-"""ONNX export of NLVR2: image encoder and classifier of two images."""
+"""Export of NLVR2: ONNX image encoder and classifier of two images, Triton endpoint."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import Config
+from albef.data.lists import Lists
+from albef.data.schema import NLVR_LABELS
 from albef.models.albef import ALBEF
 from albef.serving import protocol
+from albef.serving.protocol import LabelSettings
+from albef.tasks.endpoint_folder import EndpointFolder
 from albef.tasks.onnx_wrappers import ClassifyGraph, TokensGraph
 
 
@@ -24,3 +28,8 @@ class ClassifyPairGraph(ClassifyGraph):
 def modules(model: ALBEF, config: Config) -> dict[str, nn.Module]:
     """Return the modules to export, by graph name."""
     return {protocol.VISION: TokensGraph(model), protocol.CLASSIFY: ClassifyPairGraph(model)}
+
+
+def write_endpoint(folder: EndpointFolder, config: Config, data: Lists) -> None:
+    """Write the settings of the NLVR2 endpoint."""
+    folder.write_settings(LabelSettings, labels=list(NLVR_LABELS))

@@ -7,17 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from albef.serving import protocol
-from albef.serving.requests import (
-    Array,
-    Asker,
-    ImageInput,
-    InvalidRequestError,
-    Match,
-    Request,
-    column,
-    image_bytes,
-    shared_value,
-)
+from albef.serving.requests import Array, Asker, ImageInput, Match, Request, shared_value, texts_or_images
 from albef.serving.tables import ranked
 from albef.tasks.retrieval import spec
 
@@ -40,19 +30,12 @@ def request(
     Raises:
         InvalidRequestError: If both or neither are given, or a file cannot be read.
     """
-    if (texts is None) == (images is None):
-        raise InvalidRequestError(f"give exactly one of text and image, not {'neither' if texts is None else 'both'}")
-    if texts is not None:
-        name, values = protocol.TEXT, [text.encode() for text in texts]
-    else:
-        assert images is not None
-        name, values = protocol.IMAGE, [image_bytes(image) for image in images]
-    queries = column(values)
-    arrays = {name: queries}
+    arrays = texts_or_images(texts, images)
+    (queries,) = map(len, arrays.values())
     if k is not None:
-        arrays[protocol.K] = shared_value(len(queries), int(k))
+        arrays[protocol.K] = shared_value(queries, int(k))
     if rerank is not None:
-        arrays[spec.RERANK] = shared_value(len(queries), bool(rerank))
+        arrays[spec.RERANK] = shared_value(queries, bool(rerank))
     return Request(spec.ENDPOINT, arrays, _read)
 
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from albef.index.index import Collection, ImageTextIndex, SearchIndexError, stamp, top_k
 from albef.serving import metrics, protocol
-from albef.serving.endpoint import Array, Endpoint, QueryError, constant, has
+from albef.serving.endpoint import Array, QueryError, constant
 from albef.tasks.retrieval import spec
+from albef.tasks.retrieval.encoding import EncodingEndpoint
 
 
-class TritonPythonModel(Endpoint):
+class TritonPythonModel(EncodingEndpoint):
     """Retrieval endpoint; reopens its index when it changes on disk."""
 
     task = spec.SPEC
@@ -65,7 +66,11 @@ class TritonPythonModel(Endpoint):
                 f"the index contains no {'images' if by_text else 'captions'}",
                 protocol.TEXT if by_text else protocol.IMAGE,
             )
-        query, features = await (self.encode_texts(self.texts(request)) if by_text else self.encode_images(request))
+        if by_text:
+            query, features = await self.encode_texts(self.texts(request))
+        else:
+            embeds, features = await self.encode_images(request)
+            query = {protocol.IMAGE_EMBEDS: embeds}
         scores, rows = collection.search(features, max(k, self.settings.shortlist) if rerank else k)
         if rerank:
             logits = await self.match(query, collection, rows)
@@ -78,28 +83,11 @@ class TritonPythonModel(Endpoint):
         ids = np.array(names, dtype=np.object_).reshape(rows.shape)
         return {spec.IDS: ids, spec.SCORES: scores.astype(np.float32)}
 
-    def by_text(self, request: Any) -> bool:
-        """Return whether the queries of a request are texts rather than images.
-
-        Raises:
-            QueryError: If the request has both or neither.
-        """
-        text, image = has(request, protocol.TEXT), has(request, protocol.IMAGE)
-        if text == image:
-            present = "both" if text else "neither"
-            raise QueryError(f"give exactly one of 'text' and 'image'; this request has {present}", protocol.TEXT)
-        return text
-
     async def encode_texts(self, texts: Sequence[str]) -> tuple[dict[str, Array], Array]:
         """Return text inputs of the fusion graph, and features ``(B, P)``."""
         feeds = self.tokenize(texts)
         embeds, features = await self.infer(spec.TEXT_GRAPH, feeds, [protocol.TEXT_EMBEDS, protocol.TEXT_FEAT])
         return {protocol.TEXT_EMBEDS: embeds, protocol.ATTENTION_MASK: feeds[protocol.ATTENTION_MASK]}, features
-
-    async def encode_images(self, request: Any) -> tuple[dict[str, Array], Array]:
-        """Return image inputs of the fusion graph, and features ``(B, P)``."""
-        (embeds, features), _ = await self.run_vision(request, [protocol.IMAGE_EMBEDS, protocol.IMAGE_FEAT])
-        return {protocol.IMAGE_EMBEDS: embeds}, features
 
     async def match(self, query: dict[str, Array], collection: Collection, rows: Array) -> Array:
         """Return the match logits ``(B, C)`` of queries and their candidates.

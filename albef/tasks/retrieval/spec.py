@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from albef.config import AlignTrainConfig, TaskConfig
 from albef.models.architecture import Architecture
 from albef.serving import protocol
 from albef.serving.protocol import ANY, GraphSizes, ModelSpec, Settings, TensorSpec
-from albef.tasks.spec import TaskSpec
+from albef.tasks.spec import TaskSpec, text_or_image
 
 TEXT_GRAPH, FUSION_GRAPH = "text", "fusion"
 ITM_LOGITS = "itm_logits"
@@ -75,6 +74,11 @@ def graphs(sizes: GraphSizes) -> dict[str, ModelSpec]:
     }
 
 
+def encoders(sizes: GraphSizes) -> dict[str, ModelSpec]:
+    """Return the signatures of both encoders."""
+    return {name: spec for name, spec in graphs(sizes).items() if name in (protocol.VISION, TEXT_GRAPH)}
+
+
 ENDPOINT = ModelSpec(
     "retrieval",
     (
@@ -94,9 +98,7 @@ cosine similarities if ``rerank`` is false.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``albef ask retrieval``."""
-    query = parser.add_mutually_exclusive_group(required=True)
-    query.add_argument("text", nargs="?", help="query text")
-    query.add_argument("--image", type=Path, help="query image file")
+    text_or_image(parser)
     parser.add_argument("-k", type=int, default=5, help="number of answers")
     parser.add_argument("--no-rerank", action="store_true", help="rank by ITC similarity only")
 

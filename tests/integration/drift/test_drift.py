@@ -157,6 +157,10 @@ def test_what_is_no_sample_or_reference_is_named(tmp_path, trained, model):
     assert few.text() == "vqa: 1 questions, no verdict: too few, expected at least 30"
 
 
+def test_references_have_the_names_of_endpoints(trained):
+    assert set(reference.load(trained).endpoints) == {"retrieval", "vqa", "entailment", "compare", "grounding"}
+
+
 def test_a_broken_line_among_others_is_counted(tmp_path, trained):
     to, _ = sampler(tmp_path / "sample")
     for _ in range(3):

@@ -73,7 +73,7 @@ def test_repository_is_written_and_measured(model, tmp_path, capsys):
     assert cli.main(["quantize", *command]) == 0
     rows = json.loads(report.read_text())
     assert [row["metric"] for row in rows] == [
-        "image R@1", "text R@1", "VQA accuracy", "entailment accuracy", "grounding accuracy",
+        "image R@1", "text R@1", "VQA accuracy", "entailment accuracy", "NLVR2 accuracy", "grounding accuracy",
     ]  # fmt: skip
     assert all(row["questions"] >= LIMIT for row in rows)
     shown = capsys.readouterr().out

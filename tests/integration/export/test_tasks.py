@@ -50,7 +50,7 @@ def exported(model, tmp_path_factory):
     """Function that returns network and graph folder of a task, exported once."""
     done = {
         task: (checkpoint.load(model.folder / "models" / task / "model.pth")[0].eval(), model.exported / task)
-        for task in ("vqa", "entailment")
+        for task in ("vqa", "entailment", "nlvr2")
     }
 
     def get(task):
@@ -170,7 +170,9 @@ def test_nlvr2_tells_first_from_second_image(exported):
 def test_nlvr2_from_python_is_that_of_the_graphs(model, exported, tmp_path):
     _, folder = exported("nlvr2")
     params = write_params(model.config, tmp_path / "params.yaml")
-    api = albef.load(folder.parent / "model", params=params, tokenizer=model.folder / "tokenizer", device="cpu")
+    api = albef.load(
+        model.folder / "models" / "nlvr2", params=params, tokenizer=model.folder / "tokenizer", device="cpu"
+    )
     images, texts = [model.folder / "images" / f"{n}.png" for n in (3, 20, 41)], ["red above blue", "it is white"]
     pixels = np.stack([to_pixels(open_image(path), 32) for path in images])
     (embeds,) = run(folder, "vision", pixel_values=pixels)

@@ -21,7 +21,7 @@ from tests.docs import execute, python_blocks
 from tests.errors import refuses
 from tests.worlds import write_params
 
-METRICS = {"retrieval": "r_mean", "vqa": "accuracy", "entailment": "accuracy", "grounding": "accuracy"}
+METRICS = {"retrieval": "r_mean", **dict.fromkeys(("vqa", "entailment", "nlvr2", "grounding"), "accuracy")}
 CONFIG = ReleaseConfig(max_regression=0.02, metrics=METRICS)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from albef.tasks.retrieval import spec as retrieval
 from tests.integration.serving.hostile import encoded, scene
 
 
@@ -50,6 +49,19 @@ def boxes(*rows: list[float]) -> dict[str, np.ndarray]:
 
 def candidates(*values: bytes) -> dict[str, np.ndarray]:
     return pair(candidates=np.array(values, np.object_).reshape(1, -1))
+
+
+def row(values: list[bytes], rows: int = 1) -> np.ndarray:
+    return np.array([values] * rows, np.object_).reshape(rows, len(values))
+
+
+def labeled(*labels: bytes, templates: list[bytes] | None = None, rows: int = 1) -> dict[str, np.ndarray]:
+    arrays = {"image": strings(*[encoded(scene())] * rows), "labels": row(list(labels), rows)}
+    return arrays if templates is None else {**arrays, "templates": row(templates, rows)}
+
+
+def images(second: bytes, rows: int = 1, seconds: int = 1) -> dict[str, np.ndarray]:
+    return pair(rows, second_image=strings(*[second] * seconds))
 
 
 def length(size: int) -> bytes:
@@ -105,6 +117,58 @@ REQUESTS: dict[str, Request] = {
     "candidates of many tokens": Request("vqa", lambda: candidates(b"red", b"red " * 100), ("'candidates'", "tokens")),
     "candidate of other code": Request("vqa", lambda: candidates(b"red", b"\xff"), ("'candidates'", "UTF-8")),
     "candidate of nothing": Request("vqa", lambda: candidates(b"red", b"\0"), ("'candidates'",)),
+    "no second image": Request("compare", pair, ("['second_image']",)),
+    "second image of text": Request("compare", lambda: images(b"GIF89a"), ("'second_image'",)),
+    "second image of many bytes": Request(
+        "compare", lambda: images(encoded(scene()) + bytes(20_000)), ("'second_image'", 20000)
+    ),
+    "too few second images": Request("compare", lambda: images(encoded(scene()), 2, 1), ("'compare'",)),
+    "images side by side": Request("compare", lambda: pair(second_image=row([b"a", b"b"])), ("'second_image'",)),
+    "nothing to embed": Request("embed", lambda: {"text": np.zeros((0, 1), np.object_)}, ("'text'",)),
+    "text and image to embed": Request("embed", pair, ("'text'", "'image'", "both")),
+    "k to embed": Request("embed", lambda: text(k=np.ones((1, 1), np.int32)), ("'k'",)),
+    "no labels": Request("classify", labeled, ("'labels'", "0 x 1", 1, 1000)),
+    "labels left out": Request("classify", lambda: {"image": strings(encoded(scene()))}, ("['labels']",)),
+    "no templates": Request("classify", lambda: labeled(b"red", templates=[]), ("'templates'", "1 x 0", 1000)),
+    "too many labels": Request("classify", lambda: labeled(*[b"a"] * 1001), ("'labels'", "1001 x 1", 1000)),
+    "too many labels times templates": Request(
+        "classify", lambda: labeled(*[b"a"] * 101, templates=[b"{}"] * 10), ("'templates'", "101 x 10", 1000)
+    ),
+    "labels of many bytes": Request("classify", lambda: labeled(*[b"red " * 250] * 101), ("'labels'", 101202, 100000)),
+    "templates of many bytes": Request(
+        "classify", lambda: labeled(b"red", b"blue", templates=[b"{}" + b" a" * 30_000]), ("'templates'", 120011)
+    ),
+    "a long template": Request(
+        "classify", lambda: labeled(b"red", templates=[b"{}" + b" a" * 5000]), ("'templates'", 10002, 10000)
+    ),
+    "label of nothing": Request("classify", lambda: labeled(b"red", b"\0"), ("'labels'",)),
+    "label twice": Request("classify", lambda: labeled(b"red", b"blue", b"red"), ("'labels'", "'red'", 2)),
+    "label of other code": Request("classify", lambda: labeled(b"red", b"\xff"), ("'labels'", "UTF-8")),
+    "labels that differ": Request(
+        "classify",
+        lambda: {**labeled(b"red", b"blue", rows=2), "labels": np.array([[b"a", b"b"], [b"a", b"c"]], np.object_)},
+        ("'labels'",),
+    ),
+    "labels for too few images": Request(
+        "classify", lambda: {**labeled(b"red", b"blue"), "labels": row([b"a"], 2)}, ("'classify'",)
+    ),
+    "template without a label": Request(
+        "classify", lambda: labeled(b"red", templates=[b"{}", b"a photo"]), ("'templates'", "'a photo'", "{}")
+    ),
+    "template of two labels": Request("classify", lambda: labeled(b"red", templates=[b"{} {}"]), ("'templates'", "{}")),
+    "template of attributes": Request(
+        "classify", lambda: labeled(b"red", templates=[b"{0.__class__}"]), ("'templates'", "{}")
+    ),
+    "template of other code": Request(
+        "classify", lambda: labeled(b"red", templates=[b"\xff{}"]), ("'templates'", "UTF-8")
+    ),
+    "templates that differ": Request(
+        "classify",
+        lambda: {**labeled(b"red", rows=2), "templates": np.array([[b"a {}"], [b"{}"]], np.object_)},
+        ("'templates'",),
+    ),
+    "labels beyond memory": Request("classify", lambda: labeled(b"red"), ("'labels'",), shapes={"labels": [1, 2**60]}),
+    "labels below 0": Request("classify", lambda: labeled(b"red"), ("'labels'",), shapes={"labels": [1, -1]}),
     "length beyond the end": Request(
         "retrieval",
         text,
@@ -130,9 +194,14 @@ def arrays_of(endpoint: str, *, image: bytes | None = None, words: bytes | None 
 
     An endpoint that needs both gets a plain image or text as the other one.
     """
-    if endpoint == retrieval.ENDPOINT.name:
+    if endpoint in ("retrieval", "embed"):
         return {"text": strings(words)} if image is None else {"image": strings(image)}
-    return {
+    arrays = {
         "image": strings(encoded(scene()) if image is None else image),
         "text": strings(b"red above blue" if words is None else words),
     }
+    if endpoint == "compare":
+        return {**arrays, "second_image": strings(encoded(scene(40)))}
+    if endpoint == "classify":
+        return {"image": arrays["image"], "labels": row([arrays["text"].item(), b"a zebra"])}
+    return arrays

@@ -1,4 +1,4 @@
-"""VQA, entailment and grounding endpoints compared with the evaluation."""
+"""VQA, entailment, NLVR2 and grounding endpoints compared with the evaluation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 import albef
-from albef.data.schema import VE_LABELS
+from albef.data.schema import NLVR_LABELS, VE_LABELS
 from albef.data.tokenizer import Encoder
 from albef.inference.boxes import best_box, iou
 from albef.inference.encode import pixels_of, words_of
 from albef.inference.gradcam import heat_map
+from albef.serving import requests
 from albef.serving.client import AsyncClient, InvalidRequestError
 from albef.tasks import classification_eval, registry
 from albef.tasks.vqa import evaluate
@@ -95,6 +96,31 @@ def test_entailment_is_that_of_the_evaluation(client, model, encoder):
         np.testing.assert_allclose(list(found.values()), expected, atol=1e-4)
 
 
+def test_comparison_is_that_of_the_evaluation(client, model, encoder):
+    net, config = network(model, "nlvr2"), model.config.tasks.nlvr2
+    for pair, statement in (((5, 9), "both images have red above"), ((9, 5), "both images have red above")):
+        paths = tuple(image_path(model, number) for number in pair)
+        split = classification_eval.ClassificationSet(
+            [paths], [("x", "y")], [statement], np.array([0]), tuple(NLVR_LABELS)
+        )
+        expected = classification_eval.evaluate(net, split, encoder, config).probabilities[0]
+        found = client.compare(*paths, statement)
+        assert list(found) == list(NLVR_LABELS)
+        np.testing.assert_allclose(list(found.values()), expected, atol=1e-4)
+    assert found != pytest.approx(client.compare(*reversed(paths), statement), abs=1e-3)
+
+
+def test_rows_of_pairs_keep_their_images(client, model):
+    """Two rows with three distinct images, of which one is a first and a second image."""
+    one, two, three = (image_path(model, number).read_bytes() for number in (5, 9, 60))
+    rows = [requests.build("compare", first=a, second=b, statements=["red"]) for a, b in ((one, two), (two, three))]
+    arrays = {name: np.concatenate([row.arrays[name] for row in rows]) for name in rows[0].arrays}
+    both = client.ask(dataclasses.replace(rows[0], arrays=arrays))
+    for found, row in zip(both, rows, strict=True):
+        assert found == pytest.approx(client.ask(row)[0], abs=1e-5)
+    assert both[0] != pytest.approx(both[1], abs=1e-3)
+
+
 @torch.no_grad()
 def test_heat_and_box_are_those_of_the_evaluation(client, model, encoder):
     net, config = network(model, "grounding"), model.config.tasks.grounding
@@ -149,6 +175,9 @@ def test_the_python_api_gives_the_endpoints_answers(client, model, load, candida
         same(found, [(answer.text, answer.probability) for answer in expected])
     for text, found in zip(QUESTIONS, entailment.entail(image, QUESTIONS), strict=True):
         assert found.probabilities == pytest.approx(client.entail(image_path(model, 7), text), abs=1e-4)
+    for text, found in zip(QUESTIONS, load("nlvr2").compare(image, image_path(model, 9), QUESTIONS), strict=True):
+        served = client.compare(image_path(model, 7), image_path(model, 9), text)
+        assert found.probabilities == pytest.approx(served, abs=1e-4)
     for text, found in zip(QUESTIONS, grounding.ground(image, QUESTIONS), strict=True):
         expected = client.ground(image_path(model, 7), text)
         np.testing.assert_allclose(found.heat, expected.heat, atol=1e-4 * float(expected.heat.max()))
@@ -200,6 +229,9 @@ def test_an_image_asked_about_twice_is_encoded_once(client, model, server):
         (lambda c, p: c.answer(p, "red", candidates=[]), ["text"]),
         (lambda c, p: c.entail(p, "?!"), ["'text'"]),
         (lambda c, p: c.entail(p.read_bytes()[:60], "red"), ["'image'"]),
+        (lambda c, p: c.compare(p, p, "?!"), ["'text'"]),
+        (lambda c, p: c.compare(p, b"no image", "red"), ["'second_image'"]),
+        (lambda c, p: c.compare(p, "/no/such.png", "red"), ["/no/such.png"]),
         (lambda c, p: c.ground(p, "red", [[0, 0, 0, 5]]), ["'boxes'", "width"]),
         (lambda c, p: c.ground(p, "red", [[0, 0, float("nan"), 5]]), ["'boxes'", "width"]),
         (lambda c, p: c.ground(p, "red", [[1, 2, 3]]), ["boxes", "(1, 3)"]),
@@ -219,15 +251,17 @@ def test_asyncio(server, model, client):
                 connected.answer(image_path(model), QUESTIONS[0]),
                 connected.entail(image_path(model), "red"),
                 connected.ground(image_path(model), "red"),
+                connected.compare(image_path(model), image_path(model, 9), "red"),
             )
 
-    answers, labels, found = asyncio.run(all_at_once())
+    answers, labels, found, compared = asyncio.run(all_at_once())
+    assert compared == pytest.approx(client.compare(image_path(model), image_path(model, 9), "red"))
     assert answers == client.answer(image_path(model), QUESTIONS[0])
     assert labels == pytest.approx(client.entail(image_path(model), "red"))
     assert found.box == client.ground(image_path(model), "red").box
 
 
 def test_endpoints_answer_all_tensors_of_the_contract():
-    assert set(registry.endpoints()) < {spec.name for spec in registry.specs() if spec.graphs is not None}
     for spec in registry.endpoints().values():
-        assert len({tensor.name for tensor in (*spec.inputs, *spec.outputs)}) == len(spec.inputs) + len(spec.outputs)
+        for names in (spec.input_names, spec.output_names):
+            assert len(set(names)) == len(names)

@@ -18,6 +18,7 @@ from albef.export import repository
 from albef.serving import protocol
 from albef.serving.server import TritonServer
 from albef.tasks import registry
+from albef.tasks.embed import spec as embed
 from albef.tasks.grounding import spec as grounding
 from albef.tasks.retrieval import spec as retrieval
 from tests.errors import refuses
@@ -56,8 +57,10 @@ def numbers(triton, endpoint, arrays) -> np.ndarray:
     result = infer(triton, endpoint, {**arrays, **more} if endpoint in ("retrieval", "vqa") else arrays)
     if endpoint == "grounding":
         return result.as_numpy(grounding.HEAT_MAP).reshape(-1)
+    if endpoint == "embed":
+        return result.as_numpy(embed.EMBEDDING)[0]
     keys, values = (result.as_numpy(name)[0] for name in registry.endpoints()[endpoint].output_names)
-    return values[np.argsort(keys)]
+    return values[np.argsort(keys)] if endpoint in ("retrieval", "vqa") else values
 
 
 def assert_same(triton, endpoint, found, expected, lossy=False):
@@ -101,7 +104,8 @@ def test_odd_images_are_answered_as_their_plain_likes(client, endpoint, name):
 @pytest.mark.parametrize("name", REFUSED_TEXTS)
 def test_texts_that_say_nothing(client, endpoint, name):
     text, names = REFUSED_TEXTS[name]
-    refused(client.triton, endpoint, arrays_of(endpoint, words=text), ["'text'", *names])
+    field = "'labels'" if endpoint == "classify" else "'text'"
+    refused(client.triton, endpoint, arrays_of(endpoint, words=text), [field, *names])
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

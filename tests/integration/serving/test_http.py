@@ -26,9 +26,10 @@ def get(service: Service, path: str) -> str:
 
 @pytest.mark.parametrize("line", LINES)
 def test_examples_of_the_documentation_are_answered(service: Service, model, tmp_path: Path, line: str) -> None:  # type: ignore[no-untyped-def]
-    image = tmp_path / "artifacts/exported/images/test/000000.png"
-    image.parent.mkdir(parents=True)
-    shutil.copy(model.folder / "images" / "5.png", image)
+    images = tmp_path / "artifacts/exported/images/test"
+    images.mkdir(parents=True)
+    for number in range(2):
+        shutil.copy(model.folder / "images" / f"{number}.png", images / f"{number:06}.png")
     command = line.replace("http://127.0.0.1:8000", str(service.http_url)).replace("curl ", "curl --silent --fail ")
     done = subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from albef.serving import requests
 from albef.serving.client import Client
 from albef.serving.sample import COLUMNS, FOLDER, FRACTION
 from albef.serving.server import TritonServer
@@ -65,13 +66,21 @@ def test_requests_at_once_keep_their_figures_apart(sampled):
 
 def test_rows_have_their_own_figures_and_nothing_else(sampled, model):
     server, folder = sampled
-    before = {name: len(noted(folder, name)) for name in ("vqa", "retrieval", "grounding")}
+    before = {
+        name: len(noted(folder, name)) for name in ("vqa", "retrieval", "grounding", "compare", "classify", "embed")
+    }
     content = png(Image.new("RGB", (50, 40), (51, 51, 51)))
     with Client(server.grpc_url) as client:
         client.answer_many(content, ["what is it", "is it red or 日本 then"])
         client.retrieve("red above green")
         client.retrieve(image=content)
         client.ground(content, "the red half")
+        pair = requests.build(
+            "compare", first=content, second=png(Image.new("RGB", (60, 40))), statements=["a", "a red"]
+        )
+        client.ask(pair)
+        labels = client.classify(content, ["red", "green", "blue"])
+        client.embed(["red above green"])
     one, two = noted(folder, "vqa")[before["vqa"] :]
     assert (one["words"], two["words"]) == (3, 6)
     assert one["unknown"] == 0 < two["unknown"]
@@ -84,6 +93,13 @@ def test_rows_have_their_own_figures_and_nothing_else(sampled, model):
     assert (image["words"], image["width"]) == (None, 50)
     (grounded,) = noted(folder, "grounding")[before["grounding"] :]
     assert grounded["confidence"] is None
+    one, two = noted(folder, "compare")[before["compare"] :]  # of two images, the first
+    assert [(record["width"], record["words"]) for record in (one, two)] == [(50, 1), (50, 2)]
+    (classified,) = noted(folder, "classify")[before["classify"] :]
+    assert (classified["width"], classified["words"]) == (50, None)
+    assert classified["confidence"] == pytest.approx(max(labels.values()), abs=1e-4)
+    (embedded,) = noted(folder, "embed")[before["embed"] :]
+    assert (embedded["words"], embedded["width"], embedded["confidence"]) == (3, None, None)
     for name in before:
         for record in noted(folder, name):
             assert set(record) == KEYS

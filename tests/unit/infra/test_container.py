@@ -26,7 +26,7 @@ def test_the_container_starts_albef_serve_with_options_that_it_has() -> None:
 def test_serving_needs_none_of_the_packages_that_the_container_lacks() -> None:
     absent = "".join(f"sys.modules[{name!r}] = None\n" for name in ABSENT)
     code = f"import sys\n{absent}" + "".join(f"import albef.{name}\n" for name in SERVING)
-    code += "from albef.tasks import registry\n[registry.module(name, 'client') for name in registry.endpoints()]\n"
+    code += "from albef.tasks import registry\n[registry.client(name) for name in registry.endpoints()]\n"
     code += "albef.cli.main(['serve', '--repository', 'none', '--address', '0.0.0.0'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "--tls-cert" in done.stderr

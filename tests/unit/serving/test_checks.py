@@ -18,7 +18,10 @@ from albef.serving.protocol import PROBE_ID
 from albef.serving.requests import InvalidRequestError
 from albef.serving.transport import infer_arguments
 from albef.tasks import registry
+from albef.tasks.classify import client as classify
+from albef.tasks.embed import client as embed
 from albef.tasks.grounding import client as grounding
+from albef.tasks.nlvr2 import client as nlvr2
 from albef.tasks.retrieval import client as retrieval
 from albef.tasks.vqa import client as vqa
 from tests.errors import refuses
@@ -27,6 +30,9 @@ VALID = {
     "grounding": lambda: grounding.request(b"file", ["red", "blue"], [[0, 0, 4, 4], [1, 1, 2, 2]]),
     "retrieval": lambda: retrieval.request(texts=["red", "blue"], k=3, rerank=False),
     "vqa": lambda: vqa.request(b"file", ["what"], candidates=["yes", "no"]),
+    "compare": lambda: nlvr2.request(b"file", b"other", ["red", "blue"]),
+    "embed": lambda: embed.request(images=[b"file", b"other"]),
+    "classify": lambda: classify.request(b"file", ["red", "blue"], ["a {}"]),
 }
 
 

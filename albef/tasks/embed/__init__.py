@@ -1,0 +1,1 @@
+"""Features of images and texts, from the encoders of retrieval."""
