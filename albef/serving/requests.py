@@ -36,7 +36,7 @@ class Match:
 
     Attributes:
         id: Id of an image, or a caption.
-        score: Score; higher is better.
+        score: Match probability; cosine similarity if the answers were not re-ranked.
     """
 
     id: str
@@ -110,12 +110,14 @@ def column(values: Sequence[bytes]) -> Array:
     return np.array(list(values), dtype=np.object_).reshape(len(values), 1)
 
 
-def shared_value(rows: int, value: int | bool) -> Array:
+def shared_value(rows: int, value: bool | int | float | str, name: str = protocol.K) -> Array:
     """Return an input with the same value in all rows."""
-    if isinstance(value, bool):
-        return np.full((rows, 1), value, dtype=np.bool_)
+    if isinstance(value, str):
+        return column([value.encode()] * rows)
+    if isinstance(value, bool | float):
+        return np.full((rows, 1), value, dtype=np.bool_ if isinstance(value, bool) else np.float32)
     if not -(2**31) <= value < 2**31:
-        raise InvalidRequestError(f"'k' is {value}, expected a 32-bit integer")
+        raise InvalidRequestError(f"'{name}' is {value}, expected a 32-bit integer")
     return np.full((rows, 1), value, dtype=np.int32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from albef.serving import protocol
 from albef.serving.requests import (
@@ -25,40 +25,67 @@ if TYPE_CHECKING:
     from albef.data.lists import Lists
 
 
-def request(
-    texts: Sequence[str] | None = None,
-    images: Sequence[ImageInput] | None = None,
-    k: int | None = None,
-    rerank: bool | None = None,
-) -> Request[list[Match]]:
-    """Build a request with text queries or image queries.
+class Options(TypedDict, total=False):
+    """Options of a request; those that are left out, or None, are chosen by the endpoint.
 
-    Args:
-        k: Maximum number of matches; by default that of the endpoint.
-        rerank: Whether to re-rank the shortlist with the ITM head; by default true.
+    Attributes:
+        k: Maximum number of matches.
+        rerank: Whether to re-rank the shortlist with the ITM head.
+        where: Condition on the metadata, such as ``year >= 2020 AND source = 'wiki'``.
+        min_score: Leave out matches with lower scores.
+        offset: Matches to skip.
+        distinct: Leave out matches whose similarity to a nearer one is at least this.
+        text_weight: Weight of the text in a query by text and image, 0 to 1.
+    """
+
+    k: int | None
+    rerank: bool | None
+    where: str | None
+    min_score: float | None
+    offset: int | None
+    distinct: float | None
+    text_weight: float | None
+
+
+_KINDS: dict[str, type] = {
+    protocol.K: int,
+    spec.RERANK: bool,
+    spec.WHERE: str,
+    spec.MIN_SCORE: float,
+    spec.OFFSET: int,
+    spec.DISTINCT: float,
+    spec.TEXT_WEIGHT: float,
+}
+
+
+def request(
+    texts: Sequence[str] | None = None, images: Sequence[ImageInput] | None = None, **options: Unpack[Options]
+) -> Request[list[Match]]:
+    """Build a request with text queries, image queries, or queries by both.
 
     Raises:
-        InvalidRequestError: If both or neither are given, or a file cannot be read.
+        InvalidRequestError: If there are neither texts nor images, there are different numbers of them, or a file
+            cannot be read.
     """
-    if (texts is None) == (images is None):
-        raise InvalidRequestError(f"give exactly one of text and image, not {'neither' if texts is None else 'both'}")
+    if texts is None and images is None:
+        raise InvalidRequestError("give a text, an image or both, not neither")
+    if texts is not None and images is not None and len(texts) != len(images):
+        raise InvalidRequestError(f"give as many texts as images, not {len(texts)} and {len(images)}")
+    arrays = {}
     if texts is not None:
-        name, values = protocol.TEXT, [text.encode() for text in texts]
-    else:
-        assert images is not None
-        name, values = protocol.IMAGE, [image_bytes(image) for image in images]
-    queries = column(values)
-    arrays = {name: queries}
-    if k is not None:
-        arrays[protocol.K] = shared_value(len(queries), int(k))
-    if rerank is not None:
-        arrays[spec.RERANK] = shared_value(len(queries), bool(rerank))
+        arrays[protocol.TEXT] = column([text.encode() for text in texts])
+    if images is not None:
+        arrays[protocol.IMAGE] = column([image_bytes(image) for image in images])
+    rows = len(next(iter(arrays.values())))
+    for name, value in options.items():
+        if value is not None:
+            arrays[name] = shared_value(rows, _KINDS[name](value), name)
     return Request(spec.ENDPOINT, arrays, _read)
 
 
 def _read(outputs: dict[str, Array]) -> list[list[Match]]:
     return [
-        [Match(key.decode(), float(score)) for key, score in zip(row, scores, strict=True)]
+        [Match(key.decode(), float(score)) for key, score in zip(row, scores, strict=True) if key]
         for row, scores in zip(outputs[spec.IDS], outputs[spec.SCORES], strict=True)
     ]
 
@@ -66,7 +93,8 @@ def _read(outputs: dict[str, Array]) -> list[list[Match]]:
 def from_arguments(args: argparse.Namespace) -> Request[list[Match]]:
     """Build the request of ``albef ask retrieval``."""
     texts, images = [args.text] if args.text is not None else None, [args.image] if args.image else None
-    return request(texts, images, args.k, not args.no_rerank)
+    options: Any = {name: getattr(args, name) for name in _KINDS}
+    return request(texts, images, **options)
 
 
 def format_answer(answer: list[Match]) -> str:
@@ -76,7 +104,7 @@ def format_answer(answer: list[Match]) -> str:
 
 def probe(text: str | None, image: ImageInput | None, k: int) -> Request[list[Match]]:
     """Build the request of a probe (`albef.serving.probes`)."""
-    return request([text] if text is not None else None, [image] if image is not None else None, k)
+    return request([text] if text is not None else None, [image] if image is not None else None, k=k)
 
 
 def accepted(answer: list[Match]) -> list[str]:
