@@ -68,9 +68,9 @@ def columns(db: sqlite3.Connection, kind: str) -> dict[str, str]:
     return {name: declared for _, name, declared, *_ in db.execute(f"PRAGMA table_info({kind})") if name != "row"}
 
 
-def rows(db: sqlite3.Connection, kind: str, where: str = "") -> Rows:
+def rows(db: sqlite3.Connection, kind: str, where: str | None = None) -> Rows:
     """Return row numbers in use, ascending without ``where``."""
-    text = f"SELECT row FROM {kind} WHERE ({where})" if where else f"SELECT row FROM {kind} ORDER BY row"
+    text = f"SELECT row FROM {kind} " + ("ORDER BY row" if where is None else f"WHERE ({where})")
     return np.fromiter((row for (row,) in db.execute(text)), dtype=np.int64)
 
 
@@ -83,8 +83,10 @@ def set_metadata(db: sqlite3.Connection, metadata: Metadata) -> None:
     unknown = dict.fromkeys(metadata.rows)
     try:
         for kind in KINDS:
-            for name in metadata.types.keys() - columns(db, kind).keys():
-                db.execute(f'ALTER TABLE {kind} ADD COLUMN "{name}" {metadata.types[name]}')
+            existing = {name.lower() for name in columns(db, kind)}
+            for name, declared in metadata.types.items():
+                if name.lower() not in existing:
+                    db.execute(f'ALTER TABLE {kind} ADD COLUMN "{name}" {declared}')
             for key in [key for (key,) in db.execute(f"SELECT id FROM {kind}") if key in metadata.rows]:
                 names = ", ".join(f'"{name}" = ?' for name in metadata.types)
                 db.execute(f"UPDATE {kind} SET {names} WHERE id = ?", (*metadata.rows[key].values(), key))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +28,29 @@ def read(path: Path) -> Metadata:
         MetadataError: If the file cannot be read, or is not a table as `Metadata` expects it.
     """
     import pyarrow as pa
-    from pyarrow import csv, json, parquet
+    from pyarrow import csv, parquet
 
-    readers: dict[str, Any] = {".csv": csv.read_csv, ".jsonl": json.read_json, ".parquet": parquet.read_table}
+    texts = csv.ConvertOptions(column_types={ID: pa.string()})
+    readers: dict[str, Callable[[Path], pa.Table]] = {
+        ".csv": lambda path: csv.read_csv(path, convert_options=texts),
+        ".jsonl": lambda path: of_records(map(json.loads, path.read_text(encoding="utf-8").splitlines())),
+        ".parquet": parquet.read_table,
+    }
     if path.suffix not in readers:
         raise MetadataError(f"{path}: expected a file with suffix {', '.join(readers)}")
     try:
         return Metadata(readers[path.suffix](path), str(path))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, TypeError, json.JSONDecodeError, UnicodeDecodeError, pa.ArrowException) as error:
         raise MetadataError(f"{path}: cannot read the metadata ({error})") from error
+
+
+def of_records(records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return a table of records; a property that one lacks is null."""
+    import pyarrow as pa
+
+    rows = [dict(**record) for record in records]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
 class Metadata:
@@ -56,8 +72,9 @@ class Metadata:
     def __init__(self, table: pa.Table, name: str = "metadata") -> None:
         import pyarrow as pa
 
-        names = [column.lower() for column in table.column_names]
-        if names.count(ID) != 1 or len(set(names)) < max(len(names), 2) or not all(map(_NAME.fullmatch, names)):
+        names = table.column_names
+        different = {column.lower() for column in names}
+        if ID not in names or len(different) < max(len(names), 2) or not all(map(_NAME.fullmatch, names)):
             raise MetadataError(
                 f"{name}: columns are {names}, expected {ID!r} and others, all different, of letters, digits and '_'"
             )
