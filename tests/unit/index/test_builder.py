@@ -171,6 +171,39 @@ def test_what_another_change_left_is_not_taken(tmp_path, monkeypatch):
     assert len(ImageTextIndex(tmp_path).images) == 7
 
 
+ADDING = """
+import sys, pathlib
+from albef.index import builder
+from tests.indexes import encoders, files
+builder.SEGMENT_ROWS, number = 3, int(sys.argv[2])
+while True:
+    names = [f"{number}-{n}" for n in range(10)]
+    builder.add(pathlib.Path(sys.argv[1]), encoders(), files(names), [f"caption {number}"])
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_a_kill_in_the_middle_of_a_change_loses_nothing(tmp_path):
+    builder.build(tmp_path, encoders(), files(KEYS), [], "float32")
+    done, pauses = 0, np.random.default_rng(0).uniform(0, 0.1, 8)
+    for pause in pauses:
+        command = [sys.executable, "-c", ADDING, str(tmp_path), str(done)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            acknowledged = int(process.stdout.readline())
+            time.sleep(pause)
+            process.kill()
+            acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
+        images, texts = content(tmp_path)
+        done = len(texts)
+        assert done in (acknowledged + 1, acknowledged + 2)  # the last one may have been finished, but not said
+        assert texts == {f"caption {number}" for number in range(done)}
+        assert images == {*KEYS, *(f"{number}-{n}" for number in range(done) for n in range(10))}
+    builder.add(tmp_path, encoders(), files(["last"]), [])
+    assert not (tmp_path / "plan.json").exists()
+    assert not list(tmp_path.glob("index-*/.*"))
+
+
 def test_two_changes_at_once_are_refused(tmp_path):
     code = (
         "import sys, pathlib; from albef.index.builder import _locked\n"
