@@ -49,7 +49,7 @@ def search(model, runtime, tmp_path_factory) -> Iterator[Search]:
     with TritonServer(repository, runtime=runtime) as server, Client(server.grpc_url) as client:
         assert client.retrieve(TEXT)  # metadata reach a running server
         images = ImageTextIndex(index).images
-        years = {name: 2000 + n % 30 for n, name in enumerate(images.ids(images.rows))}
+        years = {name: 2000 + 2 * n for n, name in enumerate(images.ids(images.rows))}
         lines = [json.dumps({"id": name, "year": year, "source": SOURCES[year % 3]}) for name, year in years.items()]
         (folder / "metadata.jsonl").write_text("\n".join(lines))
         arguments = ["index", "add", "--repository", repository, "--metadata", folder / "metadata.jsonl"]
@@ -60,17 +60,16 @@ def search(model, runtime, tmp_path_factory) -> Iterator[Search]:
 @pytest.mark.parametrize("rerank", [True, False])
 def test_a_filter_leaves_the_order_of_the_rest(search, rerank):
     everything = search.ask(text=TEXT, rerank=rerank)
-    assert len(everything) == 40
+    assert everything.keys() == search.years.keys()
     for where, holds in (
         ("year >= 2012 AND source = 'wiki'", lambda year: year >= 2012 and year % 3 == 0),
         ("source IS NULL", lambda year: year % 3 == 2),
         ("year > 2100", lambda year: False),
     ):
         expected = {name: score for name, score in everything.items() if holds(search.years[name])}
-        found = search.ask(text=TEXT, rerank=rerank, where=where, k=sum(map(holds, search.years.values())) or 1)
-        assert {name: found[name] for name in found if name in everything} == pytest.approx(expected, abs=1e-5)
-        assert [name for name in found if name in everything] == list(expected)
-        assert all(holds(search.years[name]) for name in found)
+        found = search.ask(text=TEXT, rerank=rerank, where=where)
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert list(found) == list(expected)
 
 
 @pytest.mark.parametrize("rerank", [True, False])
@@ -103,16 +102,12 @@ def test_an_empty_answer_over_both_protocols(search):
 @pytest.mark.parametrize("rerank", [True, False])
 @pytest.mark.parametrize("k", [4, 6, 7])
 def test_pages_hold_each_answer_once(search, rerank, k):
-    pages = [search.ask(text=TEXT, rerank=rerank, k=k, offset=offset) for offset in range(0, 60, k)]
+    pages = [search.ask(text=TEXT, rerank=rerank, k=k, offset=offset) for offset in range(0, 20, k)]
     names = [name for page in pages for name in page]
-    assert (
-        sorted(names) == sorted(search.years)
-        if len(search.years) <= 60
-        else len(names) == len(set(names)) == 60 // k * k + k * (60 % k > 0)
-    )
+    assert sorted(names) == sorted(search.years)
     assert pages[0] == search.ask(text=TEXT, rerank=rerank, k=k)
     if not rerank:
-        assert names[:40] == list(search.ask(text=TEXT, rerank=False))
+        assert names == list(search.ask(text=TEXT, rerank=False))
     assert search.ask(text=TEXT, rerank=rerank, k=k, offset=1000) == {}
 
 
@@ -188,7 +183,7 @@ def test_neighbors_of_hostile_filters_keep_their_answers(search):
         ({"offset": 1001}, ("'offset'", 1001)),
         ({"min_score": 1.5}, ("'min_score'", 1.5)),
         ({"min_score": float("nan")}, ("'min_score'",)),
-        ({"distinct": 0.0}, ("'distinct'",)),
+        ({"distinct": -0.1}, ("'distinct'",)),
         ({"distinct": 1.01}, ("'distinct'",)),
         ({"text_weight": 0.5}, ("'text_weight'", "image")),
         ({"offset": 2**40}, ("'offset'", 2**40)),
