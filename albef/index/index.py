@@ -36,6 +36,8 @@ MANIFEST = "manifest.json"
 KINDS = items.KINDS
 _FILTERS = 32
 """Filters whose rows are remembered, one bit per row."""
+_FEW = 20_000
+"""Selected rows that are compared one by one, 20 MB of features."""
 _MORE = 4
 """Candidates looked at for distinct ones, as a multiple of those wanted."""
 
@@ -99,8 +101,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows that a filter selects, as a bit per row number, and their count."""
+    """Rows that a filter selects.
 
+    Args:
+        rows: Row numbers, empty if there are many.
+        bits: A bit per row number.
+    """
+
+    rows: Rows
     bits: Any
     count: int
 
@@ -146,7 +154,7 @@ class Collection:
         rows = items.select(self.items, self.kind, where)
         chosen = np.zeros(self.part.next, dtype=bool)
         chosen[rows] = True
-        return Selection(np.packbits(chosen, bitorder="little"), len(rows))
+        return Selection(rows if len(rows) <= _FEW else rows[:0], np.packbits(chosen, bitorder="little"), len(rows))
 
     def search(self, features: Floats, k: int, selected: Selection | None = None) -> tuple[Floats, Rows]:
         """Find the ``k`` rows nearest to each feature vector.
@@ -164,6 +172,12 @@ class Collection:
             return np.empty((len(features), 0), dtype=np.float32), np.empty((len(features), 0), dtype=np.int64)
         queries = np.ascontiguousarray(features, dtype=np.float32)
         lists = getattr(self.index, "nlist", 0)
+        if lists and selected is not None and len(selected.rows):  # comparing few rows is faster than finding them
+            import faiss
+
+            features = self.segments.features(selected.rows)
+            scores, nearest = faiss.knn(queries, features, k, metric=faiss.METRIC_INNER_PRODUCT)
+            return scores, selected.rows[nearest]
         # The fewer rows are selected, the more lists are probed, so that as many rows are compared.
         probed = min(math.ceil(self.index.nprobe * len(self) / count), lists) if lists else 0
         scores, rows = self._search(queries, k, selected, probed)

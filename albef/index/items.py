@@ -22,7 +22,7 @@ FILE = "items.db"
 KINDS = ("images", "captions")
 MAX_WHERE_BYTES = 2000
 SECONDS = 2.0
-"""Time that a filter may take."""
+"""CPU time that a filter may take."""
 FUNCTIONS = {"abs", "coalesce", "glob", "instr", "length", "like", "lower", "round", "substr", "trim", "upper"}
 """Functions of a filter; ``like`` and ``glob`` are operators as well."""
 _LIMITS = {
@@ -109,7 +109,7 @@ def select(path: Path, kind: str, where: str, seconds: float = SECONDS) -> Rows:
     if len(where.encode()) > MAX_WHERE_BYTES:
         raise FilterError(f"has {len(where.encode())} bytes, expected at most {MAX_WHERE_BYTES}")
     with closing(read(path)) as db:
-        known, selects, end = columns(db, kind), [kind], time.monotonic() + seconds
+        known, selects, end = columns(db, kind), [kind], time.thread_time() + seconds
 
         def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
             allowed = (
@@ -122,11 +122,11 @@ def select(path: Path, kind: str, where: str, seconds: float = SECONDS) -> Rows:
         for limit, value in _LIMITS.items():
             db.setlimit(limit, value)
         db.set_authorizer(authorize)
-        db.set_progress_handler(lambda: int(time.monotonic() > end), _STEPS)
+        db.set_progress_handler(lambda: int(time.thread_time() > end), _STEPS)
         try:
             return rows(db, kind, where)
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-            if time.monotonic() > end:
+            if time.thread_time() > end:
                 raise FilterError(f"takes longer than {seconds:g} s; compare fewer columns") from error
             names = ", ".join(f"{name} ({declared})" for name, declared in known.items())
             raise FilterError(f"is not a condition on the columns {names}: {error}") from error

@@ -12,7 +12,16 @@ from typing import Any, TypeVar, Unpack
 
 from albef.serving import access, requests
 from albef.serving.access import Tls
-from albef.serving.requests import Answer, Grounded, ImageInput, InvalidRequestError, Match, Request, ServingError
+from albef.serving.requests import (
+    Answer,
+    Grounded,
+    ImageInput,
+    InvalidRequestError,
+    Match,
+    Request,
+    RetrievalOptions,
+    ServingError,
+)
 from albef.serving.transport import (
     Attempts,
     BusyError,
@@ -25,7 +34,6 @@ from albef.serving.transport import (
     read_answers,
     translated_errors,
 )
-from albef.tasks.retrieval.client import Options
 
 __all__ = [
     "AsyncClient",
@@ -43,7 +51,7 @@ T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
 
 
-def _query(text: str | None, image: ImageInput | None, options: Options) -> Request[list[Match]]:
+def _query(text: str | None, image: ImageInput | None, options: RetrievalOptions) -> Request[list[Match]]:
     texts, images = None if text is None else [text], None if image is None else [image]
     return requests.build("retrieval", texts=texts, images=images, **options)
 
@@ -148,15 +156,15 @@ class Client(_Connection):
         return {model.name: model.name in loaded for model in entries}
 
     def retrieve(
-        self, text: str | None = None, image: ImageInput | None = None, **options: Unpack[Options]
+        self, text: str | None = None, image: ImageInput | None = None, **options: Unpack[RetrievalOptions]
     ) -> list[Match]:
         """Find images for a text, captions for an image, or images for both, best first.
 
-        See `albef.tasks.retrieval.client.Options`.
+        See `albef.serving.requests.RetrievalOptions`.
         """
         return self.ask(_query(text, image, options))[0]
 
-    def retrieve_many(self, texts: Sequence[str], **options: Unpack[Options]) -> list[list[Match]]:
+    def retrieve_many(self, texts: Sequence[str], **options: Unpack[RetrievalOptions]) -> list[list[Match]]:
         """Find images for several texts in one request; see `retrieve`.
 
         One invalid text fails the request.
@@ -238,7 +246,7 @@ class AsyncClient(_Connection):
         await self.triton.close()
 
     async def retrieve(
-        self, text: str | None = None, image: ImageInput | None = None, **options: Unpack[Options]
+        self, text: str | None = None, image: ImageInput | None = None, **options: Unpack[RetrievalOptions]
     ) -> list[Match]:
         """See `Client.retrieve`."""
         return (await self.ask(_query(text, image, options)))[0]

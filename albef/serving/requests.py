@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,28 @@ class Match:
 
     id: str
     score: float
+
+
+class RetrievalOptions(TypedDict, total=False):
+    """Options of a retrieval request; those that are left out, or None, are chosen by the endpoint.
+
+    Attributes:
+        k: Maximum number of matches.
+        rerank: Whether to re-rank the shortlist with the ITM head.
+        where: Condition on the metadata, such as ``year >= 2020 AND source = 'wiki'``.
+        min_score: Leave out matches with lower scores.
+        offset: Matches to skip.
+        distinct: Leave out matches whose similarity to a nearer one is at least this.
+        text_weight: Weight of the text in a query by text and image, 0 to 1.
+    """
+
+    k: int | None
+    rerank: bool | None
+    where: str | None
+    min_score: float | None
+    offset: int | None
+    distinct: float | None
+    text_weight: float | None
 
 
 @dataclass(frozen=True)

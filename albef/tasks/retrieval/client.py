@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from albef.serving import protocol
 from albef.serving.requests import (
@@ -14,6 +14,7 @@ from albef.serving.requests import (
     InvalidRequestError,
     Match,
     Request,
+    RetrievalOptions,
     column,
     image_bytes,
     shared_value,
@@ -23,28 +24,6 @@ from albef.tasks.retrieval import spec
 
 if TYPE_CHECKING:
     from albef.data.lists import Lists
-
-
-class Options(TypedDict, total=False):
-    """Options of a request; those that are left out, or None, are chosen by the endpoint.
-
-    Attributes:
-        k: Maximum number of matches.
-        rerank: Whether to re-rank the shortlist with the ITM head.
-        where: Condition on the metadata, such as ``year >= 2020 AND source = 'wiki'``.
-        min_score: Leave out matches with lower scores.
-        offset: Matches to skip.
-        distinct: Leave out matches whose similarity to a nearer one is at least this.
-        text_weight: Weight of the text in a query by text and image, 0 to 1.
-    """
-
-    k: int | None
-    rerank: bool | None
-    where: str | None
-    min_score: float | None
-    offset: int | None
-    distinct: float | None
-    text_weight: float | None
 
 
 _KINDS: dict[str, type] = {
@@ -59,7 +38,7 @@ _KINDS: dict[str, type] = {
 
 
 def request(
-    texts: Sequence[str] | None = None, images: Sequence[ImageInput] | None = None, **options: Unpack[Options]
+    texts: Sequence[str] | None = None, images: Sequence[ImageInput] | None = None, **options: Unpack[RetrievalOptions]
 ) -> Request[list[Match]]:
     """Build a request with text queries, image queries, or queries by both.
 
