@@ -1,4 +1,4 @@
-"""Filters of a search that are no conditions on its columns, with what the error message names."""
+"""Filters that are no conditions on the columns, and what the error message names."""
 
 from __future__ import annotations
 

@@ -247,7 +247,10 @@ class _Change:
     def _write_index(
         self, kind: str, parts: Mapping[str, Part], before: Rows, rows: Mapping[str, Rows], target: Path
     ) -> None:
-        """Write the faiss index of images or captions; features of the other modality serve as sample queries."""
+        """Write the faiss index of images or captions.
+
+        Features of the other modality serve as sample queries.
+        """
         import faiss
 
         if not len(rows[kind]):

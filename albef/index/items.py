@@ -1,6 +1,6 @@
-"""Ids and metadata of an index: an SQLite file with a table of images and a table of captions.
+"""Ids and metadata of an index, an SQLite file.
 
-Each table has the columns ``row`` (row number) and ``id`` (id of an image, text of a caption), and one column per
+Its tables of images and captions have the columns ``row`` (row number) and ``id`` (id of an image, text of a caption), and one column per
 property. A reader opens the file as immutable, so it needs neither locks nor a writable folder.
 """
 
@@ -58,7 +58,7 @@ def read(path: Path) -> sqlite3.Connection:
 
 
 def insert(db: sqlite3.Connection, kind: str, items: Iterable[tuple[int, str]]) -> None:
-    """Insert row numbers and ids; an existing id gets the new row number and keeps its metadata."""
+    """Insert row numbers and ids; an id that exists keeps its metadata."""
     text = f"INSERT INTO {kind} (row, id) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET row = excluded.row"
     db.executemany(text, items)
 
@@ -99,7 +99,7 @@ def set_metadata(db: sqlite3.Connection, metadata: Metadata) -> None:
 
 
 def select(path: Path, kind: str, where: str, seconds: float = SECONDS) -> Rows:
-    """Return the rows that an untrusted SQL condition selects, such as ``year >= 2020 AND source = 'wiki'``.
+    """Return the rows that an untrusted SQL condition selects.
 
     SQLite compiles the condition with access to one table and `FUNCTIONS` alone, and stops when the time is over.
 

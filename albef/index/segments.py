@@ -112,7 +112,9 @@ class Segments:
 
 
 def check_bytes(folder: Path, expected: int) -> None:
-    """Compare the size of a folder with that in the manifest: a file that was cut is mapped without an error.
+    """Compare the size of a folder with that in the manifest.
+
+    Without this check, a file that was cut would be mapped without an error.
 
     Raises:
         SearchIndexError: If it differs, or there is no such folder.

@@ -44,7 +44,7 @@ class Match:
 
 
 class RetrievalOptions(TypedDict, total=False):
-    """Options of a retrieval request; those that are left out, or None, are chosen by the endpoint.
+    """Options of a retrieval request; by default those of the endpoint.
 
     Attributes:
         k: Maximum number of matches.

@@ -147,7 +147,9 @@ class TritonPythonModel(Endpoint):
         )
 
     async def select(self, collection: Collection, where: str) -> Selection:
-        """Return the rows that a filter selects; one filter at a time, so that slow ones delay only each other.
+        """Return the rows that a filter selects.
+
+        One filter at a time, so that slow ones delay only each other.
 
         Raises:
             QueryError: If the filter is invalid or takes too long.
@@ -159,7 +161,9 @@ class TritonPythonModel(Endpoint):
                 raise QueryError(f"'{spec.WHERE}' {error}", spec.WHERE) from error
 
     async def encode(self, request: Any) -> tuple[dict[str, Array], Array]:
-        """Return inputs of the fusion graph, those of the text if there is one, and features ``(B, P)``.
+        """Return inputs of the fusion graph, and features ``(B, P)``.
+
+        The inputs are those of the text, if there is one.
 
         Raises:
             QueryError: If the request has neither text nor image.
