@@ -1,7 +1,7 @@
 """Ids and metadata of an index, an SQLite file.
 
-Its tables of images and captions have the columns ``row`` (row number) and ``id`` (id of an image, text of a caption), and one column per
-property. A reader opens the file as immutable, so it needs neither locks nor a writable folder.
+Its tables of images and captions have the columns ``row`` (row number) and ``id`` (id of an image, text of a caption),
+and one column per property. A reader opens the file as immutable, so it needs neither locks nor a writable folder.
 """
 
 from __future__ import annotations
