@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from albef.serving import protocol
 from albef.serving.requests import (
@@ -14,7 +14,6 @@ from albef.serving.requests import (
     InvalidRequestError,
     Match,
     Request,
-    RetrievalOptions,
     column,
     image_bytes,
     shared_value,
@@ -26,26 +25,31 @@ if TYPE_CHECKING:
     from albef.data.lists import Lists
 
 
-_KINDS: dict[str, type] = {
-    protocol.K: int,
-    spec.RERANK: bool,
-    spec.WHERE: str,
-    spec.MIN_SCORE: float,
-    spec.OFFSET: int,
-    spec.DISTINCT: float,
-    spec.TEXT_WEIGHT: float,
-}
+_OPTIONS = spec.ENDPOINT.inputs[2:]
+_TYPES: dict[str, type] = {"INT32": int, "BOOL": bool, "FP32": float, "BYTES": str}
 
 
 def request(
-    texts: Sequence[str] | None = None, images: Sequence[ImageInput] | None = None, **options: Unpack[RetrievalOptions]
+    texts: Sequence[str] | None = None,
+    images: Sequence[ImageInput] | None = None,
+    k: int | None = None,
+    rerank: bool | None = None,
+    where: str | None = None,
+    min_score: float | None = None,
+    offset: int | None = None,
+    distinct: float | None = None,
+    text_weight: float | None = None,
 ) -> Request[list[Match]]:
     """Build a request with text queries, image queries, or queries by both.
+
+    Args:
+        k, rerank, where, min_score, offset, distinct, text_weight: See `albef.serving.requests.RetrievalOptions`.
 
     Raises:
         InvalidRequestError: If there are neither texts nor images, there are different numbers of them, or a file
             cannot be read.
     """
+    given = locals()
     if texts is None and images is None:
         raise InvalidRequestError("give a text, an image or both, not neither")
     if texts is not None and images is not None and len(texts) != len(images):
@@ -56,9 +60,9 @@ def request(
     if images is not None:
         arrays[protocol.IMAGE] = column([image_bytes(image) for image in images])
     rows = len(next(iter(arrays.values())))
-    for name, value in options.items():
-        if value is not None:
-            arrays[name] = shared_value(rows, _KINDS[name](value), name)
+    for tensor in _OPTIONS:  # their arguments have the same names
+        if given[tensor.name] is not None:
+            arrays[tensor.name] = shared_value(rows, _TYPES[tensor.dtype](given[tensor.name]), tensor.name)
     return Request(spec.ENDPOINT, arrays, _read)
 
 
@@ -72,8 +76,7 @@ def _read(outputs: dict[str, Array]) -> list[list[Match]]:
 def from_arguments(args: argparse.Namespace) -> Request[list[Match]]:
     """Build the request of ``albef ask retrieval``."""
     texts, images = [args.text] if args.text is not None else None, [args.image] if args.image else None
-    options: Any = {name: getattr(args, name) for name in _KINDS}
-    return request(texts, images, **options)
+    return request(texts, images, **{tensor.name: getattr(args, tensor.name) for tensor in _OPTIONS})
 
 
 def format_answer(answer: list[Match]) -> str:

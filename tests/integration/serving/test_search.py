@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from tritonclient import http
 
 from albef import cli
 from albef.index.index import Collection, ImageTextIndex
 from albef.serving import requests
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.server import TritonServer
+from albef.serving.service import Access, Service
 from albef.serving.transport import infer_arguments
 from tests.errors import refuses
 from tests.filters import HOSTILE
-from tests.integration.serving.hostile_requests import strings
 from tests.served import copy_retrieval
 
 TEXT = "red above blue"
@@ -29,9 +29,9 @@ SOURCES = ("wiki", "web", None)
 
 @dataclass(frozen=True)
 class Search:
-    """Server whose images have metadata."""
+    """Service whose images have metadata."""
 
-    server: TritonServer
+    service: Service
     client: Client
     years: dict[str, int]
     images: Collection
@@ -46,7 +46,8 @@ def search(model, runtime, tmp_path_factory) -> Iterator[Search]:
     folder = tmp_path_factory.mktemp("search")
     repository = copy_retrieval(model.repository, folder / "repository")
     index = repository / "retrieval" / "1" / "index"
-    with TritonServer(repository, runtime=runtime) as server, Client(server.grpc_url) as client:
+    server = TritonServer(repository, runtime=runtime)
+    with Service(server, Access(http_port=0)) as service, Client(service.grpc_url) as client:
         assert client.retrieve(TEXT)  # metadata reach a running server
         images = ImageTextIndex(index).images
         years = {name: 2000 + 2 * n for n, name in enumerate(images.ids(images.rows))}
@@ -54,7 +55,7 @@ def search(model, runtime, tmp_path_factory) -> Iterator[Search]:
         (folder / "metadata.jsonl").write_text("\n".join(lines))
         arguments = ["index", "add", "--repository", repository, "--metadata", folder / "metadata.jsonl"]
         assert cli.main(list(map(str, arguments))) == 0
-        yield Search(server, client, years, ImageTextIndex(index).images, folder)
+        yield Search(service, client, years, ImageTextIndex(index).images, folder)
 
 
 @pytest.mark.parametrize("rerank", [True, False])
@@ -90,13 +91,19 @@ def test_an_empty_answer_over_both_protocols(search):
     request = requests.build("retrieval", texts=[TEXT], where="0")
     answer = search.client.triton.infer(**infer_arguments(request), client_timeout=30)
     assert answer.as_numpy("ids").shape == answer.as_numpy("scores").shape == (1, 0)
-    inputs = []
-    for name, value in (("text", TEXT.encode()), ("where", b"0")):
-        inputs.append(http.InferInput(name, [1, 1], "BYTES"))
-        inputs[-1].set_data_from_numpy(strings(value), binary_data=False)
-    with http.InferenceServerClient(search.server.http_url) as other:
-        answer = other.infer("retrieval", inputs)
-    assert answer.as_numpy("ids").shape == (1, 0)
+    assert post(search, texts=[TEXT], where="0") == {"answers": [[]]}
+
+
+def test_the_http_side_has_the_same_options(search):
+    options = {"where": "year < 2020", "min_score": 0, "offset": 1, "distinct": 1, "k": 3, "rerank": True}
+    (answer,) = post(search, texts=[TEXT], **options)["answers"]
+    assert {match["id"]: match["score"] for match in answer} == pytest.approx(search.ask(text=TEXT, **options))
+
+
+def post(search: Search, **body) -> dict[str, list]:
+    data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    with urlopen(Request(f"{search.service.http_url}/v1/retrieval", data, headers), timeout=30) as answer:
+        return json.load(answer)
 
 
 @pytest.mark.parametrize("rerank", [True, False])
@@ -197,7 +204,7 @@ def test_options_out_of_range_are_refused(search, options, names):
 
 
 def test_the_command_line_has_the_same_options(search, model, capsys):
-    url = ["--url", search.server.grpc_url]
+    url = ["--url", search.service.grpc_url]
     command = ["ask", "retrieval", TEXT, *url, "-k", "3", "--where", "year < 2010", "--offset", "3", "--no-rerank"]
     assert cli.main([*command, "--min-score", "-1", "--distinct", "1"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
