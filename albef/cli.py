@@ -127,7 +127,7 @@ def _index(args: argparse.Namespace) -> None:
     from albef.index import commands
 
     if args.action in ("build", "add"):
-        source = commands.Source(args.folder, args.list, args.images, args.skip_unreadable)
+        source = commands.Source(args.folder, args.list, args.images, args.skip_unreadable, args.metadata)
         if args.action == "build":
             commands.build(args.repository, source, args.dtype, args.model_version)
         else:
@@ -311,11 +311,12 @@ def _index_commands(command: argparse.ArgumentParser) -> None:
         action.add_argument("--repository", type=Path, required=True, help="model repository")
         action.add_argument("--model-version", type=int, help="version of the retrieval endpoint; default: the newest")
         if name in ("build", "add"):
-            source = action.add_mutually_exclusive_group(required=True)
+            source = action.add_mutually_exclusive_group()
             source.add_argument("--folder", type=Path, help="folder of images; their relative paths are the ids")
             source.add_argument("--list", type=Path, help="list of images and captions, as for retrieval")
             action.add_argument("--images", type=Path, help="folder that image paths of the list are relative to")
             action.add_argument("--skip-unreadable", action="store_true", help="skip files that are not images")
+            action.add_argument("--metadata", type=Path, help="CSV, JSON lines or Parquet with a column 'id'")
         if name == "build":
             dtypes = get_args(configuration.IndexDtype)
             action.add_argument("--dtype", choices=dtypes, default="float32", help="type of the stored embeddings")

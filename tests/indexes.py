@@ -9,6 +9,7 @@ import numpy as np
 
 from albef.data.images import StoredImage
 from albef.index.builder import Encoders
+from albef.index.index import Collection
 
 TOKENS, WIDTH, FEATURES = 4, 6, 8
 
@@ -58,3 +59,7 @@ def encoders(batch: int = 3, model_hash: str = "m", encoded: list[str] | None = 
 
 def files(names) -> dict[str, StoredImage]:
     return {name: StoredImage(name, name, name.encode) for name in names}
+
+
+def rows_by_id(collection: Collection) -> dict[str, int]:
+    return dict(zip(collection.ids(collection.rows), collection.rows.tolist(), strict=True))

@@ -15,10 +15,11 @@ import numpy as np
 from albef.data.images import SUFFIXES, ImageError, StoredImage, load_image, to_pixels
 from albef.data.lists import Images, Rows, records_of
 from albef.data.tokenizer import Encoder, load
-from albef.index import builder
+from albef.index import builder, items
 from albef.index.builder import Encoders
-from albef.index.index import ImageTextIndex, Manifest, SearchIndexError
-from albef.index.segments import Batch
+from albef.index.index import KINDS, ImageTextIndex, Manifest
+from albef.index.metadata import Metadata, read
+from albef.index.segments import Batch, SearchIndexError
 from albef.io import file_hash
 from albef.serving import protocol
 from albef.serving.session import metadata, open_session
@@ -123,34 +124,36 @@ def images_and_captions(rows: Rows) -> tuple[dict[str, StoredImage], list[str]]:
 
 @dataclass(frozen=True)
 class Source:
-    """Images and captions to index; either ``folder`` or ``records`` is given.
+    """Images and captions to index, from a folder or a list, and metadata.
 
     Args:
         folder: Folder that is searched for images.
         records: Retrieval list of images and captions.
         images: Folder of the prepared data, or that the paths in the list are relative to; by default the folder of
             the list.
-        skip_unreadable: Leave out unreadable images instead of raising an error.
+        skip_unreadable: Leave out unreadable images, and their metadata, instead of raising an error.
+        metadata: File that `albef.index.metadata.read` reads.
     """
 
     folder: Path | None = None
     records: Path | None = None
     images: Path | None = None
     skip_unreadable: bool = False
+    metadata: Path | None = None
 
-    def read(self) -> tuple[dict[str, StoredImage], list[str]]:
-        """Return images by id, and captions.
+    def read(self) -> tuple[dict[str, StoredImage], list[str], Metadata | None]:
+        """Return images by id, captions, and metadata.
 
         Raises:
             SourceError: If there is nothing to index, or an image cannot be read.
         """
-        if (self.folder is None) == (self.records is None):
-            given = "neither" if self.folder is None else "both"
-            raise SourceError(f"expected either a folder of images or a JSON list, got {given}")
+        if self.folder is not None and self.records is not None:
+            raise SourceError("expected either a folder of images or a JSON list, got both")
+        metadata = None if self.metadata is None else read(self.metadata)
+        images, captions = dict[str, StoredImage](), list[str]()
         if self.folder is not None:
-            images, captions = images_in_folder(self.folder), list[str]()
-        else:
-            assert self.records is not None
+            images = images_in_folder(self.folder)
+        elif self.records is not None:
             stored = Images(self.images or self.records.parent)
             records = records_of(self.records, "retrieval")
             images, captions = images_and_captions(Rows(records, stored, str(self.records), "retrieval"))
@@ -162,7 +165,11 @@ class Source:
                 f"{len(unreadable)} images cannot be read; fix them or leave them out with --skip-unreadable:"
                 f"\n  {errors}{more}"
             )
-        return {key: image for key, image in images.items() if key not in unreadable}, captions
+        for key in unreadable:
+            del images[key]
+            if metadata is not None:
+                metadata.rows.pop(key, None)
+        return images, captions, metadata
 
 
 def _unreadable(images: Mapping[str, StoredImage]) -> Iterator[tuple[str, str]]:
@@ -185,15 +192,14 @@ def build(repository: Path, source: Source, dtype: str = "float32", version: int
     A running server uses the new index from its next request on.
     """
     folder = endpoint_folder(repository, version)
-    images, captions = source.read()
-    return builder.build(folder / protocol.INDEX_FOLDER, load_encoders(folder), images, captions, dtype)
+    images, captions, metadata = source.read()
+    return builder.build(folder / protocol.INDEX_FOLDER, load_encoders(folder), images, captions, dtype, metadata)
 
 
 def add(repository: Path, source: Source, version: int | None = None) -> Manifest:
-    """Add images and captions; see `albef.index.builder.add`."""
+    """Add images, captions and metadata; see `albef.index.builder.add`."""
     folder = endpoint_folder(repository, version)
-    images, captions = source.read()
-    return builder.add(folder / protocol.INDEX_FOLDER, load_encoders(folder), images, captions)
+    return builder.add(folder / protocol.INDEX_FOLDER, load_encoders(folder), *source.read())
 
 
 def remove(repository: Path, ids: Sequence[str], captions: bool = False, version: int | None = None) -> Manifest:
@@ -205,10 +211,13 @@ def remove(repository: Path, ids: Sequence[str], captions: bool = False, version
 def describe(repository: Path, version: int | None = None) -> str:
     """Return a summary of the index of a model repository as text."""
     folder = endpoint_folder(repository, version) / protocol.INDEX_FOLDER
-    manifest = ImageTextIndex(folder).manifest
+    index = ImageTextIndex(folder)
+    manifest = index.manifest
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     lines = [f"{folder}: change {manifest.generation}, {size / 2**20:.1f} MiB, embeddings in {manifest.dtype}"]
-    for kind, part in (("images", manifest.images), ("captions", manifest.captions)):
-        lines.append(f"  {part.count} {kind}, {part.search} search, {len(part.segments)} segments")
+    for kind, part in zip(KINDS, (index.images, index.captions), strict=True):
+        search = "ivf" if hasattr(part.index, "nlist") else "exact"
+        lines.append(f"  {len(part)} {kind}, {search} search, {len(part.part.segments)} segments")
+        lines.append(f"    columns {', '.join(items.columns(part.db, kind))}")
     lines.append(f"  model {manifest.model_hash[:12]}, tokenizer {manifest.tokenizer_hash[:12]}")
     return "\n".join(lines)

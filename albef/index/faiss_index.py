@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Rows = NDArray[np.int64]
+from albef.index.segments import Floats, Rows
 
 EXACT_BELOW = 100_000
 """Rows below which search is exhaustive: with 256 dimensions 100 MB and some 10 ms."""
@@ -25,16 +22,7 @@ _POINTS_PER_LIST = 64
 _TUNING_QUERIES = 500
 
 
-@dataclass(frozen=True)
-class FaissIndex:
-    """faiss index by row number, with its search type; see `albef.index.index.Part`."""
-
-    index: Any
-    search: str
-    trained_on: int
-
-
-def build(features: Floats, rows: Rows, queries: Floats, exact_below: int = EXACT_BELOW) -> FaissIndex:
+def build(features: Floats, rows: Rows, queries: Floats, exact_below: int = EXACT_BELOW) -> Any:
     """Index features ``(n, P)`` by their row numbers ``(n,)``.
 
     Args:
@@ -48,7 +36,7 @@ def build(features: Floats, rows: Rows, queries: Floats, exact_below: int = EXAC
     if len(rows) < exact_below:
         index = faiss.IndexIDMap(faiss.IndexFlatIP(width))
         index.add_with_ids(features, rows)
-        return FaissIndex(index, "exact", 0)
+        return index
     lists = min(round(4 * math.sqrt(len(rows))), len(rows))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid, index.cp.min_points_per_centroid, index.cp.seed = _POINTS_PER_LIST, 1, 0
@@ -56,15 +44,14 @@ def build(features: Floats, rows: Rows, queries: Floats, exact_below: int = EXAC
     index.train(features[np.sort(sample)])
     index.add_with_ids(features, rows)
     _tune_nprobe(index, features, rows, queries)
-    return FaissIndex(index, "ivf", len(rows))
+    return index
 
 
 def _tune_nprobe(index: Any, features: Floats, rows: Rows, queries: Floats) -> None:
     """Set ``nprobe`` to the smallest power of 2 that reaches `RECALL`."""
     import faiss
 
-    step = max(len(queries) // _TUNING_QUERIES, 1)
-    queries = np.ascontiguousarray(queries[::step], dtype=np.float32)
+    queries = np.ascontiguousarray(sample(queries), dtype=np.float32)
     k = min(SHORTLIST, len(rows))
     _, nearest = faiss.knn(queries, features, k, metric=faiss.METRIC_INNER_PRODUCT)
     exact = [set(line) for line in rows[nearest]]
@@ -76,32 +63,35 @@ def _tune_nprobe(index: Any, features: Floats, rows: Rows, queries: Floats) -> N
         index.nprobe = min(2 * index.nprobe, index.nlist)
 
 
-def change(
-    old: FaissIndex,
-    removed: Rows,
-    added: Rows,
-    features: Floats,
-    everything: Callable[[], tuple[Floats, Rows]],
+def sample(queries: Any) -> Any:
+    """Return every n-th of the queries, or of their row numbers, so that about `_TUNING_QUERIES` remain."""
+    return queries[:: max(len(queries) // _TUNING_QUERIES, 1)]
+
+
+def update(
+    old: Any,
+    before: Rows,
+    after: Rows,
+    features: Callable[[Rows], Floats],
     queries: Callable[[], Floats],
     exact_below: int = EXACT_BELOW,
-) -> FaissIndex:
-    """Remove and add rows, rebuilding the index if necessary.
+) -> Any:
+    """Return the index of the rows in use after a change.
 
-    A rebuild is necessary when the search type does not suit the new size.
+    Rows are added and removed. A small index that became large, or the reverse, is built again, as is one that has
+    more than four times the rows that its lists were made for: their centroids fit the rest badly.
 
     Args:
-        old: Index to change; modified in place.
-        features: Features of the added rows.
-        everything: Returns features and numbers of all rows after the change.
+        old: Index to change, modified in place; None if there is none.
+        features: Returns features of rows.
         queries: Returns sample queries, see `build`.
     """
-    count = old.index.ntotal - len(removed) + len(added)
-    search = "exact" if count < exact_below else "ivf"
-    # Centroids trained on less than a quarter of the rows fit the rest badly.
-    if search != old.search or (search == "ivf" and count > 4 * old.trained_on):
-        return build(*everything(), queries(), exact_below)
+    lists = getattr(old, "nlist", 0)
+    if old is None or (len(after) < exact_below) != (not lists) or 0 < lists < 2 * math.sqrt(len(after)):
+        return build(features(after), after, queries(), exact_below)
+    removed, added = np.setdiff1d(before, after), np.setdiff1d(after, before)
     if len(removed):
-        old.index.remove_ids(removed)
+        old.remove_ids(removed)
     if len(added):
-        old.index.add_with_ids(np.ascontiguousarray(features, dtype=np.float32), added)
+        old.add_with_ids(np.ascontiguousarray(features(added), dtype=np.float32), added)
     return old

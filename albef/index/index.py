@@ -1,61 +1,45 @@
-"""Image-text index of the retrieval endpoint; needs NumPy and faiss only.
+"""Image-text index of the retrieval endpoint; needs NumPy, SQLite and faiss only.
 
 The index is computed ahead of time and shipped with the model repository. It is a folder of immutable subfolders and a
 manifest that names the ones in use::
 
-    manifest.json                   hash of the model that encoded it, segments and faiss indices in use
-    images-7/  captions-7/          segments: ids, embeddings, features; row numbers are never reused
+    manifest.json                   hash of the model that encoded it, folders in use
+    images-7-0/  captions-7-0/      segments: embeddings and features; row numbers are never reused
     index-9/images.faiss            features of the rows in use, by row number
-    index-9/images.npy              these row numbers, ascending
+    index-9/items.db                ids and metadata of the rows in use
 
 A change writes new folders and then replaces the manifest, so a reader sees either the old or the new index in full.
-Folders that only the previous manifest names are removed by the change after it. Everything except the manifest and
-the row numbers is memory-mapped: a search in a million images reads the probed lists and the embeddings of its
-shortlist.
+Folders that only the previous manifest names are removed by the change after it. Embeddings, features and faiss indices
+are memory-mapped: a search in a million images reads the probed lists and the embeddings of its shortlist.
 
-n = queries or rows, L = tokens, T = tokens of a segment, W = width, P = projection width, k = answers.
+n = queries or rows, P = projection width, k = answers.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Rows = NDArray[np.int64]
+from albef.index import items
+from albef.index.segments import Floats, Rows, SearchIndexError, Segment, Segments, check_bytes
 
-FORMAT = "albef-index-2"
+FORMAT = "albef-index-3"
 MANIFEST = "manifest.json"
-KINDS = ("images", "captions")
-EMBEDS, SCALES, STARTS, FEATURES, IDS, OFFSETS = (
-    "embeds.npy",
-    "scales.npy",
-    "starts.npy",
-    "features.npy",
-    "ids.utf8",
-    "ids.npy",
-)
-"""Files of a segment: embeddings ``(T, W)``, their scales ``(T,)`` if they are int8, the first token of each row,
-features, concatenated ids, and the offset of each id."""
-
-
-class SearchIndexError(ValueError):
-    """The index is damaged or was encoded by another model."""
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Folder of encoded rows, numbered from ``first``."""
-
-    name: str
-    first: int
-    rows: int
+KINDS = items.KINDS
+_FILTERS = 32
+"""Filters whose rows are remembered, one bit per row."""
+_FEW = 20_000
+"""Selected rows that are compared one by one, 20 MB of features."""
+_MORE = 4
+"""Candidates looked at for distinct ones, as a multiple of those wanted."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +47,11 @@ class Part:
     """Images or captions of an index, as stored in the manifest.
 
     Args:
-        index: Folder of the faiss index.
-        index_bytes: Size of the faiss file; faiss maps a truncated file without an error.
-        count: Rows in use.
         next: Number of the next new row.
-        search: ``exact`` or ``ivf`` (inverted lists).
-        trained_on: Rows that the inverted lists were trained on.
     """
 
     segments: tuple[Segment, ...] = ()
-    index: str = ""
-    index_bytes: int = 0
-    count: int = 0
     next: int = 0
-    search: str = "exact"
-    trained_on: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +62,7 @@ class Manifest:
         model_hash, tokenizer_hash: Hashes of the graphs and the tokenizer that encoded the index.
         dtype: Type of the stored embeddings: float32, float16 or int8.
         generation: Number of changes.
+        bytes: Size of the folder of this generation.
     """
 
     model_hash: str
@@ -96,7 +71,13 @@ class Manifest:
     generation: int
     images: Part
     captions: Part
+    bytes: int = 0
     format: str = FORMAT
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of faiss indices, ids and metadata."""
+        return f"index-{self.generation}"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -112,44 +93,24 @@ def read_manifest(folder: Path) -> Manifest:
             raise SearchIndexError(f"{path}: format {data.get('format')!r}, expected {FORMAT!r}; build the index again")
         for kind in KINDS:
             segments = tuple(Segment(**segment) for segment in data[kind]["segments"])
-            data[kind] = Part(**{**data[kind], "segments": segments})
+            data[kind] = Part(segments, data[kind]["next"])
         return Manifest(**data)
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise SearchIndexError(f"{path}: cannot read the index ({error})") from error
 
 
-class OpenSegment:
-    """Memory-mapped files of a segment."""
+@dataclass(frozen=True)
+class Selection:
+    """Rows that a filter selects.
 
-    def __init__(self, folder: Path, segment: Segment) -> None:
-        self.first = segment.first
-        self.embeds = np.load(folder / EMBEDS, mmap_mode="r")
-        self.scales = np.load(folder / SCALES, mmap_mode="r") if self.embeds.dtype == np.int8 else None
-        self.starts: Rows = np.load(folder / STARTS)
-        self.features: Floats = np.load(folder / FEATURES, mmap_mode="r")
-        self.offsets = np.load(folder / OFFSETS, mmap_mode="r")
-        path = folder / IDS
-        self.names = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-        counts = {
-            "rows": [segment.rows, len(self.starts) - 1, len(self.features), len(self.offsets) - 1],
-            "tokens": [int(self.starts[-1]), len(self.embeds)] + ([] if self.scales is None else [len(self.scales)]),
-            "bytes of ids": [int(self.offsets[-1]), len(self.names)],
-        }
-        for unit, values in counts.items():
-            if len(set(values)) != 1:
-                raise SearchIndexError(f"{folder}: inconsistent number of {unit}: {values}; build the index again")
+    Args:
+        rows: Row numbers, empty if there are many.
+        bits: A bit per row number.
+    """
 
-    def name(self, row: int) -> str:
-        """Return the id of a row of this segment."""
-        return bytes(self.names[self.offsets[row] : self.offsets[row + 1]]).decode("utf-8")
-
-    def tokens(self, row: int) -> NDArray[np.float32]:
-        """Return the embeddings ``(L, W)`` of a row of this segment."""
-        span = slice(int(self.starts[row]), int(self.starts[row + 1]))
-        embeds: NDArray[np.float32] = self.embeds[span].astype(np.float32)
-        if self.scales is not None:
-            embeds *= self.scales[span, None]
-        return embeds
+    rows: Rows
+    bits: Any
+    count: int
 
 
 class Collection:
@@ -159,90 +120,106 @@ class Collection:
         SearchIndexError: If a file is missing, damaged or inconsistent with the others.
     """
 
-    def __init__(self, folder: Path, kind: str, part: Part) -> None:
+    def __init__(self, folder: Path, kind: str, manifest: Manifest) -> None:
         import faiss
 
-        self.part = part
-        self.firsts = np.array([segment.first for segment in part.segments], dtype=np.int64)
+        self.kind, self.part = kind, getattr(manifest, kind)
+        self.items = folder / manifest.folder / items.FILE
+        self.segments = Segments(folder, self.part.segments, manifest.dtype)
         self.index: Any = None
-        self.rows: Rows = np.empty(0, dtype=np.int64)
+        path = folder / manifest.folder / f"{kind}.faiss"
         try:
-            self.segments = [OpenSegment(folder / segment.name, segment) for segment in part.segments]
-            if part.count:
-                self.rows = np.load(folder / part.index / f"{kind}.npy")
-                path = folder / part.index / f"{kind}.faiss"
-                size = path.stat().st_size
-                if size != part.index_bytes:
-                    raise SearchIndexError(f"{path}: {size} bytes, expected {part.index_bytes}; build the index again")
+            self.db = items.read(self.items)
+            if path.exists():
                 self.index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        except SearchIndexError:
-            raise
-        except (OSError, ValueError, RuntimeError) as error:  # faiss raises RuntimeError
+        except (sqlite3.Error, RuntimeError) as error:  # faiss raises RuntimeError
             raise SearchIndexError(f"{folder}: cannot read the index ({error})") from error
-        counts = [part.count, len(self.rows), self.index.ntotal if self.index else 0]
-        if len(set(counts)) != 1:
-            raise SearchIndexError(f"{folder}: inconsistent number of {kind}: {counts}; build the index again")
+        self.select = lru_cache(_FILTERS)(self._select)
 
     def __len__(self) -> int:
-        return self.part.count
+        return self.index.ntotal if self.index else 0
 
-    def _locate(self, row: int) -> tuple[OpenSegment, int]:
-        segment = self.segments[int(np.searchsorted(self.firsts, row, side="right")) - 1]
-        return segment, int(row) - segment.first
+    @property
+    def rows(self) -> Rows:
+        """Row numbers in use, ascending."""
+        return items.rows(self.db, self.kind)
 
-    def search(self, features: Floats, k: int) -> tuple[Floats, Rows]:
+    def ids(self, rows: Sequence[int] | Rows) -> list[str]:
+        """Return the ids of rows."""
+        text = f"SELECT id FROM {self.kind} WHERE row = ?"
+        return [self.db.execute(text, (int(row),)).fetchone()[0] for row in rows]
+
+    def _select(self, where: str) -> Selection:
+        """Return the rows that a filter selects; see `albef.index.items.select`."""
+        rows = items.select(self.items, self.kind, where)
+        chosen = np.zeros(self.part.next, dtype=bool)
+        chosen[rows] = True
+        return Selection(rows if len(rows) <= _FEW else rows[:0], np.packbits(chosen, bitorder="little"), len(rows))
+
+    def search(self, features: Floats, k: int, selected: Selection | None = None) -> tuple[Floats, Rows]:
         """Find the ``k`` rows nearest to each feature vector.
 
         Args:
             features: Queries ``(n, P)``.
+            selected: Rows to search; by default all.
 
         Returns:
             Similarities and row numbers, both ``(n, k)``, best first.
         """
-        k = min(k, len(self))
+        count = len(self) if selected is None else selected.count
+        k = min(k, count)
         if not k:
             return np.empty((len(features), 0), dtype=np.float32), np.empty((len(features), 0), dtype=np.int64)
         queries = np.ascontiguousarray(features, dtype=np.float32)
-        scores, rows = self.index.search(queries, k)
-        if (rows < 0).any():  # the probed lists hold fewer than k rows
+        lists = getattr(self.index, "nlist", 0)
+        if lists and selected is not None and len(selected.rows):  # comparing few rows is faster than finding them
             import faiss
 
-            all_lists: Any = faiss.SearchParametersIVF(nprobe=self.index.nlist)  # type: ignore[call-arg]
-            scores, rows = self.index.search(queries, k, params=all_lists)
+            features = self.segments.features(selected.rows)
+            scores, nearest = faiss.knn(queries, features, k, metric=faiss.METRIC_INNER_PRODUCT)
+            return scores, selected.rows[nearest]
+        # The fewer rows are selected, the more lists are probed, so that as many rows are compared.
+        probed = min(math.ceil(self.index.nprobe * len(self) / count), lists) if lists else 0
+        scores, rows = self._search(queries, k, selected, probed)
+        if (rows < 0).any():  # the probed lists hold fewer than k rows
+            scores, rows = self._search(queries, k, selected, lists)
         return scores, rows
 
-    def name(self, row: int) -> str:
-        """Return the id of a row."""
-        segment, offset = self._locate(row)
-        return segment.name(offset)
+    def _search(self, queries: Floats, k: int, selected: Selection | None, probed: int) -> tuple[Floats, Rows]:
+        import faiss
 
-    def features(self, rows: Sequence[int] | Rows) -> NDArray[np.float32]:
-        """Return the features ``(n, P)`` of rows."""
-        numbers = np.asarray(rows, dtype=np.int64)
-        owners = np.searchsorted(self.firsts, numbers, side="right") - 1
-        width = self.segments[0].features.shape[1] if self.segments else 0
-        features = np.empty((len(numbers), width), dtype=np.float32)
-        for owner in np.unique(owners):
-            segment, mask = self.segments[owner], owners == owner
-            features[mask] = segment.features[numbers[mask] - segment.first]
-        return features
+        names: Any = faiss  # its type information lacks keyword arguments
+        chosen = {} if selected is None else {"sel": names.IDSelectorBitmap(selected.bits)}
+        params = names.SearchParametersIVF(nprobe=probed, **chosen) if probed else names.SearchParameters(**chosen)
+        scores, rows = self.index.search(queries, k, params=params)
+        return scores, rows
 
-    def embeds(self, rows: Sequence[int] | Rows, step: int = 1) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return embeddings ``(n, L, W)`` and masks ``(n, L)`` of rows.
+    def candidates(
+        self, features: Floats, k: int, selected: Selection | None = None, distinct: float | None = None
+    ) -> list[tuple[Floats, Rows]]:
+        """Find up to ``k`` rows for each feature vector, as `search` does.
 
         Args:
-            step: Pad with zeros to the longest row, rounded up to a multiple of this.
+            distinct: Leave out a row whose similarity to a better one is at least this. Up to four times ``k`` rows
+                are looked at.
+
+        Returns:
+            Similarities and row numbers of each query, best first.
         """
-        items = [segment.tokens(offset) for segment, offset in map(self._locate, rows)]
-        length = max((len(tokens) for tokens in items), default=0)
-        length = -(-length // step) * step
-        width = self.segments[0].embeds.shape[1]
-        embeds = np.zeros((len(items), length, width), dtype=np.float32)
-        mask = np.zeros((len(items), length), dtype=np.int64)
-        for row, tokens in enumerate(items):
-            embeds[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
-        return embeds, mask
+        if distinct is None:
+            return list(zip(*self.search(features, k, selected), strict=True))
+        scores, rows = self.search(features, _MORE * k, selected)
+        kept = [_distinct(self.segments.features(line), distinct, k) for line in rows]
+        return [(line[keep], numbers[keep]) for line, numbers, keep in zip(scores, rows, kept, strict=True)]
+
+
+def _distinct(features: Floats, threshold: float, k: int) -> list[int]:
+    """Return the first ``k`` positions whose similarity to all returned before them is below a threshold."""
+    kept: list[int] = []
+    for position, vector in enumerate(features):
+        if len(kept) < k and (not kept or float((features[kept] @ vector).max()) < threshold):
+            kept.append(position)
+    return kept
 
 
 class ImageTextIndex:
@@ -256,8 +233,9 @@ class ImageTextIndex:
         self.folder = folder
         self.stamp = stamp(folder)
         self.manifest = read_manifest(folder)
-        self.images = Collection(folder, "images", self.manifest.images)
-        self.captions = Collection(folder, "captions", self.manifest.captions)
+        check_bytes(folder / self.manifest.folder, self.manifest.bytes)
+        self.images = Collection(folder, "images", self.manifest)
+        self.captions = Collection(folder, "captions", self.manifest)
 
     def check(self, model_hash: str, tokenizer_hash: str) -> ImageTextIndex:
         """Return this index after comparing its hashes.
@@ -288,14 +266,3 @@ def stamp(folder: Path) -> tuple[int, int]:
     except OSError as error:
         raise SearchIndexError(f"{folder / MANIFEST}: cannot read the index ({error})") from error
     return status.st_mtime_ns, status.st_ino
-
-
-def top_k(scores: Floats, k: int) -> Rows:
-    """Return positions of the ``k`` largest scores, best first.
-
-    Ties keep their order.
-
-    Args:
-        scores: Scores ``(n,)``.
-    """
-    return np.argsort(-scores, kind="stable")[:k].astype(np.int64)

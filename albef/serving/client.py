@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from albef.serving.requests import (
     InvalidRequestError,
     Match,
     Request,
+    RetrievalOptions,
     ServingError,
 )
 from albef.serving.transport import (
@@ -53,9 +54,9 @@ T = TypeVar("T")
 DEFAULT_URL = "127.0.0.1:8001"
 
 
-def _query(text: str | None, image: ImageInput | None, k: int | None, rerank: bool) -> Request[list[Match]]:
+def _query(text: str | None, image: ImageInput | None, options: RetrievalOptions) -> Request[list[Match]]:
     texts, images = None if text is None else [text], None if image is None else [image]
-    return requests.build("retrieval", texts=texts, images=images, k=k, rerank=rerank)
+    return requests.build("retrieval", texts=texts, images=images, **options)
 
 
 def _questions(
@@ -158,26 +159,20 @@ class Client(_Connection):
         return {model.name: model.name in loaded for model in entries}
 
     def retrieve(
-        self,
-        text: str | None = None,
-        image: ImageInput | None = None,
-        k: int | None = None,
-        rerank: bool = True,
+        self, text: str | None = None, image: ImageInput | None = None, **options: Unpack[RetrievalOptions]
     ) -> list[Match]:
-        """Find images for a text, or captions for an image, best first.
+        """Find images for a text, captions for an image, or images for both, best first.
 
-        Args:
-            k: Maximum number of matches; the index may hold fewer.
-            rerank: Re-rank the shortlist with the ITM head; otherwise scores are cosine similarities.
+        See `albef.serving.requests.RetrievalOptions`.
         """
-        return self.ask(_query(text, image, k, rerank))[0]
+        return self.ask(_query(text, image, options))[0]
 
-    def retrieve_many(self, texts: Sequence[str], k: int | None = None, rerank: bool = True) -> list[list[Match]]:
+    def retrieve_many(self, texts: Sequence[str], **options: Unpack[RetrievalOptions]) -> list[list[Match]]:
         """Find images for several texts in one request; see `retrieve`.
 
         One invalid text fails the request.
         """
-        return self.ask(requests.build("retrieval", texts=texts, k=k, rerank=rerank))
+        return self.ask(requests.build("retrieval", texts=texts, **options))
 
     def answer(
         self,
@@ -283,14 +278,10 @@ class AsyncClient(_Connection):
         await self.triton.close()
 
     async def retrieve(
-        self,
-        text: str | None = None,
-        image: ImageInput | None = None,
-        k: int | None = None,
-        rerank: bool = True,
+        self, text: str | None = None, image: ImageInput | None = None, **options: Unpack[RetrievalOptions]
     ) -> list[Match]:
         """See `Client.retrieve`."""
-        return (await self.ask(_query(text, image, k, rerank)))[0]
+        return (await self.ask(_query(text, image, options)))[0]
 
     async def answer(
         self,

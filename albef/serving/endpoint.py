@@ -123,7 +123,7 @@ def constant(request: Any, name: str, default: Any) -> Any:
     values = values.reshape(-1)
     if (values != values[0]).any():
         raise QueryError(f"'{name}' must be the same for all queries of a request", name)
-    return values[0].item()
+    return values.tolist()[0]
 
 
 class Endpoint(ABC):

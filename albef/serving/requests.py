@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,33 @@ class Match:
 
     Attributes:
         id: Id of an image, or a caption.
-        score: Score; higher is better.
+        score: Match probability; cosine similarity if the answers were not re-ranked.
     """
 
     id: str
     score: float
+
+
+class RetrievalOptions(TypedDict, total=False):
+    """Options of a retrieval request; by default those of the endpoint.
+
+    Attributes:
+        k: Maximum number of matches.
+        rerank: Whether to re-rank the shortlist with the ITM head.
+        where: Condition on the metadata, such as ``year >= 2020 AND source = 'wiki'``.
+        min_score: Leave out matches with lower scores.
+        offset: Matches to skip.
+        distinct: Leave out matches whose similarity to a nearer one is at least this.
+        text_weight: Weight of the text in a query by text and image, 0 to 1.
+    """
+
+    k: int | None
+    rerank: bool | None
+    where: str | None
+    min_score: float | None
+    offset: int | None
+    distinct: float | None
+    text_weight: float | None
 
 
 @dataclass(frozen=True)
@@ -124,12 +146,14 @@ def text_column(texts: Sequence[str]) -> Array:
     return column([text.encode() for text in texts])
 
 
-def shared_value(rows: int, value: int | bool) -> Array:
+def shared_value(rows: int, value: bool | int | float | str, name: str = protocol.K) -> Array:
     """Return an input with the same value in all rows."""
-    if isinstance(value, bool):
-        return np.full((rows, 1), value, dtype=np.bool_)
+    if isinstance(value, str):
+        return column([value.encode()] * rows)
+    if isinstance(value, bool | float):
+        return np.full((rows, 1), value, dtype=np.bool_ if isinstance(value, bool) else np.float32)
     if not -(2**31) <= value < 2**31:
-        raise InvalidRequestError(f"'k' is {value}, expected a 32-bit integer")
+        raise InvalidRequestError(f"'{name}' is {value}, expected a 32-bit integer")
     return np.full((rows, 1), value, dtype=np.int32)
 
 

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from albef.serving import protocol
-from albef.serving.requests import Array, Asker, ImageInput, Match, Request, shared_value, texts_or_images
+from albef.serving.requests import (
+    Array,
+    Asker,
+    ImageInput,
+    InvalidRequestError,
+    Match,
+    Request,
+    column,
+    image_bytes,
+    shared_value,
+    text_column,
+)
 from albef.serving.tables import ranked
 from albef.tasks.retrieval import spec
 
@@ -15,33 +26,50 @@ if TYPE_CHECKING:
     from albef.data.lists import Lists
 
 
+_OPTIONS = spec.ENDPOINT.inputs[2:]
+_TYPES: dict[str, type] = {"INT32": int, "BOOL": bool, "FP32": float, "BYTES": str}
+
+
 def request(
     texts: Sequence[str] | None = None,
     images: Sequence[ImageInput] | None = None,
     k: int | None = None,
     rerank: bool | None = None,
+    where: str | None = None,
+    min_score: float | None = None,
+    offset: int | None = None,
+    distinct: float | None = None,
+    text_weight: float | None = None,
 ) -> Request[list[Match]]:
-    """Build a request with text queries or image queries.
+    """Build a request with text queries, image queries, or queries by both.
 
     Args:
-        k: Maximum number of matches; by default that of the endpoint.
-        rerank: Whether to re-rank the shortlist with the ITM head; by default true.
+        k, rerank, where, min_score, offset, distinct, text_weight: See `albef.serving.requests.RetrievalOptions`.
 
     Raises:
-        InvalidRequestError: If both or neither are given, or a file cannot be read.
+        InvalidRequestError: If there are neither texts nor images, there are different numbers of them, or a file
+            cannot be read.
     """
-    arrays = texts_or_images(texts, images)
-    (queries,) = map(len, arrays.values())
-    if k is not None:
-        arrays[protocol.K] = shared_value(queries, int(k))
-    if rerank is not None:
-        arrays[spec.RERANK] = shared_value(queries, bool(rerank))
+    given = locals()
+    if texts is None and images is None:
+        raise InvalidRequestError("give a text, an image or both, not neither")
+    if texts is not None and images is not None and len(texts) != len(images):
+        raise InvalidRequestError(f"give as many texts as images, not {len(texts)} and {len(images)}")
+    arrays = {}
+    if texts is not None:
+        arrays[protocol.TEXT] = text_column(texts)
+    if images is not None:
+        arrays[protocol.IMAGE] = column([image_bytes(image) for image in images])
+    rows = len(next(iter(arrays.values())))
+    for tensor in _OPTIONS:  # their arguments have the same names
+        if given[tensor.name] is not None:
+            arrays[tensor.name] = shared_value(rows, _TYPES[tensor.dtype](given[tensor.name]), tensor.name)
     return Request(spec.ENDPOINT, arrays, _read)
 
 
 def _read(outputs: dict[str, Array]) -> list[list[Match]]:
     return [
-        [Match(key.decode(), float(score)) for key, score in zip(row, scores, strict=True)]
+        [Match(key.decode(), float(score)) for key, score in zip(row, scores, strict=True) if key]
         for row, scores in zip(outputs[spec.IDS], outputs[spec.SCORES], strict=True)
     ]
 
@@ -49,7 +77,7 @@ def _read(outputs: dict[str, Array]) -> list[list[Match]]:
 def from_arguments(args: argparse.Namespace) -> Request[list[Match]]:
     """Build the request of ``albef ask retrieval``."""
     texts, images = [args.text] if args.text is not None else None, [args.image] if args.image else None
-    return request(texts, images, args.k, not args.no_rerank)
+    return request(texts, images, **{tensor.name: getattr(args, tensor.name) for tensor in _OPTIONS})
 
 
 def format_answer(answer: list[Match]) -> str:
@@ -59,7 +87,7 @@ def format_answer(answer: list[Match]) -> str:
 
 def probe(text: str | None, image: ImageInput | None, k: int) -> Request[list[Match]]:
     """Build the request of a probe (`albef.serving.probes`)."""
-    return request([text] if text is not None else None, [image] if image is not None else None, k)
+    return request([text] if text is not None else None, [image] if image is not None else None, k=k)
 
 
 def accepted(answer: list[Match]) -> list[str]:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from albef.config import AlignTrainConfig, TaskConfig
 from albef.models.architecture import Architecture
 from albef.serving import protocol
 from albef.serving.protocol import ANY, GraphSizes, ModelSpec, Settings, TensorSpec
-from albef.tasks.spec import TaskSpec, text_or_image
+from albef.tasks.spec import TaskSpec
 
 TEXT_GRAPH, FUSION_GRAPH = "text", "fusion"
 ITM_LOGITS = "itm_logits"
 MATCH = 1
 """Column of the ITM logits for "match"."""
-RERANK = "rerank"
+RERANK, WHERE, MIN_SCORE, OFFSET = "rerank", "where", "min_score", "offset"
+DISTINCT, TEXT_WEIGHT = "distinct", "text_weight"
 IDS, SCORES = "ids", "scores"
-DEFAULT_K, DEFAULT_RERANK = 10, True
+DEFAULT_K, DEFAULT_RERANK, DEFAULT_TEXT_WEIGHT = 10, True, 0.5
+MAX_OFFSET = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,21 +89,42 @@ ENDPOINT = ModelSpec(
         protocol.optional(protocol.ONE_IMAGE),
         protocol.ONE_K,
         TensorSpec(RERANK, "BOOL", (1,), optional=True),
+        TensorSpec(WHERE, "BYTES", (1,), optional=True),
+        TensorSpec(MIN_SCORE, "FP32", (1,), optional=True),
+        TensorSpec(OFFSET, "INT32", (1,), optional=True),
+        TensorSpec(DISTINCT, "FP32", (1,), optional=True),
+        TensorSpec(TEXT_WEIGHT, "FP32", (1,), optional=True),
     ),
     (TensorSpec(IDS, "BYTES", (ANY,)), TensorSpec(SCORES, "FP32", (ANY,))),
 )
-"""Retrieval endpoint. Each row is a text query for images or an image query for captions.
+"""Retrieval endpoint. Each row is a text query for images, an image query for captions, or a query for images by both.
 
-All rows of a request have the same kind, ``k`` and ``rerank``. ``scores`` are in descending order: ITM logits, or
-cosine similarities if ``rerank`` is false.
+A query by both searches for the normalized mean of the features, where the text has the weight ``text_weight``. All
+other options are the same for all rows of a request:
+
+- ``rerank`` (by default true, false for queries by both) re-ranks the shortlist with the ITM head. ``scores`` are match
+  probabilities then, otherwise cosine similarities.
+- ``where`` is an SQL condition on the columns of the metadata (`albef.index.items`).
+- ``offset`` skips the first answers, ``min_score`` leaves out answers with lower scores.
+- ``distinct`` leaves out answers whose cosine similarity to a nearer one is at least this.
+
+Answers are best first. Rows with fewer than others are padded with empty ids of score 0.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``albef ask retrieval``."""
-    text_or_image(parser)
+    parser.add_argument("text", nargs="?", help="query text")
+    parser.add_argument("--image", type=Path, help="query image file, instead of the text or with it")
     parser.add_argument("-k", type=int, default=5, help="number of answers")
-    parser.add_argument("--no-rerank", action="store_true", help="rank by ITC similarity only")
+    parser.add_argument(
+        "--rerank", action=argparse.BooleanOptionalAction, help="re-rank by ITM; default: unless text and image"
+    )
+    parser.add_argument("--where", help="condition on the metadata, such as \"year >= 2020 AND source = 'wiki'\"")
+    parser.add_argument("--min-score", type=float, help="leave out answers with lower scores")
+    parser.add_argument("--offset", type=int, help="answers to skip")
+    parser.add_argument("--distinct", type=float, help="leave out answers this similar to a nearer one, such as 0.95")
+    parser.add_argument("--text-weight", type=float, help="weight of the text in a query by text and image, 0 to 1")
 
 
 SPEC = TaskSpec(

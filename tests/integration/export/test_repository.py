@@ -13,7 +13,6 @@ import pytest
 from albef.config import ConfigError
 from albef.export import repository, vendoring
 from albef.export.repository import RepositoryError
-from albef.index.builder import rows_by_id
 from albef.index.index import ImageTextIndex
 from albef.serving import pbtxt, protocol
 from albef.serving.session import GraphError
@@ -99,19 +98,18 @@ def test_gallery_holds_every_image_and_distinct_caption(model, tmp_path):
     (lists / "retrieval_test.json").write_text(json.dumps(rows))
     build(model, tmp_path / "out", lists=lists)
     gallery = ImageTextIndex(tmp_path / "out" / "retrieval" / "1" / "index")
-    assert list(rows_by_id(gallery.images)) == [row["image"] for row in rows[:3]]
-    assert list(rows_by_id(gallery.captions)) == ["red", "blue", *rows[2]["caption"]]
-    embeds, mask = gallery.captions.embeds([0])
+    assert gallery.images.ids(gallery.images.rows) == [row["image"] for row in rows[:3]]
+    assert gallery.captions.ids(gallery.captions.rows) == ["red", "blue", *rows[2]["caption"]]
+    embeds, mask = gallery.captions.segments.embeds([0])
     assert mask.sum() == embeds.shape[1] == 2  # [CLS] red
 
 
 def test_float16_halves_the_gallery(model, tmp_path):
     config = dataclasses.replace(model.config, serve=dataclasses.replace(model.config.serve, index_dtype="float16"))
     build(model, tmp_path / "out", config)
-    place = Path("retrieval") / "1" / "index" / "images-1-0" / "embeds.npy"
-    small = np.load(tmp_path / "out" / place, mmap_mode="r")
-    full = np.load(model.repository / place, mmap_mode="r")
-    assert small.dtype == np.float16
+    place = Path("retrieval") / "1" / "index" / "images-1-0" / "embeds.bin"
+    small = np.fromfile(tmp_path / "out" / place, np.float16)
+    full = np.fromfile(model.repository / place, np.float32)
     np.testing.assert_allclose(small, full, atol=0.01)
 
 

@@ -73,7 +73,7 @@ BODIES: dict[str, bytes] = {
     "huge number": b'{"texts": ["red"], "k": ' + b"9" * 4_000 + b"}",
     "huge exponent": b'{"texts": ["red"], "k": 1e999999999}',
     "not a number": b'{"texts": ["red"], "k": NaN}',
-    "unknown key": b'{"texts": ["red"], "where": "1=1"}',
+    "unknown key": b'{"texts": ["red"], "having": "1=1"}',
     "image of junk": json.dumps({"images": [base64.b64encode(b"x" * 99).decode()]}).encode(),
     "path of a file": b'{"images": ["/etc/passwd"]}',
     "address": b'{"images": ["http://127.0.0.1:1/"]}',

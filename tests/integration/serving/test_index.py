@@ -48,8 +48,8 @@ def test_a_running_server_follows_the_index(model, runtime, repository, client, 
         after = everything(other, text="red")
         assert len(after) == min(len(before) + 2, 40)
         found = ImageTextIndex(repository / "retrieval" / "1" / "index").images
-        _, rows = found.search(found.features([found.rows[-2]]), 1)
-        assert found.name(rows[0, 0]) == "deep/mine.png"
+        _, rows = found.search(found.segments.features([found.rows[-2]]), 1)
+        assert found.ids(rows[0]) == ["deep/mine.png"]
         # Its features are those of a request with this image: the nearest captions are the same.
         assert other.retrieve(image=mine, k=1)
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from albef.data.images import ImageError
 from albef.index import builder, faiss_index
-from albef.index.index import ImageTextIndex, SearchIndexError
+from albef.index.index import ImageTextIndex
+from albef.index.segments import SearchIndexError
 from tests import ROOT
 from tests.errors import refuses
-from tests.indexes import FEATURES, caption, encoders, files, image
+from tests.indexes import FEATURES, caption, encoders, files, image, rows_by_id
 
 KEYS = [f"folder/ü {n}.png" for n in range(12)]
 
@@ -27,18 +28,18 @@ def content(folder):
     opened = ImageTextIndex(folder)
     found = []
     for part, encode in ((opened.images, lambda key: image(key.rpartition("/")[2])), (opened.captions, caption)):
-        names = builder.rows_by_id(part)
+        names = rows_by_id(part)
         assert len(names) == len(part)
         for key, row in names.items():
             tokens, features = encode(key)
-            embeds, mask = part.embeds([row])
+            embeds, mask = part.segments.embeds([row])
             np.testing.assert_array_equal(embeds[0][mask[0] == 1], tokens)
-            np.testing.assert_array_equal(part.features([row])[0], features)
-            if part.part.search == "exact":
+            np.testing.assert_array_equal(part.segments.features([row])[0], features)
+            if not hasattr(part.index, "nlist"):
                 scores, _ = part.search(features[None], 1)
                 assert scores[0, 0] >= features @ features - 1e-4
         everything = part.search(np.ones((1, FEATURES), np.float32), 100)[1][0]
-        assert sorted(part.name(row) for row in everything) == sorted(names)
+        assert sorted(part.ids(everything)) == sorted(names)
         found.append(set(names))
     return tuple(found)
 
@@ -54,26 +55,26 @@ def test_changes_are_those_of_a_dictionary(tmp_path_factory, changes, exact_belo
     segment_rows, builder.SEGMENT_ROWS = builder.SEGMENT_ROWS, 3
     try:
         images, texts = set(KEYS[:4]), set(KEYS[:2])
-        builder.build(folder, encoders(), files(KEYS[:4]), KEYS[:2], "float32", exact_below)
+        builder.build(folder, encoders(), files(KEYS[:4]), KEYS[:2], "float32", exact_below=exact_below)
         for verb, some, others in changes:
             if verb == "remove":
                 gone = [key for key in some if key in images], [key for key in others if key in texts]
                 if set(gone[0]) == images and set(gone[1]) == texts:
                     with refuses(SearchIndexError, folder):
-                        builder.remove(folder, *gone, exact_below)
+                        builder.remove(folder, *gone, exact_below=exact_below)
                     continue
-                builder.remove(folder, *gone, exact_below)
+                builder.remove(folder, *gone, exact_below=exact_below)
                 images, texts = images - set(gone[0]), texts - set(gone[1])
             elif verb == "add":
-                builder.add(folder, encoders(), files(some), others, exact_below)
+                builder.add(folder, encoders(), files(some), others, exact_below=exact_below)
                 images, texts = images | set(some), texts | set(others)
             elif some or others:
-                builder.build(folder, encoders(), files(some), others, "float32", exact_below)
+                builder.build(folder, encoders(), files(some), others, "float32", exact_below=exact_below)
                 images, texts = set(some), set(others)
             assert content(folder) == (images, texts)
-            manifest = ImageTextIndex(folder).manifest
-            for part in (manifest.images, manifest.captions):
-                assert part.search == ("exact" if part.count < exact_below else "ivf") or not part.count
+            opened = ImageTextIndex(folder)
+            for part in (opened.images, opened.captions):
+                assert hasattr(part.index, "nlist") == (len(part) >= exact_below)
     finally:
         builder.SEGMENT_ROWS = segment_rows
 
@@ -82,9 +83,9 @@ def test_what_a_reader_opened_stays_for_one_change(tmp_path):
     builder.build(tmp_path, encoders(), files(KEYS[:2]), [], "float32")
     old = ImageTextIndex(tmp_path).manifest
     builder.add(tmp_path, encoders(), files(KEYS[2:3]), [])
-    assert (tmp_path / old.images.index).is_dir()
+    assert (tmp_path / old.folder).is_dir()
     builder.add(tmp_path, encoders(), files(KEYS[3:4]), [])
-    assert not (tmp_path / old.images.index).exists()
+    assert not (tmp_path / old.folder).exists()
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
         *("index-2", "index-3"),
         *("images-1-0", "images-2-0", "images-3-0"),
@@ -102,11 +103,12 @@ def test_adding_encodes_what_is_new_alone(tmp_path):
 
 def test_mostly_empty_segments_are_thinned_out(tmp_path):
     builder.build(tmp_path, encoders(), files(KEYS), [], "int8")
-    size = ImageTextIndex(tmp_path).images.segments[0].embeds.nbytes
+    size = ImageTextIndex(tmp_path).images.segments.open(0).embeds.nbytes
     builder.remove(tmp_path, KEYS[1:])
-    (segment,) = ImageTextIndex(tmp_path).images.segments
-    assert segment.embeds.nbytes * len(KEYS) == size
-    assert set(builder.rows_by_id(ImageTextIndex(tmp_path).images)) == {KEYS[0]}
+    images = ImageTextIndex(tmp_path).images
+    assert len(images.part.segments) == 1
+    assert images.segments.open(0).embeds.nbytes * len(KEYS) == size
+    assert set(rows_by_id(ImageTextIndex(tmp_path).images)) == {KEYS[0]}
 
 
 def test_unknown_ids_are_named_and_nothing_changes(tmp_path):
@@ -169,6 +171,39 @@ def test_what_another_change_left_is_not_taken(tmp_path, monkeypatch):
     assert len(ImageTextIndex(tmp_path).images) == 7
 
 
+ADDING = """
+import sys, pathlib
+from albef.index import builder
+from tests.indexes import encoders, files
+builder.SEGMENT_ROWS, number = 3, int(sys.argv[2])
+while True:
+    names = [f"{number}-{n}" for n in range(10)]
+    builder.add(pathlib.Path(sys.argv[1]), encoders(), files(names), [f"caption {number}"])
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_a_kill_in_the_middle_of_a_change_loses_nothing(tmp_path):
+    builder.build(tmp_path, encoders(), files(KEYS), [], "float32")
+    done, pauses = 0, np.random.default_rng(0).uniform(0, 0.1, 8)
+    for pause in pauses:
+        command = [sys.executable, "-c", ADDING, str(tmp_path), str(done)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            acknowledged = int(process.stdout.readline())
+            time.sleep(pause)
+            process.kill()
+            acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
+        images, texts = content(tmp_path)
+        done = len(texts)
+        assert done in (acknowledged + 1, acknowledged + 2)  # the last one may have been finished, but not said
+        assert texts == {f"caption {number}" for number in range(done)}
+        assert images == {*KEYS, *(f"{number}-{n}" for number in range(done) for n in range(10))}
+    builder.add(tmp_path, encoders(), files(["last"]), [])
+    assert not (tmp_path / "plan.json").exists()
+    assert not list(tmp_path.glob("index-*/.*"))
+
+
 def test_two_changes_at_once_are_refused(tmp_path):
     code = (
         "import sys, pathlib; from albef.index.builder import _locked\n"
@@ -194,9 +229,8 @@ def test_inverted_lists_find_what_the_exact_search_finds():
     queries = centers[rng.integers(0, 50, 200)] + 0.5 * rng.standard_normal((200, 16)).astype(np.float32)
     rows = np.arange(5000) * 7
     made = faiss_index.build(features, rows, queries, exact_below=1000)
-    assert made.search == "ivf"
-    assert made.index.nprobe < made.index.nlist
-    _, found = made.index.search(queries, 32)
+    assert made.nprobe < made.nlist
+    _, found = made.search(queries, 32)
     nearest = np.argsort(-(queries @ features.T), axis=1)[:, :32] * 7
     shared = [len(set(line) & set(exact)) for line, exact in zip(found, nearest, strict=True)]
     assert np.mean(shared) >= 0.98 * 32
