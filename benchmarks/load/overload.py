@@ -89,7 +89,7 @@ def _offer(
 
 
 def _recovery(client: Client, questions: Questions, deadline: float) -> float:
-    """Return the seconds after the overload until a request is answered within a tenth of the deadline."""
+    """Return the seconds until a request is answered within a tenth of the deadline."""
     start = time.monotonic()
     while time.monotonic() - start < 60:
         asked = time.monotonic()
