@@ -53,7 +53,7 @@ def is_optional(path: tuple[str, ...]) -> bool:
 
 def has_default(path: tuple[str, ...]) -> bool:
     """Return whether a leaf may be omitted."""
-    return path[-1] in ("init", "code", "compile", "name") or path[:-1] == ("release", "metrics")
+    return path[-1] in ("init", "code", "compile", "name") or path[:-1] in (("release", "metrics"), ("gateway",))
 
 
 LEAVES = leaves(plain())
