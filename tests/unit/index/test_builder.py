@@ -38,7 +38,7 @@ def content(folder):
             if not hasattr(part.index, "nlist"):
                 scores, _ = part.search(features[None], 1)
                 assert scores[0, 0] >= features @ features - 1e-4
-        everything = part.search(np.ones((1, FEATURES), np.float32), 100)[1][0]
+        everything = part.search(np.ones((1, FEATURES), np.float32), 10_000)[1][0]
         assert sorted(part.ids(everything)) == sorted(names)
         found.append(set(names))
     return tuple(found)

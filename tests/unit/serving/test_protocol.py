@@ -50,8 +50,8 @@ def test_config_says_what_the_contract_says(tmp_path_factory, size, run, graph):
 
 def test_endpoint_config():
     text = pbtxt.render(retrieval.ENDPOINT, pbtxt.Deployment("python", 16, 0, 2))
-    assert text.count("TYPE_STRING") == 3  # text, image, ids
-    assert text.count("optional: true") == 4
+    assert text.count("TYPE_STRING") == 4  # text, image, where, ids
+    assert text.count("optional: true") == 9
     assert "KIND_CPU" in text
 
 
