@@ -17,46 +17,33 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
 
 from albef.data.images import ImageError, normalize
 from albef.data.text import clean
 from albef.data.tokenizer import Encoder, load
 from albef.io import file_hash
 from albef.serving import metrics, protocol
-from albef.serving.byte_inputs import limit_values, omitted
+from albef.serving.byte_inputs import limit_values
 from albef.serving.call import Call, CanceledError, current
 from albef.serving.decoding import BusyError, DecodePool
+from albef.serving.endpoint_values import Array, QueryError, constant, values_of
 from albef.serving.image_guard import Header, read_headers
 from albef.serving.metrics import Log, Meter
 from albef.serving.sample import Sampler
 from albef.tasks.spec import EndpointSpec
 
-Array = NDArray[Any]
 _STOPPING = "Server not ready"
 """Part of the server's error for graph requests during shutdown."""
 
 MAX_REQUESTS = 32
 """Most requests that an endpoint answers at a time; further ones stay in the queue of the server."""
-
-
-class QueryError(ValueError):
-    """Invalid request, answered with INVALID_ARGUMENT.
-
-    Args:
-        field: Name of the invalid input; label of the refusal counter.
-    """
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class GraphError(RuntimeError):
@@ -73,57 +60,6 @@ def failure(error: object, code: int) -> Any:
     Always a new object: sharing one between responses crashes the server.
     """
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
-
-
-def values_of(request: Any, name: str) -> Array | None:
-    """Return an input of a request, None if it is absent.
-
-    Raises:
-        QueryError: If it has too many values.
-    """
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    if tensor is None:
-        return None
-    values: Array = tensor.as_numpy()
-    if omitted(values):
-        raise QueryError(f"'{name}' has {values.size} values, which are too many for a request", name)
-    return values
-
-
-def has(request: Any, name: str) -> bool:
-    """Return whether a request has an input."""
-    return pb_utils.get_input_tensor_by_name(request, name) is not None
-
-
-def check_choices(request: Any, name: str, limit: int) -> None:
-    """Check the number of choices that each row of an input has, before they are read.
-
-    Args:
-        name: Input whose first dimensions are rows and choices.
-        limit: Most choices over all rows.
-
-    Raises:
-        QueryError: If there are none or too many.
-    """
-    rows, choices = pb_utils.get_input_tensor_by_name(request, name).shape()[:2]
-    if not 1 <= choices <= limit // rows:
-        text = f"{choices} choices in each of {rows} rows, expected at least 1 and at most {limit} in a request"
-        raise QueryError(f"'{name}' has {text}", name)
-
-
-def constant(request: Any, name: str, default: Any) -> Any:
-    """Return the value of an input shared by all rows.
-
-    Raises:
-        QueryError: If the rows differ.
-    """
-    values = values_of(request, name)
-    if values is None:
-        return default
-    values = values.reshape(-1)
-    if (values != values[0]).any():
-        raise QueryError(f"'{name}' must be the same for all queries of a request", name)
-    return values.tolist()[0]
 
 
 class Endpoint(ABC):
@@ -402,17 +338,3 @@ class Endpoint(ABC):
             message = response.error().message()
             raise (StoppingError if _STOPPING in message else GraphError)(f"{name}: {message}")
         return [pb_utils.get_output_tensor_by_name(response, output).as_numpy() for output in outputs]
-
-
-def softmax(logits: Array) -> Array:
-    """Return probabilities over the last axis; a logit of -inf gives 0."""
-    shifted: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: Array = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def padded(rows: Iterable[Sequence[Any]], fill: Any, dtype: Any) -> Array:
-    """Return rows of different lengths as one array, padded at their ends."""
-    lines = [list(row) for row in rows]
-    length = max((len(row) for row in lines), default=0)
-    return np.array([row + [fill] * (length - len(row)) for row in lines], dtype=dtype).reshape(len(lines), length)

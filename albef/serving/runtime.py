@@ -103,9 +103,8 @@ class Runtime:
 
 @dataclass(frozen=True)
 class ContainerRuntime(Runtime):
-    """Server of NVIDIA's container image, in ``/opt/tritonserver``."""
+    """Server of NVIDIA's container image; ``root`` is its folder."""
 
-    root: Path = Path("/opt/tritonserver")
     gpu_metrics: bool = True
 
     @property
@@ -288,9 +287,8 @@ def ensure(root: Path = DEFAULT, infra: Path = INFRA, uv: str | None = None) -> 
     Raises:
         RuntimeSetupError: If uv, a usable Python or a package is missing.
     """
-    container = ContainerRuntime()
-    if root == DEFAULT and not infra.is_dir() and container.server.is_file():
-        return container  # there is no checkout
+    if root == DEFAULT and not infra.is_dir() and (server := shutil.which("tritonserver")):  # there is no checkout
+        return ContainerRuntime(Path(server).parents[1])
     with _locked(root / "lock"):
         built = root / _BUILT
         interpreter = find_python(uv)

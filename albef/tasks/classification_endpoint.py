@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from albef.serving import protocol
-from albef.serving.endpoint import Array, Endpoint, softmax
+from albef.serving.endpoint import Endpoint
+from albef.serving.endpoint_values import Array, softmax
 
 
 class ClassifierEndpoint(Endpoint):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from albef.serving import protocol
-from albef.serving.endpoint import Array, QueryError, softmax, values_of
+from albef.serving.endpoint_values import Array, QueryError, softmax, values_of
 from albef.tasks.classify import prompts, spec
 from albef.tasks.retrieval.encoding import EncodingEndpoint
 

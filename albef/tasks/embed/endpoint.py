@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from albef.serving.endpoint import Array
+from albef.serving.endpoint_values import Array
 from albef.tasks.embed import spec
 from albef.tasks.retrieval.encoding import EncodingEndpoint
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from albef.inference.boxes import best_box, hot_box
 from albef.serving import protocol
-from albef.serving.endpoint import Array, Endpoint, QueryError, check_choices, values_of
+from albef.serving.endpoint import Endpoint
+from albef.serving.endpoint_values import Array, QueryError, check_choices, values_of
 from albef.tasks.grounding import spec
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from albef.serving import protocol
-from albef.serving.endpoint import Array, Endpoint, QueryError, has
+from albef.serving.endpoint import Endpoint
+from albef.serving.endpoint_values import Array, QueryError, has
 from albef.tasks.retrieval import spec
 
 

@@ -18,7 +18,7 @@ from albef.index.index import Collection, ImageTextIndex, Selection, stamp
 from albef.index.items import FilterError
 from albef.index.segments import SearchIndexError
 from albef.serving import metrics, protocol
-from albef.serving.endpoint import Array, QueryError, constant, has, padded, softmax, values_of
+from albef.serving.endpoint_values import Array, QueryError, constant, has, padded, softmax, values_of
 from albef.tasks.retrieval import spec
 from albef.tasks.retrieval.encoding import EncodingEndpoint
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from albef.data.tokenizer import Encoder
 from albef.serving import metrics, protocol
-from albef.serving.endpoint import Array, Endpoint, QueryError, check_choices, constant, has, padded, softmax, values_of
+from albef.serving.endpoint import Endpoint
+from albef.serving.endpoint_values import Array, QueryError, check_choices, constant, has, padded, softmax, values_of
 from albef.tasks.vqa import spec
 
 Answers = list[tuple[str, float]]

@@ -239,7 +239,7 @@ GRPC: dict[str, tuple[Attack, str]] = {
         "UNIMPLEMENTED",
     ),
     "other service": (lambda s: call(s, "/evil.Service/Method", b""), "UNIMPLEMENTED"),
-    "no message": (lambda s: call(s, "ModelInfer", b"\xff\xff\xff"), "INTERNAL"),
+    "no message": (lambda s: call(s, "ModelInfer", b"\xff\xff\xff"), "UNKNOWN"),
     "empty message": (lambda s: call(s, "ModelInfer", b""), "NOT_FOUND"),
     "compressed": (compressed, "UNIMPLEMENTED"),
     "too large": (lambda s: call(s, "ModelInfer", bytes(MAX_MESSAGE + 1)), "RESOURCE_EXHAUSTED"),

@@ -93,7 +93,7 @@ def test_clients_with_token_and_certificate_are_answered(protected, pki, client,
     tokens.write_text(TOKEN)
     tokens.chmod(0o600)
     options = ["--url", protected.grpc_url, "--tls-ca", str(pki.file("ca")), "--token-file", str(tokens)]
-    assert cli.main(["ask", "retrieval", TEXT, *options]) == 0
+    assert cli.main(["ask", "retrieval", TEXT, "-k", "10", *options]) == 0
     assert expected[0].id in capsys.readouterr().out
 
 

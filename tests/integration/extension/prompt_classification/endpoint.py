@@ -8,7 +8,8 @@ import numpy as np
 from prompt_classification import spec
 
 from albef.serving import protocol
-from albef.serving.endpoint import Array, Endpoint, softmax, values_of
+from albef.serving.endpoint import Endpoint
+from albef.serving.endpoint_values import Array, softmax, values_of
 
 
 class TritonPythonModel(Endpoint):
