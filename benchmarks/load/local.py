@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -43,13 +46,26 @@ class Tensor:
 
 
 class Request(dict[str, Any]):
-    """Inputs by name; stands in for ``pb_utils.InferenceRequest``."""
+    """Inputs by name; stands in for ``pb_utils.InferenceRequest`` and its response sender."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        super().__init__(arrays)
+        self.response: Future[InferenceResponse] = Future()
 
     def inputs(self) -> list[Tensor]:
         return [Tensor(name, array) for name, array in self.items()]
 
     def request_id(self) -> str:
         return ""
+
+    def is_cancelled(self) -> bool:
+        return False
+
+    def get_response_sender(self) -> Request:
+        return self
+
+    def send(self, response: InferenceResponse, flags: int) -> None:
+        self.response.set_result(response)
 
 
 class MetricFamily:
@@ -70,7 +86,7 @@ class MetricFamily:
 class TritonError:
     """Error message and code."""
 
-    INTERNAL, INVALID_ARG, UNAVAILABLE = 1, 3, 4
+    INTERNAL, INVALID_ARG, UNAVAILABLE, CANCELLED = 1, 3, 4, 5
 
     def __init__(self, message: str, code: int = INTERNAL) -> None:
         self.message, self.code = message, code
@@ -102,7 +118,7 @@ def backend_utils() -> ModuleType:
     """Return the parts of Triton's module that endpoints use, except graph calls."""
     module = ModuleType(MODULE)
     classes = {each.__name__: each for each in (Tensor, TritonError, InferenceResponse, Logger, MetricFamily)}
-    module.__dict__.update(classes, get_input_tensor_by_name=input_of)
+    module.__dict__.update(classes, get_input_tensor_by_name=input_of, TRITONSERVER_RESPONSE_COMPLETE_FINAL=1)
     return module
 
 
@@ -203,13 +219,20 @@ class Local:
 
         class InProcess(base):
             async def infer(self, graph: str, feeds: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
-                return graphs[graph].run({k: np.ascontiguousarray(v) for k, v in feeds.items()}, outputs)
+                contiguous = {key: np.ascontiguousarray(array) for key, array in feeds.items()}
+                return await asyncio.to_thread(graphs[graph].run, contiguous, outputs)
 
         self.endpoint = InProcess()
+        config = pbtxt.parse(folder / name / "config.pbtxt")
         self.endpoint.initialize(
-            {"model_name": name, "model_version": str(version), "model_repository": str(folder / name)}
+            {
+                "model_name": name,
+                "model_version": str(version),
+                "model_repository": str(folder / name),
+                "model_config": json.dumps({"max_batch_size": config.max_batch_size}),
+            }
         )
-        self._loops = threading.local()
+        weakref.finalize(self, self.endpoint.finalize)
 
     def ask(self, request: requests.Request[Any]) -> list[Any]:
         """Answer a request; see `albef.serving.client.Client.ask`.
@@ -218,10 +241,9 @@ class Local:
             InvalidRequestError: If the endpoint refuses the request.
             ServingError: If the endpoint fails.
         """
-        runner = getattr(self._loops, "runner", None)
-        if runner is None:
-            runner = self._loops.runner = asyncio.Runner()
-        (response,) = runner.run(self.endpoint.execute([Request(request.arrays)]))
+        asked = Request(request.arrays)
+        self.endpoint.execute([asked])
+        response = asked.response.result()
         if response.error is not None:
             refused = response.error.code == TritonError.INVALID_ARG
             raise (InvalidRequestError if refused else ServingError)(response.error.message)
