@@ -1,4 +1,7 @@
-"""Inputs of a request to an endpoint, and helpers for its outputs; runs in Triton's Python backend."""
+"""Inputs of a request to an endpoint, and helpers for its outputs.
+
+The module runs in Triton's Python backend.
+"""
 
 from __future__ import annotations
 
