@@ -22,7 +22,7 @@ HOSTILE = {
     "attach": ("1); ATTACH '/etc/passwd' AS other; --", ()),
     "pragma": ("(SELECT 1 FROM pragma_database_list)", ()),
     "file": ("length(readfile('/etc/passwd'))", ("readfile",)),
-    "extension": ("load_extension('/tmp/x.so')", ("load_extension",)),
+    "extension": ("load_extension('x.so')", ("load_extension",)),
     "random bytes": ("length(randomblob(1000000000))", ("randomblob",)),
     "zeros": ("zeroblob(1000000000) = id", ("zeroblob",)),
     "format": ("printf('%1000000000d', 1) = id", ("printf",)),

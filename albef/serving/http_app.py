@@ -28,7 +28,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, create_model
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from albef.serving import requests
+from albef.serving import part, requests
 from albef.serving.access import Tls
 from albef.serving.client import AsyncClient
 from albef.serving.requests import ImageInput, InvalidRequestError, ServingError
@@ -223,9 +223,7 @@ def _route(client: AsyncClient, endpoint: str) -> Callable[..., Awaitable[Answer
 
 async def run(arguments: argparse.Namespace) -> None:
     """Serve until the supervisor is gone."""
-    loop = asyncio.get_running_loop()
-    lines = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    lines = await part.commands()
     health: dict[str, Any] = {}
     async with AsyncClient(arguments.grpc, timeout=arguments.timeout, retries=0) as client:
         app = create_app(client, arguments.endpoints, health)
@@ -255,22 +253,14 @@ async def run(arguments: argparse.Namespace) -> None:
         await serving
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the HTTP side; see `albef.serving.service`."""
-    parser = argparse.ArgumentParser(prog="python -m albef.serving.http_app", description=__doc__)
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grpc", required=True)
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--socket", type=Path)
-    parser.add_argument("--endpoints", nargs="+", required=True)
     parser.add_argument("--hosts", nargs="+", required=True)
     parser.add_argument("--origins", nargs="*", default=[])
-    parser.add_argument("--timeout", type=float, required=True)
-    for name in ("ca", "cert", "key"):
-        parser.add_argument(f"--{name}", type=Path)
-    asyncio.run(run(parser.parse_args(argv)))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.run("albef.serving.http_app", __doc__, _add_options, run))

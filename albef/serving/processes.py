@@ -6,12 +6,32 @@ import contextlib
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 # The watcher waits for the end of its input, which comes when the parent has closed the pipe or died.
 _WATCHER = 'read -r _; kill -9 -"$0" 2>/dev/null; [ -z "$1" ] || rm -rf -- "$1" "$2"*'
+
+
+class Running(ABC):
+    """Something that runs for the duration of a ``with`` block."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+
+    @abstractmethod
+    def stop(self) -> object:
+        """Stop, and clean up."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class Child:

@@ -18,13 +18,12 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from albef.serving import access, checks
+from albef.serving import access, checks, part
 from albef.serving.access import Tls
 from albef.serving.admission import Admission, CapacityError
 from albef.serving.protocol import ModelSpec
@@ -294,9 +293,7 @@ async def _commands(proxy: Proxy, lines: asyncio.StreamReader) -> float:
 
 async def run(arguments: argparse.Namespace) -> None:
     """Serve until the supervisor asks to stop, or is gone."""
-    loop = asyncio.get_running_loop()
-    lines = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    lines = await part.commands()
     keys = json.loads(await lines.readline())  # not on the command line, which every user can read
     async with grpc.aio.insecure_channel(arguments.triton, options=_CHANNEL) as channel:
         known = registry.endpoints()
@@ -309,21 +306,13 @@ async def run(arguments: argparse.Namespace) -> None:
         await server.stop(3.0)  # answers that are being sent; and requests that never become complete
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the proxy; see `albef.serving.service`."""
-    parser = argparse.ArgumentParser(prog="python -m albef.serving.proxy", description=__doc__)
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--triton", required=True)
     parser.add_argument("--private", required=True, help="socket for other processes of the service")
     parser.add_argument("--address", help="address and port for clients")
-    parser.add_argument("--endpoints", nargs="+", required=True)
     parser.add_argument("--max-requests", type=int, required=True)
     parser.add_argument("--max-bytes", type=int, required=True)
-    parser.add_argument("--timeout", type=float, required=True)
-    for name in ("ca", "cert", "key"):
-        parser.add_argument(f"--{name}", type=Path)
-    asyncio.run(run(parser.parse_args(argv)))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(part.run("albef.serving.proxy", __doc__, _add_options, run))

@@ -17,12 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from albef.serving.client import Client
 from albef.serving.metrics import LOG_REQUESTS
 from albef.serving.probes import default_probes
-from albef.serving.processes import Child
+from albef.serving.processes import Child, Running
 from albef.serving.requests import ServingError
 from albef.serving.runtime import Runtime, ensure
 from albef.serving.sample import DEFAULT_FRACTION, FOLDER, FRACTION, check_fraction
@@ -69,7 +68,7 @@ def describe(status: int | None) -> str:
     return f"status {status}"
 
 
-class TritonServer:
+class TritonServer(Running):
     """Triton server that runs for the duration of a ``with`` block.
 
     It listens on a socket file in a private folder and has no HTTP service: any client of Triton may load models, and
@@ -331,12 +330,3 @@ class TritonServer:
         if self._work_dir is not None:
             (self._work_dir / "triton:1").unlink(missing_ok=True)
         return status
-
-    def __enter__(self) -> TritonServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

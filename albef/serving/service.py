@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 from albef.config import GatewayConfig
 from albef.serving import access
 from albef.serving.access import AccessError, Tls
 from albef.serving.client import Client
 from albef.serving.gateway import Gateway
-from albef.serving.processes import Child
+from albef.serving.processes import Child, Running
 from albef.serving.requests import ServingError
 from albef.serving.server import LOOPBACK, ServerError, TritonServer, describe, in_use
 from albef.serving.watchdog import Watchdog
@@ -102,7 +102,7 @@ class Limits:
     grace: float = 20.0
 
 
-class Service:
+class Service(Running):
     """Triton, the processes in front of it, and a thread that watches over its models.
 
     Raises:
@@ -144,7 +144,7 @@ class Service:
             self.server.start(self.stopping.is_set)
         with Client(self.server.grpc_url) as client:
             loaded = client.models()
-        self._endpoints = [name for name in registry.endpoints() if name in loaded]
+        self._endpoints = [name for name in registry.endpoints() if loaded.get(name)]
         self._start_proxy()
         if self.http_port is not None:
             self._start_http()
@@ -250,15 +250,6 @@ class Service:
             self.server.restart(self.stopping.is_set)
             self._up.set()
             self.report(dict.fromkeys(self._health, True))
-
-    def __enter__(self) -> Service:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _count_crash(self, text: str) -> None:
         now = time.monotonic()

@@ -55,14 +55,15 @@ class Watchdog:
         """
         self.client = client
         loaded = client.models()
-        endpoints = [name for name in registry.endpoints() if name in loaded]
+        endpoints = [name for name in registry.endpoints() if loaded.get(name)]
         progress = self._progress()
         silent = [name for name in endpoints if not progress.get(name) and not self._answered(name)]
         # An answer of an endpoint is one of its graphs, too.
         progress = {name: progress.get(name, False) or new for name, new in self._progress().items()}
         # A graph may have died after its last answer, so those of a silent endpoint are asked in any case.
         suspects = {graph for name in silent for graph in registry.graph_models(name).values()}
-        graphs = [name for name in loaded if name not in endpoints]
+        known = dict.fromkeys(graph for name in endpoints for graph in registry.graph_models(name).values())
+        graphs = [name for name in known if loaded.get(name)]  # neither release candidates nor unloaded models
         dead = [name for name in graphs if (name in suspects or not progress.get(name)) and not self._answered(name)]
         if dead or silent:
             self.report({name: name not in silent and not _uses(name, dead) for name in endpoints})

