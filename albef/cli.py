@@ -219,6 +219,7 @@ def parser() -> argparse.ArgumentParser:
 
     root = argparse.ArgumentParser(prog="albef", description=__doc__)
     root.add_argument("-v", "--verbose", action="store_true", help="log more, and show tracebacks")
+    root.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
@@ -332,6 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("albef.progress").setLevel(logging.ERROR if args.quiet else logging.INFO)
     try:
         args.function(args)
     except (ValueError, OSError) as error:

@@ -10,7 +10,6 @@ import logging
 import math
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from logging.handlers import QueueHandler, QueueListener
@@ -140,8 +139,6 @@ def _work(arguments: dict[str, Any]) -> None:
 def _worker_logs() -> Iterator[Any]:
     """Forward log records of workers to this process.
 
-    On a terminal, the steps of the training loop are always shown, in place of its progress bar.
-
     Yields:
         The queue for the workers' `QueueHandler`.
     """
@@ -151,8 +148,7 @@ def _worker_logs() -> Iterator[Any]:
 
     class Listener(QueueListener):
         def handle(self, record: logging.LogRecord) -> None:
-            progress = sys.stderr.isatty() and record.name == "albef.training.loop"
-            if progress or logging.getLogger(record.name).isEnabledFor(record.levelno):
+            if logging.getLogger(record.name).isEnabledFor(record.levelno):
                 super().handle(record)
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from albef.config import Config
 from albef.data.files import new_folder
 from albef.data.lists import Lists
 from albef.export import repository as repositories
+from albef.progress import Progress
 from albef.serving.client import Client
 from albef.serving.requests import Asker
 from albef.serving.server import TritonServer
@@ -101,7 +101,7 @@ def scores(client: Asker, task: str, data: Lists, limit: int | None = None) -> d
     rows = data[str(registry.spec(task).test_list)][:limit]
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         parts = pool.map(lambda row: score(row, data, client), rows)
-        for part in tqdm(parts, total=len(rows), desc=task, disable=None):
+        for part in Progress(parts, len(rows), description=task, unit="questions"):
             for metric, values in part.items():
                 result.setdefault(metric, []).extend(values)
     return result

@@ -21,6 +21,7 @@ from albef.index.index import KINDS, ImageTextIndex, Manifest, Part
 from albef.index.metadata import Metadata
 from albef.index.segments import Batch, Rows, SearchIndexError, Segment, Segments
 from albef.io import write_file
+from albef.progress import Progress
 
 SEGMENT_ROWS = 4096
 """Rows per segment; an interrupted change encodes at most this many rows again."""
@@ -196,8 +197,6 @@ class _Change:
 
         Segments that an interrupted run has finished are skipped.
         """
-        from tqdm import tqdm
-
         written: list[Segment] = []
         if self.encoders is None:
             return written
@@ -206,7 +205,7 @@ class _Change:
         def encode(keys: Sequence[str]) -> Batch:
             return encoders.images([images[key] for key in keys]) if kind == "images" else encoders.captions(keys)
 
-        with tqdm(total=len(ids), desc=f"index: {kind}", unit="row", disable=None) as bar:
+        with Progress(total=len(ids), description=f"index: {kind}", unit="rows") as bar:
             for at in range(0, len(ids), SEGMENT_ROWS):
                 keys = ids[at : at + SEGMENT_ROWS]
                 segment = Segment(f"{kind}-{self.generation}-{at // SEGMENT_ROWS}", first + at, len(keys))

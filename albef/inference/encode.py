@@ -17,6 +17,7 @@ from albef.config import TrainConfig
 from albef.data.images import ImageError, ImageSource, StoredImage, load_image, to_bytes
 from albef.models.albef import ALBEF
 from albef.models.bert import KeysValues
+from albef.progress import Progress
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -75,18 +76,24 @@ def loaded(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iter
     Args:
         workers: Processes that compute results ahead; 0 computes them in this one.
     """
-    if workers == 0 or len(items) < 2:
+    if len(items) < 2:
         yield from map(function, items)
         return
+    bar = partial(Progress, total=len(items), description="images", unit="batches", keep=False)
+    enabled = distributed.rank() == 0
+    if workers == 0:
+        yield from bar(map(function, items), enabled=enabled)
+        return
     # A generator of its own, since the loader draws a seed: evaluation must not change the training that follows.
-    for result in DataLoader(
+    loader = DataLoader(
         _Results(function, items),
         batch_size=None,
         collate_fn=_as_is,
         num_workers=min(workers, len(items)),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-    ):
+    )
+    for result in bar(loader, enabled=enabled):
         if isinstance(result, ImageError):
             raise result
         yield result

@@ -171,7 +171,7 @@ def create_app(client: AsyncClient, endpoints: Sequence[str], health: dict[str, 
     Args:
         client: Client of the proxy.
         endpoints: Endpoints to offer.
-        health: State of the service, which may change: the readiness of each endpoint under ``endpoints``.
+        health: State of the service, which may change; see `albef.serving.service.Service.report`.
     """
     app = FastAPIOffline(
         title="ALBEF", description="Retrieval, question answering and more about images.", redoc_url=None
@@ -180,7 +180,7 @@ def create_app(client: AsyncClient, endpoints: Sequence[str], health: dict[str, 
         text = registry.endpoint(name).ask_help.capitalize()
         app.post(f"/v1/{name}", summary=text, response_model=Answers, name=name)(_route(client, name))
 
-    @app.get("/health", summary="Return the state of all endpoints")
+    @app.get("/health", summary="Return the state of all endpoints, with versions of model and index, and the device")
     async def state() -> dict[str, Any]:
         return health
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from albef.config import GatewayConfig
-from albef.serving import access
+from albef.serving import access, health
 from albef.serving.access import AccessError, Tls
 from albef.serving.client import Client
 from albef.serving.gateway import Gateway
@@ -118,6 +119,7 @@ class Service(Running):
         self._endpoints: list[str] = []
         self._crashes: list[float] = []
         self._health: dict[str, bool] = {}
+        self._details: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self._key = ""
 
@@ -144,7 +146,8 @@ class Service(Running):
             self.server.start(self.stopping.is_set)
         with Client(self.server.grpc_url) as client:
             loaded = client.models()
-        self._endpoints = [name for name in registry.endpoints() if loaded.get(name)]
+            self._endpoints = [name for name in registry.endpoints() if loaded.get(name)]
+            self._details = health.details(client, self.server.repository, self._endpoints)
         self._start_proxy()
         if self.http_port is not None:
             self._start_http()
@@ -210,15 +213,15 @@ class Service(Running):
             self._parts[name] = child
         return int(line)
 
-    def report(self, health: dict[str, bool]) -> None:
+    def report(self, answering: dict[str, bool]) -> None:
         """Tell the other processes which endpoints answer."""
-        ready = bool(health) and all(health.values())
+        endpoints = {name: {"ready": ready, **self._details.get(name, {})} for name, ready in answering.items()}
+        state = {"ready": bool(answering) and all(answering.values()), "endpoints": endpoints}
         with self._lock:
-            self._health = health
+            self._health = answering
             for name, child in self._parts.items():
-                if child.process.stdin is None:
-                    continue
-                _write(child, {"health": health} if name == "proxy" else {"ready": ready, "endpoints": health})
+                if child.process.stdin is not None:
+                    _write(child, {"health": answering} if name == "proxy" else state)
 
     def watch(self) -> None:
         """Keep all parts running until `stopping` is set.
@@ -270,6 +273,7 @@ class Service(Running):
                     # A new client: the channel of an old one may still fail for a moment after a restart.
                     with Client(self.server.grpc_url, timeout=20, retries=0) as client:
                         watchdog.round(client)
+                        self._details = health.details(client, self.server.repository, self._endpoints)
             except ServingError as error:
                 # Not one that has been started meanwhile.
                 if self._up.is_set() and self.server.pid == pid is not None and not self.stopping.is_set():

@@ -33,7 +33,6 @@ import torch
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from albef import distributed
 from albef.data.faults import SkippedRows
@@ -41,6 +40,7 @@ from albef.data.loader import TrainLoader
 from albef.data.stream_loader import StreamLoader, StreamSet
 from albef.io import write_file
 from albef.losses.distill import ramped_alpha
+from albef.progress import Progress as Bar
 from albef.tasks.base import Task, TaskData
 from albef.training import state as run_state
 from albef.training.compiled import compile_regions
@@ -184,8 +184,9 @@ class Loop:
         self._warn_if_short()
         self._resume()
         total = self.steps_per_epoch * self.config.epochs
-        disable = None if self.is_main else True
-        bar = tqdm(total=total, initial=self.progress.step, desc=self.task.name, unit="step", disable=disable)
+        bar = Bar(
+            total=total, description=self.task.name, unit="steps", initial=self.progress.step, enabled=self.is_main
+        )
         with _on_sigterm(self.stop_file, self.device) as stop, bar, ExitStack() as stack:
             stack.callback(self.writer.wait)  # after an error, too: the run resumes from what was saved before it
             for epoch in range(len(self.progress.validation), self.config.epochs):
@@ -222,7 +223,7 @@ class Loop:
                     total,
                 )
 
-    def _epoch(self, epoch: int, bar: tqdm[Any], stop: _Stop) -> None:
+    def _epoch(self, epoch: int, bar: Bar, stop: _Stop) -> None:
         self.task.train()
         start = self.progress.step - epoch * self.steps_per_epoch
         if start == 0:
@@ -241,7 +242,7 @@ class Loop:
                 rate = self.config.log_every * self.config.batch_size / (time.perf_counter() - logged_at)
                 logged_at = time.perf_counter()
                 self.tracker.log_metrics({**row, "images_per_second": rate}, step)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
+                bar.set_postfix(refresh=False, loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
                 if self.is_main:
                     _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
             last, stopped = step % self.steps_per_epoch == 0, stop.requested(step)

@@ -26,6 +26,7 @@ from albef.inference.encode import evaluating, loaded, pixels_of, words_of
 from albef.inference.itm_rerank import TextBank, match_image, text_bank
 from albef.models.albef import ALBEF
 from albef.models.precision import full_precision
+from albef.progress import Progress
 from albef.tasks.job import Job, spaced
 from albef.tasks.retrieval.spec import MATCH, RerankConfig, RetrievalConfig
 
@@ -194,7 +195,8 @@ def match_pairs(
         pairs: Whether to score a pair ``(I, T)``.
     """
     scores = torch.full(pairs.shape, NOT_SHORTLISTED)
-    for image in pairs.any(dim=1).nonzero()[:, 0].tolist():
+    scored = pairs.any(dim=1).nonzero()[:, 0].tolist()
+    for image in Progress(scored, description="re-ranking", unit="images", enabled=distributed.rank() == 0, keep=False):
         columns = pairs[image].nonzero()[:, 0]
         keys_values = model.student.fusion.keys_values(images.embeds[image : image + 1])
         logits = match_image(model, texts, keys_values, columns, 4 * config.batch_size).cpu()

@@ -62,3 +62,6 @@ def test_health_names_every_endpoint(service: Service) -> None:
     health = json.loads(get(service, "/health"))
     assert health["ready"] is True
     assert sorted(health["endpoints"]) == sorted(registry.endpoints())
+    for name, state in health["endpoints"].items():
+        expected = {"ready": True, "version": 1, "device": "cpu"} | ({"index": 1} if name == "retrieval" else {})
+        assert state == expected

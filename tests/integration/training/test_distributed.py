@@ -77,7 +77,8 @@ def test_a_lost_machine_shrinks_the_job_and_a_new_one_grows_it(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")  # how long Ray tries to start on a lost machine
     config = _config(epochs=500, checkpoint_every=20)
     elastic = dataclasses.replace(config.distributed, min_world_size=1, max_failures=3)
-    impatient = {"health_check_period_ms": 500, "health_check_failure_threshold": 2, "health_check_initial_delay_ms": 0}
+    # Seconds instead of a minute; fewer would give up a machine that a busy CPU slows down.
+    impatient = {"health_check_period_ms": 1000, "health_check_failure_threshold": 8}
     first = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": impatient})
     others = [_machine(first.address)]
 
@@ -122,7 +123,7 @@ def _kill(machine: subprocess.Popen[bytes]) -> None:
 
 
 def _wait(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
