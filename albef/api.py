@@ -36,8 +36,7 @@ from albef.tasks import registry
 from albef.tasks.classification_eval import classify
 from albef.tasks.classify.prompts import LABEL_ALONE, class_features, prompts
 from albef.tasks.grounding.evaluate import heat_maps
-from albef.tasks.grounding.overlay import framed, overlay
-from albef.tasks.grounding.word_maps import CHOSEN
+from albef.tasks.grounding.overlay import CHOSEN, framed, overlay
 from albef.tasks.retrieval.evaluate import encode_images, match_pairs
 from albef.tasks.retrieval.spec import MATCH
 from albef.tasks.vqa import evaluate as vqa

@@ -7,11 +7,17 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from albef import config as configuration
+from albef.arguments import DeprecatedOption, Parser, warn_deprecated
 
+_STATUS = (
+    "exit status: 0 done; 1 `doctor` found problems; 2 invalid input; 3 the server kept dying, or drift was found; "
+    "143 stopped by SIGTERM, and training resumes if run again"
+)
 # Telemetry of every dependency is off unless the user turns it on.
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -23,27 +29,6 @@ _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-
-
-class _DeprecatedOption(argparse.Action):
-    """Deprecated option: accepted with a warning, hidden from ``--help``.
-
-    Args:
-        new: Current spelling, whose destination receives the value.
-    """
-
-    def __init__(self, option_strings: Sequence[str], dest: str, *, new: str, **kwargs: Any) -> None:
-        dest = new.removeprefix("--").replace("-", "_")
-        super().__init__(option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kwargs)
-        self.new = new
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        _warn_deprecated(self.option_strings[0], self.new)
-        setattr(namespace, self.dest, values)
-
-
-def _warn_deprecated(old: str, new: str) -> None:
-    print(f"albef: warning: {old} is deprecated and will be removed in the next release; use {new}", file=sys.stderr)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -167,7 +152,7 @@ def _sync(args: argparse.Namespace) -> None:
 
 
 def _deliver(args: argparse.Namespace) -> None:
-    _warn_deprecated("albef deliver", "albef tracking sync")
+    warn_deprecated("albef deliver", "albef tracking sync")
     _sync(args)
 
 
@@ -208,20 +193,27 @@ def _quantize(args: argparse.Namespace) -> None:
         args.json.write_text(quantize.to_json(changes), encoding="utf-8")
 
 
+def _completion(args: argparse.Namespace) -> None:
+    import shtab
+
+    print(shtab.complete(parser(), args.shell))
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
-    from albef import init_data
+    from albef import doctor, init_data
     from albef.data import commands as data_commands
     from albef.registry import commands as registry_commands
     from albef.serving import commands as ask_commands
     from albef.serving import server_commands
     from albef.weights import commands as weights_commands
 
-    root = argparse.ArgumentParser(prog="albef", description=__doc__)
+    root = Parser(prog="albef", description=__doc__, epilog=_STATUS)
+    root.add_argument("--version", action="version", version=f"albef {metadata.version('albef')}")
     root.add_argument("-v", "--verbose", action="store_true", help="log more, and show tracebacks")
     root.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
 
     def add(name: str, function: object, text: str, *folders: str) -> argparse.ArgumentParser:
@@ -273,7 +265,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (pretrain, finetune, tune, report, sync, deliver):
         content = "checkpoints" if command in (pretrain, finetune, tune) else "buffered tracking data"
         command.add_argument("--work-dir", type=Path, default=Path("scratch"), help=f"folder for {content}")
-        command.add_argument("--scratch", type=Path, action=_DeprecatedOption, new="--work-dir")
+        command.add_argument("--scratch", type=Path, action=DeprecatedOption, new="--work-dir")
         command.add_argument("--tracking-uri", help="MLflow store; 'none' disables tracking")
     ablate = add("ablate", _ablate, "run the paper's ablation (table 1) on your own data", "raw", "out")
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one repetition per seed")
@@ -289,8 +281,11 @@ def parser() -> argparse.ArgumentParser:
     preset.add_argument("name", nargs="?")
     preset.add_argument("--out", type=Path, default=Path("params.yaml"), help="file to write")
     preset.add_argument("--force", action="store_true", help="overwrite an existing file")
+    doctor.add(add("doctor", None, "check this machine and environment, and say what to mend"))
+    completion = add("completion", _completion, "print the completion script of a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     serve = server_commands.add(add)
-    serve.add_argument("--sample-share", type=float, action=_DeprecatedOption, new="--sample-fraction")
+    serve.add_argument("--sample-share", type=float, action=DeprecatedOption, new="--sample-fraction")
     init_data.add(add("init-data", None, "write parameters for retrieval on your own images and captions"))
     data_commands.add(commands.add_parser("data", help="write lists and images as files"))
     registry_commands.add(commands.add_parser("registry", help="manage versions of the served models in MLflow"))

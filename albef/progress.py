@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, elsewhere a log line from time to time."""
+"""Progress of long work: a bar on a terminal, elsewhere log lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ logger = logging.getLogger(__name__)
 INTERVAL = 30.0
 """Seconds between two lines; shorter work has none."""
 _FORMAT = "{desc}: {n_fmt} of {total_fmt} {unit} ({percentage:.0f} %), {elapsed} elapsed, {remaining} left{postfix}"
+_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}, {elapsed} elapsed{postfix}"
 
 
 class Progress(tqdm):
-    """Progress of work with a known amount.
+    """Progress of work.
 
     Args:
         iterable: Parts of the work; without it, call `update`.
-        total: Amount of work; by default the length of ``iterable``.
+        total: Amount of work; by default the length of ``iterable``, if it has one.
         description: Name of the work.
         unit: Unit of the amount, in the plural.
         initial: Amount that is already done.
@@ -55,4 +56,5 @@ class Progress(tqdm):
         if not self.lines:
             super().display(msg, pos)
         elif msg is None and self.n > self.initial:  # neither the first state nor the removal of the bar
-            logger.info("%s", self.format_meter(**self.format_dict | {"bar_format": _FORMAT}))
+            text = _FORMAT if self.total else _WITHOUT_TOTAL
+            logger.info("%s", self.format_meter(**self.format_dict | {"bar_format": text}))

@@ -42,10 +42,9 @@ def export(lists: Path, images: Path, out: Path, only: Sequence[str] | None = No
     Raises:
         SchemaError: If a list is missing, or the path of an image does not stay within ``out``.
     """
-    from tqdm import tqdm
-
     from albef.data.files import new_folder, write_list
     from albef.data.lists import Lists, Rows, names_in
+    from albef.progress import Progress
 
     data = Lists(lists, images)
     names = list(only) if only is not None else names_in(lists)
@@ -55,7 +54,7 @@ def export(lists: Path, images: Path, out: Path, only: Sequence[str] | None = No
 
     def written(name: str, rows: Rows, folder: Path) -> Iterator[Record]:
         count = len(rows) if limit is None else min(limit, len(rows))
-        for row in tqdm(range(count), desc=name, unit="row", disable=None):
+        for row in Progress(range(count), description=name, unit="rows"):
             record = rows[row]
             for image in rows.images(row, record):
                 path = PurePosixPath(image.path)

@@ -13,14 +13,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from albef.config import ListsConfig
 from albef.data.files import write_list
 from albef.data.images import ImageError, read_bytes
 from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, problems
 from albef.datasets import json_stream, refcoco, tables
 from albef.datasets.image_numbers import ImageNumbers
+from albef.progress import Progress
 
 _READ_AHEAD = 256
 """Images in memory at the same time."""
@@ -78,7 +77,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
     with tables.Writer(out) as writer:
         for path, data in _contents(numbers, root, max_side):
             writer.image(path, data)
-        for name in tqdm(names, desc="lists", unit="list", disable=None):
+        for name in Progress(names, description="lists", unit="lists"):
             if name not in known_lists():
                 value = _boxes(config, raw, grounding) if name == "grounding_boxes" else _joined(name, config, raw)
                 others[name] = write_list(out / f"{name}.json", value)
@@ -100,7 +99,7 @@ def _numbers(config: ListsConfig, raw: Path) -> tuple[ImageNumbers, list[Record]
     numbers, grounding = ImageNumbers(), list[Record]()
     # Boxes come last, as they are looked up by the grounding records.
     names = sorted(config.files, key=lambda name: name == "grounding_boxes")
-    for name in tqdm([name for name in names if name in known_lists()], desc="paths", unit="list", disable=None):
+    for name in Progress([name for name in names if name in known_lists()], description="paths", unit="lists"):
         kind = known_lists()[name]
         for _, record, images in _records(name, config, raw):
             for path in images:
@@ -135,7 +134,7 @@ def _contents(images: ImageNumbers, root: Path, max_side: int | None) -> Iterato
     # Files are read ahead, and Pillow releases the interpreter lock while it shrinks them.
     with (
         ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-        tqdm(images, desc="images", unit="image", disable=None) as paths,
+        Progress(images, description="images", unit="images") as paths,
     ):
         rest = iter(paths)
         while ahead := list(islice(rest, _READ_AHEAD)):

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from albef.config import PairsConfig
 from albef.data.images import ImageError, read_bytes
 from albef.data.schema import SchemaError
 from albef.data.shards import place_of
 from albef.datasets import photo_folder, shards, tables
+from albef.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def write(config: PairsConfig, pairs: Iterable[Pair], out: Path, max_side: int |
     """
     missing = 0
     with tables.Writer(out) as writer:
-        for pair in tqdm(pairs, desc="pairs", unit="image", disable=None):
+        for pair in Progress(pairs, description="pairs", unit="images"):
             if pair.image is None:
                 missing += 1
                 continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 
-from albef.serving import access
+from albef.serving import access, requests
 from albef.tasks import registry
 
 _RETRIES = 2
@@ -19,6 +20,7 @@ def add(command: argparse.ArgumentParser) -> None:
         endpoint = ask.add_parser(name, help=spec.ask_help, description=spec.ask_help)
         endpoint.set_defaults(function=run)
         endpoint.add_argument("--url", default="127.0.0.1:8001", help="host and port of the gRPC service")
+        endpoint.add_argument("--json", action="store_true", help="print the answer as JSON")
         access.add_options(endpoint)
         spec.add_arguments(endpoint)
 
@@ -34,4 +36,6 @@ def run(args: argparse.Namespace) -> None:
     module = registry.client(args.endpoint)
     with Client(args.url, retries=_RETRIES, **access.credentials(args).options(args.url)) as client:
         (answer,) = client.ask(module.from_arguments(args))
-    print(module.format_answer(answer))
+    print(json.dumps(requests.plain(answer)) if args.json else module.format_answer(answer))
+    if hasattr(module, "save"):
+        module.save(args, answer)

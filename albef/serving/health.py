@@ -1,4 +1,4 @@
-"""What answers at an endpoint: versions of model and index, and the device."""
+"""State of endpoints: versions of model and index, and the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from albef.tasks import registry
 
 
 def details(client: Client, repository: Path | str, endpoints: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return what answers at each endpoint.
+    """Return the state of each endpoint.
 
     Args:
         client: Client of Triton itself.

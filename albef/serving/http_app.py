@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import inspect
 import json
 import sys
@@ -18,7 +17,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import uvicorn
 from fastapi import FastAPI, Header, Response
 from fastapi.exceptions import RequestValidationError
@@ -152,19 +150,6 @@ def _json_type(hint: Any) -> Any:
     return typing.Union[parts] if origin is not Sequence else list[parts[0]]  # type: ignore[valid-type]  # noqa: UP007
 
 
-def _plain(value: Any) -> Any:
-    """Return an answer of built-in types."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
-
-
 def create_app(client: AsyncClient, endpoints: Sequence[str], health: dict[str, Any]) -> FastAPI:
     """Create the application.
 
@@ -215,7 +200,7 @@ def _route(client: AsyncClient, endpoint: str) -> Callable[..., Awaitable[Answer
         arguments = {name: getattr(body, name) for name in type(body).model_fields}
         token = (authorization or "").partition(" ")[2]
         answers = await client.ask(requests.build(endpoint, **arguments), token=token or None)
-        return Answers(answers=_plain(answers))
+        return Answers(answers=requests.plain(answers))
 
     answer.__annotations__["body"] = model
     return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,3 +192,16 @@ def build(endpoint: str, **arguments: Any) -> Request[Any]:
     except UnicodeEncodeError as error:
         raise InvalidRequestError(f"a text has a character that is not Unicode ({error.reason})") from error
     return request
+
+
+def plain(value: Any) -> Any:
+    """Return an answer of the types that JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value

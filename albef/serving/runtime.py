@@ -166,10 +166,10 @@ def inspect(executable: str) -> Interpreter | None:
     return None
 
 
-def find_python(uv: str | None = None) -> Interpreter:
+def find_python(uv: str | None = None, download: bool = True) -> Interpreter:
     """Find a Python for the stub.
 
-    Candidates are this Python, those found by uv, and one installed by uv.
+    Candidates are this Python, those found by uv, and with ``download`` one installed by uv.
 
     Raises:
         RuntimeSetupError: If there is none; the message lists what to install.
@@ -196,7 +196,9 @@ def find_python(uv: str | None = None) -> Interpreter:
             interpreter = inspect(executable)
             if interpreter:
                 return interpreter
-        if attempt == 0 and subprocess.run([uv, "python", "install", versions[0]], stdout=sys.stderr).returncode:
+        if attempt or not download:
+            break
+        if subprocess.run([uv, "python", "install", versions[0]], stdout=sys.stderr).returncode:
             break
     raise RuntimeSetupError(
         f"the Triton runtime needs Python {' or '.join(reversed(versions))} with a shared libpython "

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from albef.data.lists import IMAGE_FOLDER, file_of, names_in
 from albef.data.schema import EXTRAS, SchemaError
 from albef.data.tables import ImageTable, RecordTable
 from albef.io import file_hash, write_file
+from albef.progress import Progress
 from albef.validation import image_facts, ray_data, record_facts
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class Facts:
         """Write the parts that are missing."""
         missing = [part for parts in self.parts.values() for part in parts if not part.file.is_file()]
         rows = sum(part.stop - part.start for part in missing)
-        with tqdm(total=rows, desc="facts", unit="row", disable=None) as progress:
+        with Progress(total=rows, description="facts", unit="rows") as progress:
             for part in _written(missing, rows):
                 progress.update(part.stop - part.start)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from albef.config import ValidateConfig
 from albef.data.files import dump, new_folder, write_list
@@ -19,6 +18,7 @@ from albef.data.lists import IMAGE_FOLDER, file_of, names_in
 from albef.data.schema import EXTRAS, known_lists
 from albef.data.tables import SUFFIX, RecordTable, write_records
 from albef.io import write_file
+from albef.progress import Progress
 from albef.validation.caption_filter import KINDS, CaptionFilter, Row
 from albef.validation.facts import Facts
 from albef.validation.features import Features
@@ -64,7 +64,7 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
         findings: list[Finding] = []
         good: dict[str, NDArray[np.bool_]] = {}
         with Quarantine(folder / "quarantine.json") as quarantine:
-            for name in tqdm(names, desc="validate", unit="list", disable=None):
+            for name in Progress(names, description="validate", unit="lists"):
                 records = RecordTable(file_of(data, name))
                 boxes = "grounding_boxes" in extras
                 features = Features(facts.parts[name], records, images, leaks.of(name), boxes)

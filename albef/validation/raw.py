@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from albef.config import ListsConfig, PairsConfig, PrepareConfig, ValidateConfig
 from albef.data.files import new_folder
@@ -28,6 +27,7 @@ from albef.data.shards import expand
 from albef.datasets import official_lists, photo_folder, shards
 from albef.datasets.emoji import lexicon
 from albef.io import write_file
+from albef.progress import Progress
 from albef.validation.columns import first_of_equal
 from albef.validation.facts import RECORD_ROWS
 from albef.validation.features import check_records
@@ -89,7 +89,7 @@ def _lists(runner: GxRunner, config: ListsConfig, raw: Path) -> tuple[Sizes, lis
     findings: list[Finding] = []
     names = [name for name in config.files if name in known_lists()]
     all_files = [file for name in names for file in config.files[name]]
-    for name in tqdm(names, desc="inspect", unit="list", disable=None):
+    for name in Progress(names, description="inspect", unit="lists"):
         for file in config.files[name]:
             label = file if all_files.count(file) == 1 else f"{name} of {file}"  # several lists may share a file
             read = partial(official_lists.rows_of, name, file, config, raw)

@@ -65,3 +65,9 @@ def test_parts_pass_through(lines: pytest.LogCaptureFixture) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         assert list(Progress(iter("abc"), 3, description="letters", unit="letters")) == ["a", "b", "c"]
     assert "letters: 2 of 3 letters (67 %)" in "\n".join(lines.messages)
+
+
+def test_work_of_unknown_amount(lines: pytest.LogCaptureFixture) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):
+        assert list(Progress(iter("abc"), description="letters", unit="letters")) == ["a", "b", "c"]
+    assert lines.messages[1].startswith("letters: 2 letters,")

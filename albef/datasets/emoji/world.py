@@ -9,14 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tqdm import tqdm
-
 from albef.config import EmojiConfig
 from albef.data.files import format_rows
 from albef.datasets.emoji import lexicon as lexicons
 from albef.datasets.emoji.lexicon import Lexicon
 from albef.datasets.emoji.render import Renderer
 from albef.datasets.emoji.scenes import Scene, draw
+from albef.progress import Progress
 
 Rows = list[Any]
 SPLITS = ("pretrain", "train", "val", "test")
@@ -63,7 +62,7 @@ def render(world: World, side: int) -> Iterator[tuple[str, bytes]]:
     renderer = Renderer(world.lexicon, side)
     scenes = [pair for split in SPLITS for pair in zip(world.images(split), world.scenes[split], strict=True)]
     scenes.sort(key=itemgetter(0))
-    for path, scene in tqdm(scenes, desc="render", unit="image", disable=None):
+    for path, scene in Progress(scenes, description="render", unit="images"):
         yield path, renderer.png(scene)
 
 

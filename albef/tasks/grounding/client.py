@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from albef.inference.boxes import iou
+from albef.inference.boxes import iou, upsample
 from albef.serving.requests import (
     GRAY_PIXEL,
     Array,
@@ -74,6 +74,23 @@ def format_answer(answer: Grounded) -> str:
     return "\n".join(
         [f"box: x {x:.0f}, y {y:.0f}, width {width:.0f}, height {height:.0f}", frame, *(f"|{r}|" for r in rows), frame]
     )
+
+
+def save(args: argparse.Namespace, answer: Grounded) -> None:
+    """Write the file that ``--save-overlay`` names.
+
+    Raises:
+        ImageError: If the image cannot be read.
+        ValueError: If the name of the file has no suffix of an image.
+    """
+    if args.save_overlay is None:
+        return
+    from albef.data.images import load_image
+    from albef.tasks.grounding.overlay import CHOSEN, framed, overlay
+
+    image = load_image(args.image)
+    heat = overlay(image, upsample(answer.heat, *image.size))
+    framed(heat, [(answer.box, CHOSEN)]).save(args.save_overlay)
 
 
 def probe(text: str | None, image: ImageInput | None, k: int) -> Request[Grounded]:

@@ -16,6 +16,8 @@ BLUR = 0.02
 """Standard deviation of the blur, as a fraction of the longer side (official)."""
 GAMMA = 0.7
 """Exponent that converts heat to opacity (official)."""
+TRUE, CHOSEN = "#1a7f37", "#d1242f"
+"""Colors of the true box and of the predicted one."""
 _TITLE = 14  # pixels above a panel
 _GAP = 4
 

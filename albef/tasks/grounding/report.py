@@ -13,8 +13,7 @@ from albef.data.lists import Images
 from albef.report.figures import RIGHT, hide, new_figure, save, show_image
 from albef.report.section import Block, Cell, Image, Section, Table, Text, percent
 from albef.report.source import ReportError, malformed, read_json
-
-CHOSEN = "#d1242f"
+from albef.tasks.grounding.overlay import CHOSEN
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from albef.config import AlignTrainConfig, ModelConfig, TaskConfig
 from albef.models.architecture import Architecture
 from albef.serving import protocol
 from albef.serving.protocol import ANY, GraphSizes, ModelSpec, TensorSpec
-from albef.tasks.spec import TaskSpec
+from albef.tasks.spec import TaskSpec, image_and_text
 
 HEAT_GRAPH = "heat"
 HEAT_MAP, BOX, BOXES = "heat_map", "box", "boxes"
@@ -68,6 +70,12 @@ ENDPOINT = ModelSpec(
 without proposals, the area around the maximum of the heat map.
 """
 
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    image_and_text(parser)
+    parser.add_argument("--save-overlay", type=Path, metavar="FILE", help="write the image with heat map and box")
+
+
 SPEC = TaskSpec(
     name="grounding",
     title="Visual grounding",
@@ -79,4 +87,5 @@ SPEC = TaskSpec(
     graphs=graphs,
     endpoint=ENDPOINT,
     ask_help="locate an expression in an image",
+    add_arguments=_add_arguments,
 )

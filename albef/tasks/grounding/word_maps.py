@@ -11,12 +11,10 @@ from albef.data.images import ImageSource, load_image, to_pixels
 from albef.inference.boxes import Box, upsample
 from albef.inference.encode import words_of
 from albef.inference.gradcam import itm_map
-from albef.tasks.grounding.overlay import framed, overlay, strip
+from albef.tasks.grounding.overlay import CHOSEN, TRUE, framed, overlay, strip
 from albef.tasks.job import Job
 
 _SIDE = 192  # longer side of a panel in pixels
-TRUE, CHOSEN = "#1a7f37", "#d1242f"
-"""Colors of the true and the chosen box."""
 
 
 def tokens_of_words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
