@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from albef.tasks import registry
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
+_logger = logging.getLogger(__name__)
 EXAMPLES = 8
 """Number of examples in the report, evenly spaced over the split."""
 
@@ -59,12 +62,30 @@ class Job:
         self._write(self.out / "plots" / name, "\n".join([header, *(",".join(row) for row in cells)]) + "\n")
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
-        """Write ``metrics.json``; call this last, as the file marks a complete evaluation."""
+        """Write ``metrics.json``; call this last, as the file marks a complete evaluation.
+
+        A result that may be chance is logged as a warning.
+        """
         self.write_json("metrics.json", dict(sorted(metrics.items())))
+        name, rows = registry.spec(self.task).headline, len(self.test_rows())
+        if distributed.rank() == 0 and name in metrics and not above_chance(metrics[name], metrics.get("chance"), rows):
+            _logger.warning(
+                "%s: %s is %.3f, which is not better than chance (%.3f on %d rows): train longer, or on more data",
+                self.task,
+                name,
+                metrics[name],
+                metrics["chance"],
+                rows,
+            )
 
     def _write(self, path: Path, text: str) -> None:
         if distributed.rank() == 0:
             write_file(path, text)
+
+
+def above_chance(value: float, chance: float | None, rows: int) -> bool:
+    """Return whether a rate is above chance by two standard errors; True if the chance is unknown."""
+    return chance is None or value > chance + 2 * math.sqrt(chance * (1 - chance) / max(rows, 1))
 
 
 def spaced(count: int, number: int = EXAMPLES) -> list[int]:

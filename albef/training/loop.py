@@ -228,7 +228,7 @@ class Loop:
         start = self.progress.step - epoch * self.steps_per_epoch
         if start == 0:
             self.skipped_rows.begin_epoch()
-        logged_at = time.perf_counter()
+        logged, logged_at = self.progress.step, time.perf_counter()
         for parts in self._parts(on_device(self.loader.batches(epoch, start), self.device)):
             self.skipped_rows.add(parts)
             for part in parts:
@@ -236,11 +236,12 @@ class Loop:
             self.train_step(parts)
             bar.update()
             step = self.progress.step
-            if step % self.config.log_every == 0:
+            only = step == self.steps_per_epoch * self.config.epochs and not self.progress.history
+            if step % self.config.log_every == 0 or only:
                 row = self._log()
                 self.skipped_rows.check(step)
-                rate = self.config.log_every * self.config.batch_size / (time.perf_counter() - logged_at)
-                logged_at = time.perf_counter()
+                rate = (step - logged) * self.config.batch_size / (time.perf_counter() - logged_at)
+                logged, logged_at = step, time.perf_counter()
                 self.tracker.log_metrics({**row, "images_per_second": rate}, step)
                 bar.set_postfix(refresh=False, loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
                 if self.is_main:

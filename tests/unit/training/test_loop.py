@@ -219,8 +219,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(
 
 def test_intervals_longer_than_the_run_are_said(world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop = _loop(world, tmp_path, "entailment", log_every=1000)
-    loop.run()
+    metrics = loop.run()
     assert "log_every is 1000" in caplog.text
+    (row,) = loop.progress.history  # of the whole run
+    assert row["step"] == loop.progress.step
+    assert metrics["loss"] == row["loss"]
 
 
 def _break(loop: Loop, monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
