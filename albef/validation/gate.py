@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from albef.config import ValidateConfig
 from albef.data.files import dump, new_folder, write_list
 from albef.data.lists import IMAGE_FOLDER, file_of, names_in
-from albef.data.schema import EXTRAS, known_lists
+from albef.data.schema import EXTRAS, images_of, known_lists
 from albef.data.tables import SUFFIX, RecordTable, write_records
 from albef.io import write_file
 from albef.progress import Progress
@@ -27,7 +29,9 @@ from albef.validation.images import ImageIndex
 from albef.validation.leakage import Leaks
 from albef.validation.parted import PartedList
 from albef.validation.record_facts import extra
-from albef.validation.suites import of_records, of_sums
+from albef.validation.suites import of_records, of_sums, rules
+
+_logger = logging.getLogger(__name__)
 
 
 class ValidationError(ValueError):
@@ -80,7 +84,30 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
             facts.move(folder / "facts")
         _report(folder / "report.json", good, summary, findings, failures)
     if failures:
-        raise ValidationError(format_failures(failures, out))
+        text = format_failures(failures, out, rules(config), partial(_image, data))
+        if failures[0].bad:
+            text += f". {_advice(config)}"
+        raise ValidationError(text)
+    bad = {name: int((~rows).sum()) for name, rows in good.items()}
+    if any(bad.values()):
+        counts = ", ".join(f"{count} of {len(good[name])} in {name}" for name, count in bad.items() if count)
+        _logger.warning("bad records are left out: %s; reasons in %s", counts, out / "quarantine.json")
+
+
+def _image(data: Path, name: str, row: int) -> str:
+    """Return the first image of a record as an addition to its number; empty if the record is malformed."""
+    try:
+        return f" ({images_of(RecordTable(file_of(data, name))[row])[0]})"
+    except (KeyError, IndexError, TypeError):
+        return ""
+
+
+def _advice(config: ValidateConfig) -> str:
+    if config.on_bad_record == "refuse":
+        return "Mend the data, or set validate.on_bad_record to quarantine, which leaves out bad records"
+    return (
+        f"These are more than validate.max_bad_share = {config.max_bad_share} of the list; mend it, or raise the limit"
+    )
 
 
 def _judge(

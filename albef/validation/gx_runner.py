@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,30 @@ class Finding:
         return list(self.bad.items())[:REPORT_EXAMPLES]
 
 
-def format_failures(failures: Sequence[Finding], out: Path) -> str:
+def format_failures(
+    failures: Sequence[Finding],
+    out: Path,
+    rules: Mapping[str, str] | None = None,
+    label: Callable[[str, int], str] | None = None,
+) -> str:
     """Format failed expectations as an error message.
 
     The first one is described with its list, rows and values, the others by name.
+
+    Args:
+        rules: Sentences that say which rule was broken, and which parameter sets it, by expectation.
+        label: Returns an addition to the number of a row of a list, such as its image.
     """
     first = failures[0]
-    examples = "; ".join(f"row {row}: {value}" for row, value in first.examples()[:_MESSAGE_EXAMPLES])
+    examples = "; ".join(
+        f"row {row}{label(first.list, row) if label else ''}: {value}"
+        for row, value in first.examples()[:_MESSAGE_EXAMPLES]
+    )
     detail = f"{len(first.rows)} bad rows, such as {examples}" if first.bad else f"observed {first.observed}"
+    rule = f" ({rules[first.name]})" if rules and first.name in rules else ""
     others = ", ".join(f"{f.name} ({f.list})" for f in failures[1:6])
     more = f"; also failed: {others}{', ...' if len(failures) > 6 else ''}" if others else ""
-    return f"{first.list}: expectation {first.name!r} failed, {detail}{more}. See {out / 'report.json'} and docs/"
+    return f"{first.list}: expectation {first.name!r}{rule} failed, {detail}{more}. See {out / 'report.json'} and docs/"
 
 
 def fatal(

@@ -45,6 +45,19 @@ def of_sums(e: Any, config: ValidateConfig, sums: Collection[str]) -> list[Any]:
     return suite
 
 
+def rules(config: ValidateConfig) -> dict[str, str]:
+    """Return the rules that depend on parameters, by name of the expectation."""
+    return {
+        "image_not_small": f"sides of at least validate.min_image_side = {config.min_image_side} pixels",
+        "image_not_large": f"sides of at most validate.max_image_side = {config.max_image_side} pixels",
+        "text_not_empty": "texts of at least one word",
+        "text_not_long": f"texts of at most validate.max_caption_words = {config.max_caption_words} words",
+        "labels_balanced": f"labels with a share of at most validate.max_label_share = {config.max_label_share}",
+        "answers_known": f"a share of at least validate.min_known_answers = {config.min_known_answers}",
+        "no_leakage": f"no image within validate.max_hash_distance = {config.max_hash_distance} of a held-out one",
+    }
+
+
 def of_records(e: Any, config: ValidateConfig, kind: str, columns: Collection[str]) -> list[Any]:
     """Return the expectations on the records of a list.
 

@@ -150,13 +150,21 @@ def test_refuses_by_name_and_row(
 
 @pytest.mark.parametrize(("name", "records", "row", "apply"), [b for b in BROKEN if b[1] != "nlvr_train"][1::8])
 def test_sets_bad_records_aside(
-    make: Make, quarantine: ValidateConfig, tmp_path: Path, name: str, records: str, row: int, apply: Any
+    make: Make,
+    quarantine: ValidateConfig,
+    tmp_path: Path,
+    name: str,
+    records: str,
+    row: int,
+    apply: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "out"
     data = make(**{records: apply})
     gate.run(quarantine, data, out)
     kept = passed(out, records)
     given_rows = rows(data, records)
+    assert f"1 of {len(given_rows)} in {records}" in caplog.text
     assert kept == given_rows[:row] + given_rows[row + 1 :]
     (entry,) = json.loads((out / "quarantine.json").read_text())
     assert (entry["list"], entry["row"], entry["record"]) == (records, row, given_rows[row])
@@ -171,7 +179,7 @@ def test_refuses_when_too_much_is_bad(make: Make, quarantine: ValidateConfig, tm
         for row in range(3):
             records[row]["image"] = "gone.png"
 
-    with refuses(ValidationError, "pretrain", "'image_readable'", 3):
+    with refuses(ValidationError, "pretrain", "'image_readable'", 3, "gone.png", "validate.max_bad_share"):
         gate.run(quarantine, make(pretrain=spoil), tmp_path / "out")
 
 
@@ -234,7 +242,7 @@ def test_images_without_numbers_are_found_by_their_paths(
 
 def test_sizes_are_bounded(make: Make, config: ValidateConfig, tmp_path: Path) -> None:
     data = make(lambda folder: Image.new("RGB", (31, 40)).save(folder / "pretrain2.png"))
-    with refuses(ValidationError, "'image_not_small'", "row 2", 31.0):
+    with refuses(ValidationError, "validate.min_image_side", 32, "row 2", "pretrain2.png", 31.0, "quarantine"):
         gate.run(config, data, tmp_path / "out")
     tight = dataclasses.replace(config, min_image_side=1, max_image_side=39)
     with refuses(ValidationError, "'image_not_large'", 10, "row 0", 40.0):
