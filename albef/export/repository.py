@@ -149,7 +149,7 @@ def _add_endpoint(
     spec, serve = registry.endpoint(name), config.serve
     train = train_config(config, spec.task)
     # Requests queue while the instance is busy; a queue delay would only slow down single requests.
-    endpoint_run = pbtxt.Deployment("python", serve.max_queries, 0, serve.instances)
+    endpoint_run = pbtxt.Deployment("python", serve.max_queries, 0, serve.instances, max_queue=serve.max_queue_size)
     endpoint = _model(folder, registry.endpoints()[name], endpoint_run, serve.version)
     vendoring.copy(f"{registry.package(spec.name)}.endpoint", endpoint)
     (endpoint / protocol.TOKENIZER_FOLDER).mkdir()

@@ -23,6 +23,7 @@ class Deployment:
         instances: Instances of the model.
         threads: Threads of one ONNX Runtime instance.
         cache: Serve repeated requests from the server's response cache, if it has one.
+        max_queue: Maximum number of waiting requests; 0 for no limit.
         versions: Number of newest versions that stay loaded; 2 allows a rollback.
     """
 
@@ -32,6 +33,7 @@ class Deployment:
     instances: int
     threads: int = 1
     cache: bool = False
+    max_queue: int = 0
     versions: int = 2
 
 
@@ -64,7 +66,11 @@ def render(spec: ModelSpec, run: Deployment) -> str:
         "max_batch_size": run.max_batch_size,
         "input": [{**_tensor(tensor), "optional": tensor.optional} for tensor in spec.inputs],
         "output": [_tensor(tensor) for tensor in spec.outputs],
-        "dynamic_batching": {"max_queue_delay_microseconds": run.queue_delay_us},
+        "dynamic_batching": {
+            "max_queue_delay_microseconds": run.queue_delay_us,
+            # A request's parameter "timeout" counts: nobody waits for the answer any more.
+            "default_queue_policy": {"allow_timeout_override": True, "max_queue_size": run.max_queue},
+        },
         "response_cache": {"enable": run.cache},
         "instance_group": [{"count": run.instances} if graph else {"count": run.instances, "kind": "KIND_CPU"}],
         "version_policy": {"latest": {"num_versions": run.versions}},

@@ -55,6 +55,13 @@ def test_endpoint_config():
     assert "KIND_CPU" in text
 
 
+def test_an_endpoint_has_a_bounded_queue(tmp_path):
+    path = tmp_path / "config.pbtxt"
+    path.write_text(pbtxt.render(retrieval.ENDPOINT, pbtxt.Deployment("python", 16, 0, 2, max_queue=5)))
+    policy = pbtxt.parse(path).dynamic_batching.default_queue_policy
+    assert (policy.max_queue_size, policy.allow_timeout_override) == (5, True)
+
+
 def test_graphs_chain():
     graphs = retrieval.graphs(GraphSizes(64, 17, 128, 96, 32))
     made = {t.name: t for name in (protocol.VISION, protocol.TEXT) for t in graphs[name].outputs}
