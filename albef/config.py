@@ -246,7 +246,7 @@ class ServeConfig:
     max_batch_size: int  # rows per batch of a graph
     max_queries: int  # rows per batch of an endpoint
     queue_delay_us: int  # maximum wait for a batch to fill
-    max_queue_size: int = 64  # requests that wait for an endpoint; further ones are refused
+    max_queue_size: int  # requests that wait for an endpoint; further ones are refused
     instances: int  # of each graph
     threads: int  # per instance
     shortlist: int  # ITC candidates that ITM re-ranks
