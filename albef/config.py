@@ -239,6 +239,16 @@ IndexDtype = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorRtConfig:
+    """TensorRT in NVIDIA's container (`albef.export.tensorrt`)."""
+
+    precision: Literal["fp32", "fp16"] = "fp16"
+    workspace_mib: int = 1024  # memory of a graph while it runs
+    usual_rows: int = 8  # rows of a batch that engines are tuned for
+    cache: str = "/tmp/tensorrt"  # folder of built engines; on a volume, a new pod need not build them
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """Triton model repository (`albef.export.repository`)."""
 
@@ -259,6 +269,7 @@ class ServeConfig:
     max_boxes: int  # proposals of a grounding request, over all rows
     decode_workers: int  # processes per endpoint that decode large images
     decode_seconds: float  # CPU time for an image
+    tensorrt: TensorRtConfig | None = None  # null: graphs on a GPU run with CUDA in fp32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,8 @@ def _soak(args: argparse.Namespace) -> tuple[Any, int]:
         args.images,
         args.size,
         args.cache_mib * 2**20,
+        args.gateway,
+        args.kills,
     )
     print(soak.report(result))
     return result, int(bool(result["failures"]))
@@ -160,6 +162,8 @@ def parser() -> argparse.ArgumentParser:
     long.add_argument("--minutes", type=float, default=10, help="duration")
     long.add_argument("--every", type=float, default=5, help="seconds between memory measurements")
     long.add_argument("--cache-mib", type=int, default=4, help="size of the response cache; small, to force evictions")
+    long.add_argument("--gateway", action="store_true", help="put nginx in front, with TLS and a token")
+    long.add_argument("--kills", type=int, default=0, help="number of kills of each kind of process meanwhile")
     again = add(
         "cache", _cache, "measure repeated questions about an image, with and without the response cache", [1], 24
     )

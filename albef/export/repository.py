@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from albef.config import Config, ConfigError, train_config
 from albef.data.files import new_folder
 from albef.data.lists import Lists
-from albef.export import vendoring
+from albef.export import tensorrt, vendoring
 from albef.io import file_hash
 from albef.serving import pbtxt, protocol
 from albef.serving.protocol import ANY, GraphSizes
@@ -128,7 +128,15 @@ def _add_graphs(
         large = any(tensor.dims.count(ANY) > 1 for tensor in spec.inputs)
         rows = serve.max_queries if large else serve.max_batch_size
         run = pbtxt.Deployment(
-            "onnxruntime", rows, serve.queue_delay_us, serve.instances, serve.threads, cache=graph == protocol.VISION
+            "onnxruntime",
+            rows,
+            serve.queue_delay_us,
+            serve.instances,
+            serve.threads,
+            cache=graph == protocol.VISION,
+            tensorrt=tensorrt.parameters(serve.tensorrt, spec, rows, _max_tokens(config, task))
+            if serve.tensorrt
+            else {},
         )
         target = _model(folder, spec, run, serve.version)
         shutil.copyfile(files[graph], target / "model.onnx")
@@ -136,6 +144,11 @@ def _add_graphs(
             json.dumps(origin, indent=1, sort_keys=True) + "\n", encoding="utf-8"
         )
     return origin, sizes
+
+
+def _max_tokens(config: Config, task: str) -> int:
+    train = train_config(config, task)
+    return train.eval_tokens or train.max_tokens or config.model.text.max_positions
 
 
 def _add_endpoint(
@@ -160,7 +173,7 @@ def _add_endpoint(
         "tokenizer_hash": origin[protocol.TOKENIZER_KEY],
         "image_size": sizes.image_size,
         "max_words": train.max_words,
-        "max_tokens": train.eval_tokens or train.max_tokens or config.model.text.max_positions,
+        "max_tokens": _max_tokens(config, spec.task),
         "batch_size": serve.max_batch_size,
         **{key: getattr(serve, key) for key in _LIMITS},
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Deployment:
         threads: Threads of one ONNX Runtime instance.
         cache: Serve repeated requests from the server's response cache, if it has one.
         max_queue: Maximum number of waiting requests; 0 for no limit.
+        tensorrt: Parameters of TensorRT on a GPU; see `albef.export.tensorrt`.
         versions: Number of newest versions that stay loaded; 2 allows a rollback.
     """
 
@@ -34,6 +36,7 @@ class Deployment:
     threads: int = 1
     cache: bool = False
     max_queue: int = 0
+    tensorrt: Mapping[str, str] = field(default_factory=dict)
     versions: int = 2
 
 
@@ -78,6 +81,9 @@ def render(spec: ModelSpec, run: Deployment) -> str:
     if graph:
         config["platform"] = "onnxruntime_onnx"
         config["parameters"] = {"intra_op_thread_count": {"string_value": str(run.threads)}}
+        if run.tensorrt:
+            accelerator = {"name": "tensorrt", "parameters": dict(run.tensorrt)}
+            config["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [accelerator]}}
         warmup = {"name": "first", "batch_size": 1, "inputs": {tensor.name: _zeros(tensor) for tensor in spec.inputs}}
         config["model_warmup"] = [warmup]
     try:

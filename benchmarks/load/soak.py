@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
+import secrets
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+import psutil
+import trustme
 
+from albef.config import GatewayConfig
+from albef.serving.access import Tls
 from albef.serving.client import Client
-from albef.serving.server import TritonServer
+from albef.serving.server import TritonServer, free_ports
+from albef.serving.service import Access, Service
 from benchmarks.load.loop import closed_loop, table
 from benchmarks.load.questions import KINDS, Questions
 
@@ -21,17 +29,9 @@ WARM_UP = 0.2
 """Fraction of the run that is excluded from memory statistics, while memory pools and the cache fill."""
 
 
-def processes(session: int) -> list[int]:
-    """Return the process ids of a session: the server and its children."""
-    pids = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                if os.getsid(int(path.name)) == session:
-                    pids.append(int(path.name))
-            except ProcessLookupError:
-                continue
-    return pids
+def processes(others: Collection[psutil.Process] = ()) -> list[psutil.Process]:
+    """Return all processes that this one has started, and theirs, without some others."""
+    return [process for process in psutil.Process().children(recursive=True) if process not in others]
 
 
 def memory(pids: Sequence[int]) -> dict[str, float]:
@@ -60,6 +60,66 @@ def slope(minutes: Sequence[float], values: Sequence[float]) -> tuple[float, flo
     return gradient, float(np.sqrt(residuals @ residuals / (len(x) - 2) / (centered @ centered)))
 
 
+_TARGETS = {
+    "Triton": "tritonserver",
+    "endpoint": "triton_python_backend_stub",
+    "proxy": "albef.serving.proxy",
+    "HTTP": "albef.serving.http_app",
+    "nginx": "nginx",
+}
+"""Programs and modules of the service's processes."""
+_LIMITS = GatewayConfig(requests_per_second=100_000, burst=100_000, connections=1000)
+"""Of a gateway, which takes all callers for one client."""
+
+
+@contextmanager
+def _serving(repository: Path, cache_bytes: int, gateway: bool) -> Iterator[tuple[Service, Client]]:
+    """Run a supervised service; yield it and a client."""
+    with ExitStack() as stack:
+        allowed, options = Access(http_port=0), {}
+        if gateway:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            authority = trustme.CA()
+            certificate = authority.issue_cert("127.0.0.1")
+            tls = Tls(None, folder / "cert.pem", folder / "key.pem")
+            authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+            certificate.cert_chain_pems[0].write_to_path(str(tls.cert))
+            certificate.private_key_pem.write_to_path(str(tls.key))
+            token = secrets.token_hex(16)
+            ports = dict(zip(("grpc_port", "http_port"), free_ports(2), strict=True))
+            allowed = Access(**ports, tls=tls, tokens=[token], gateway=_LIMITS)
+            options = {"tls": Tls(folder / "ca.pem"), "token": token}
+        service = stack.enter_context(Service(TritonServer(repository, cache_bytes=cache_bytes), allowed))
+        watch = Thread(target=service.watch)
+        watch.start()
+        stack.callback(watch.join)
+        stack.callback(service.stopping.set)
+        yield service, stack.enter_context(Client(service.grpc_url, timeout=120, retries=100, **options))
+
+
+def _kill_some(
+    kills: int, seconds: float, others: Collection[psutil.Process], done: Event, killed: Counter[str]
+) -> None:
+    """Kill each kind of process ``kills`` times, in turn, at even intervals."""
+    for name in list(_TARGETS) * kills:
+        if done.wait(seconds / (kills * len(_TARGETS))):
+            return
+        found = [process for process in processes(others) if _program(process) == _TARGETS[name]]
+        if found:
+            random.choice(found).kill()
+            killed[name] += 1
+
+
+def _program(process: psutil.Process) -> str:
+    """Return the program of a process, or the module that Python runs."""
+    with suppress(psutil.Error):
+        command = process.cmdline()
+        if command[1:2] == ["-m"]:
+            return command[2]
+        return Path(command[0].split(":")[0]).name if command else ""  # nginx: worker process
+    return ""
+
+
 def run(
     repository: Path,
     kinds: Sequence[str],
@@ -69,24 +129,29 @@ def run(
     images: int,
     size: tuple[int, int],
     cache_bytes: int,
+    gateway: bool = False,
+    kills: int = 0,
 ) -> dict[str, Any]:
-    """Send requests of all kinds in random order, and sample the server's memory.
+    """Send requests of all kinds in random order, and sample the service's memory.
 
     Args:
         every: Seconds between memory samples.
+        gateway: Put nginx in front, with TLS and a token.
+        kills: Number of times that each kind of process is killed meanwhile.
     """
     questions = [Questions(KINDS[name], images, size) for name in kinds]
     count = len(questions) * images
     order = random.Random(0).sample(range(count), count)
     samples: list[dict[str, float]] = []
-    with TritonServer(repository, cache_bytes=cache_bytes) as server, Client(server.grpc_url, timeout=120) as client:
-        assert server.pid is not None
-        started, done = time.monotonic(), threading.Event()
-        before = processes(server.pid)
+    killed: Counter[str] = Counter()
+    others = processes()
+    with _serving(repository, cache_bytes, gateway) as (_, client):
+        started, done = time.monotonic(), Event()
+        before = processes(others)
 
-        def watch(leader: int) -> None:
+        def watch() -> None:
             while True:
-                pids = processes(leader)
+                pids = [process.pid for process in processes(others)]
                 samples.append({"s": time.monotonic() - started, "processes": len(pids), **memory(pids)})
                 if done.wait(every):
                     return
@@ -95,12 +160,14 @@ def run(
             index = order[number % count]
             client.ask(questions[index % len(questions)][index // len(questions)])
 
-        watcher = threading.Thread(target=watch, args=(server.pid,), daemon=True)
-        watcher.start()
+        threads = [Thread(target=watch), Thread(target=_kill_some, args=(kills, seconds, others, done, killed))]
+        for thread in threads:
+            thread.start()
         load = closed_loop(ask, concurrency, seconds)
         done.set()
-        watcher.join()
-        lost = len(before) - len(processes(server.pid))
+        for thread in threads:
+            thread.join()
+        lost = len(before) - len(processes(others))
     # After the deadline the server only finishes its last requests.
     kept = [sample for sample in samples if WARM_UP * seconds <= sample["s"] <= seconds]
     result: dict[str, Any] = {
@@ -113,6 +180,8 @@ def run(
         "p99_ms": load.percentile(99),
         "per_s": load.rate,
         "lost_processes": lost,
+        "gateway": gateway,
+        "killed": dict(killed),
         "samples": samples,
     }
     for key in ("Rss", "Pss"):
@@ -133,6 +202,7 @@ def run(
 def report(result: dict[str, Any]) -> str:
     """Format the result as text."""
     failed = ", ".join(f"{count} x {error}" for error, count in result["failures"].items()) or "none"
+    killed = ", ".join(f"{count} x {name}" for name, count in result["killed"].items()) or "none"
     rows = [
         [
             {"Rss": "resident", "Pss": "proportional"}[key],
@@ -145,6 +215,6 @@ def report(result: dict[str, Any]) -> str:
         f"{result['requests']} requests in {result['seconds'] / 60:.1f} minutes, {result['concurrency']} at a time "
         f"({', '.join(result['kinds'])}): {result['per_s']:.1f} per second, "
         f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms\n"
-        f"failed: {failed}; processes lost: {result['lost_processes']}\n\n"
-        + table(("MiB of the server and its stubs", "warm", "middle", "end", "per minute ± standard error"), rows)
+        f"failed: {failed}; killed: {killed}; processes lost: {result['lost_processes']}\n\n"
+        + table(("MiB of all processes of the service", "warm", "middle", "end", "per minute ± standard error"), rows)
     )
