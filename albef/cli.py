@@ -213,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("-v", "--verbose", action="store_true", help="log more, and show tracebacks")
     root.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    work_dir = Path(os.environ.get("ALBEF_WORK_DIR", "scratch"))
     common = Parser(add_help=False)
     common.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
 
@@ -261,10 +262,10 @@ def parser() -> argparse.ArgumentParser:
     deliver = commands.add_parser("deliver", description="deprecated; use `albef tracking sync`")
     deliver.set_defaults(function=_deliver)
     for command in (validate, evaluate):
-        command.add_argument("--work-dir", type=Path, default=Path("scratch"), help="folder for the state of the run")
+        command.add_argument("--work-dir", type=Path, default=work_dir, help="folder for the state of the run")
     for command in (pretrain, finetune, tune, report, sync, deliver):
         content = "checkpoints" if command in (pretrain, finetune, tune) else "buffered tracking data"
-        command.add_argument("--work-dir", type=Path, default=Path("scratch"), help=f"folder for {content}")
+        command.add_argument("--work-dir", type=Path, default=work_dir, help=f"folder for {content}")
         command.add_argument("--scratch", type=Path, action=DeprecatedOption, new="--work-dir")
         command.add_argument("--tracking-uri", help="MLflow store; 'none' disables tracking")
     ablate = add("ablate", _ablate, "run the paper's ablation (table 1) on your own data", "raw", "out")

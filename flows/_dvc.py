@@ -51,10 +51,8 @@ class StageError(RuntimeError):
 def _environment() -> dict[str, str]:
     """Return the environment of a stage, with this Python first in ``PATH``."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    # An experiment runs in a temporary folder, but its MLflow runs must persist.
-    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{ROOT / 'mlflow.db'}"}
     flow = {"ALBEF_FLOW_RUN": flow_run.name} if flow_run.name else {}  # becomes a tag of the MLflow runs
-    return {**_QUIET, **store, **os.environ, **flow, "PATH": path}
+    return {**_QUIET, **os.environ, **flow, "PATH": path}
 
 
 def dvc(*args: str) -> str:
