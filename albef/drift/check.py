@@ -14,6 +14,7 @@ from albef.drift import reference as references
 from albef.drift.expectations import Check, checks, feature_table
 from albef.drift.sample import Row, by_endpoint, read
 from albef.io import write_file
+from albef.validation import page
 from albef.validation.gx_runner import Finding, GxRunner
 
 DRIFTED = 3
@@ -48,7 +49,7 @@ def run(config: DriftConfig, sample: Path, reference: Path, out: Path) -> Verdic
     Args:
         sample: Output folder of `albef serve --sample-requests`.
         reference: Output file of `albef reference`.
-        out: Folder to write: ``result.json`` and ``docs/`` (HTML).
+        out: Folder to write: ``result.json`` and ``docs/index.html``.
 
     Raises:
         SampleError, BadReferenceError: If an input is missing or malformed.
@@ -58,17 +59,25 @@ def run(config: DriftConfig, sample: Path, reference: Path, out: Path) -> Verdic
     endpoints: dict[str, Any] = {}
     expectations: list[dict[str, Any]] = []
     with new_folder(out) as folder:
-        runner = GxRunner(folder / "docs")
+        runner = GxRunner()
+        findings: list[Finding] = []
         for name, rows in requests.items():
             reason = _no_verdict_reason(config, known, name, rows)
-            results = [] if reason else _check_endpoint(config, runner, name, known.endpoints[name], rows)
+            suite = [] if reason else checks(runner.gx.expectations, config, known.endpoints[name], rows)
+            table = feature_table(known.endpoints[name], rows) if suite else None
+            found = runner.validate(name, [check.expectation for check in suite], table) if suite else []
+            findings += found
+            by_name = {check.name: check for check in suite}
+            results = [_result(by_name[finding.name], finding) for finding in found]
             failed = sum(not result["success"] for result in results)
             if not reason and not results:
                 reason = f"no statistic of the reference is in {config.min_rows} questions"
             verdict = "no verdict" if reason else "drifted" if failed else "as the reference"
             endpoints[name] = {"verdict": verdict, "reason": reason, **_summary(rows)}
             expectations += results
-        runner.write_docs()
+        page.write(
+            folder / "docs" / "index.html", "Drift", {name: len(rows) for name, rows in requests.items()}, findings
+        )
         verdicts = Counter(endpoint["verdict"] for endpoint in endpoints.values())
         order = ("drifted", "as the reference", "no verdict")
         result = {
@@ -96,17 +105,6 @@ def _no_verdict_reason(config: DriftConfig, known: references.Reference, name: s
 def _summary(rows: list[Row]) -> dict[str, Any]:
     versions = sorted({row["version"] for row in rows})
     return {"rows": len(rows), "versions": versions, "first": rows[0]["time"], "last": rows[-1]["time"]}
-
-
-def _check_endpoint(
-    config: DriftConfig, runner: GxRunner, name: str, reference: references.Endpoint, rows: list[Row]
-) -> list[dict[str, Any]]:
-    suite = checks(runner.gx.expectations, config, reference, rows)
-    if not suite:
-        return []
-    findings = runner.validate(name, [check.expectation for check in suite], feature_table(reference, rows))
-    by_name = {check.name: check for check in suite}
-    return [_result(by_name[finding.name], finding) for finding in findings]
 
 
 def _result(check: Check, finding: Finding) -> dict[str, Any]:

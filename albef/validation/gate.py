@@ -21,6 +21,7 @@ from albef.data.schema import EXTRAS, images_of, known_lists
 from albef.data.tables import SUFFIX, RecordTable, write_records
 from albef.io import write_file
 from albef.progress import Progress
+from albef.validation import page
 from albef.validation.caption_filter import KINDS, CaptionFilter, Row
 from albef.validation.facts import Facts
 from albef.validation.features import Features
@@ -29,7 +30,7 @@ from albef.validation.images import ImageIndex
 from albef.validation.leakage import Leaks
 from albef.validation.parted import PartedList
 from albef.validation.record_facts import extra
-from albef.validation.suites import of_records, of_sums, rules
+from albef.validation.suites import of_records, of_sums
 
 _logger = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
 
     Args:
         data: Output folder of `albef prepare`.
-        out: Folder to write: ``report.json``, ``docs/`` (HTML), ``quarantine.json`` and, unless the data is rejected,
-            the clean ``lists/`` and ``facts/`` (Parquet).
+        out: Folder to write: ``report.json``, the page ``docs/index.html``, ``quarantine.json`` and, unless the data is
+            rejected, the clean ``lists/`` and ``facts/`` (Parquet).
         work_dir: Folder for facts of images and records until the data is accepted; an interrupted or failed run
             continues with them.
 
@@ -64,7 +65,7 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
     images = ImageIndex(facts.parts[IMAGE_FOLDER])
     leaks = Leaks({name: facts.parts[name] for name in names}, images, config.max_hash_distance)
     with new_folder(out) as folder:
-        runner = GxRunner(folder / "docs")
+        runner = GxRunner()
         findings: list[Finding] = []
         good: dict[str, NDArray[np.bool_]] = {}
         with Quarantine(folder / "quarantine.json") as quarantine:
@@ -74,7 +75,6 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
                 features = Features(facts.parts[name], records, images, leaks.of(name), boxes)
                 found, good[name] = _judge(runner, config, name, features, records, quarantine)
                 findings += found
-        runner.write_docs()
         failures = [f for name in names for f in fatal(config, {name: len(good[name])}, findings)]
         summary: dict[str, Any] = {"sources": {}, "captions": {}}
         if not failures:
@@ -83,8 +83,9 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
             summary = _write_lists(data, folder / "lists", good, captions)
             facts.move(folder / "facts")
         _report(folder / "report.json", good, summary, findings, failures)
+        page.write(folder / "docs" / "index.html", "Validation", {name: len(good[name]) for name in names}, findings)
     if failures:
-        text = format_failures(failures, out, rules(config), partial(_image, data))
+        text = format_failures(failures, out, partial(_image, data))
         if failures[0].bad:
             text += f". {_advice(config)}"
         raise ValidationError(text)

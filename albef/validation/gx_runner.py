@@ -1,4 +1,4 @@
-"""Great Expectations runner: validates tables and builds HTML data docs."""
+"""Great Expectations runner: validates tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from albef.config import ValidateConfig
 
-RESULT_FORMAT = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]}
+_RESULT_FORMAT = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]}
 REPORT_EXAMPLES = 5
 _MESSAGE_EXAMPLES = 3
 
@@ -28,6 +28,7 @@ class Finding:
         observed: Value that was compared; for expectations on rows, the number of failing rows.
         bad: Values of failing rows: all of them, or the first ones if several parts were merged.
         rows: All failing rows.
+        notes: The rule in words.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Finding:
     observed: Any
     bad: dict[int, str] = field(default_factory=dict)
     rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    notes: str = ""
 
     def report(self) -> dict[str, Any]:
         """Return the finding as stored in ``report.json``."""
@@ -54,29 +56,24 @@ class Finding:
 
 
 def format_failures(
-    failures: Sequence[Finding],
-    out: Path,
-    rules: Mapping[str, str] | None = None,
-    label: Callable[[str, int], str] | None = None,
+    failures: Sequence[Finding], out: Path, addition: Callable[[str, int], str] = lambda name, row: ""
 ) -> str:
     """Format failed expectations as an error message.
 
     The first one is described with its list, rows and values, the others by name.
 
     Args:
-        rules: Sentences that say which rule was broken, and which parameter sets it, by expectation.
-        label: Returns an addition to the number of a row of a list, such as its image.
+        addition: Returns an addition to the number of a row of a list, such as its image.
     """
     first = failures[0]
     examples = "; ".join(
-        f"row {row}{label(first.list, row) if label else ''}: {value}"
-        for row, value in first.examples()[:_MESSAGE_EXAMPLES]
+        f"row {row}{addition(first.list, row)}: {value}" for row, value in first.examples()[:_MESSAGE_EXAMPLES]
     )
     detail = f"{len(first.rows)} bad rows, such as {examples}" if first.bad else f"observed {first.observed}"
-    rule = f" ({rules[first.name]})" if rules and first.name in rules else ""
     others = ", ".join(f"{f.name} ({f.list})" for f in failures[1:6])
     more = f"; also failed: {others}{', ...' if len(failures) > 6 else ''}" if others else ""
-    return f"{first.list}: expectation {first.name!r}{rule} failed, {detail}{more}. See {out / 'report.json'} and docs/"
+    rule = f" ({first.notes})" if first.notes else ""
+    return f"{first.list}: expectation {first.name!r}{rule} failed, {detail}{more}. See {out / 'docs' / 'index.html'}"
 
 
 def fatal(
@@ -97,13 +94,9 @@ def fatal(
 
 
 class GxRunner:
-    """Great Expectations context that validates tables and builds their data docs.
+    """Great Expectations context that validates tables."""
 
-    Args:
-        docs: Folder of the data docs.
-    """
-
-    def __init__(self, docs: Path) -> None:
+    def __init__(self) -> None:
         # Set before the import, which starts the telemetry client.
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
         import great_expectations as gx
@@ -111,58 +104,39 @@ class GxRunner:
         # This module sets its level on import and logs a temporary folder that is of no use.
         logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
         self.gx = gx
-        self.context = gx.get_context(mode="ephemeral")
-        self.context.variables.progress_bars = {"globally": False}
-        self.context.add_data_docs_site(
-            site_name="docs",
-            site_config={
-                "class_name": "SiteBuilder",
-                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-                "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())},
-            },
-        )
-        self.source = self.context.data_sources.add_pandas("lists")
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False}
+        asset = context.data_sources.add_pandas("lists").add_dataframe_asset("list")
+        self.whole = asset.add_batch_definition_whole_dataframe("whole")
 
     def validate(self, name: str, expectations: Sequence[Any], table: pd.DataFrame) -> list[Finding]:
-        """Validate the table of list ``name``.
+        """Validate a table of list ``name``.
 
         Args:
             expectations: Expectations with their names in ``meta``.
             table: Table with a column ``row``.
         """
-        gx = self.gx
-        title = name.replace("/", "--")  # titles become file names
-        suite = self.context.suites.add(gx.ExpectationSuite(name=title, expectations=list(expectations)))
-        batch = self.source.add_dataframe_asset(title).add_batch_definition_whole_dataframe("whole")
-        definition = self.context.validation_definitions.add(
-            gx.ValidationDefinition(name=title, data=batch, suite=suite)
-        )
-        outcome = definition.run(
-            batch_parameters={"dataframe": table},
-            result_format=RESULT_FORMAT,
-        )
+        suite = self.gx.ExpectationSuite(name="suite", expectations=list(expectations))
+        outcome = self.whole.get_batch({"dataframe": table}).validate(suite, result_format=_RESULT_FORMAT)
         return [finding_of(name, result) for result in outcome.results]
-
-    def write_docs(self) -> None:
-        """Write the HTML data docs of all validations so far."""
-        self.context.build_data_docs(site_names=["docs"])
 
 
 def finding_of(name: str, result: Any) -> Finding:
     """Return the finding on list ``name`` of a result of Great Expectations, in the format COMPLETE."""
-    expectation = result.expectation_config
-    title, details = expectation.meta["name"], result.result
+    expectation, details = result.expectation_config, result.result
+    title, notes = expectation.meta["name"], str(expectation.notes or "")
     if result.exception_info and any(
         info.get("raised_exception") for info in _infos(result.exception_info) if isinstance(info, dict)
     ):
-        return Finding(title, name, False, f"the expectation could not be computed: {result.exception_info}")
+        text = f"the expectation could not be computed: {result.exception_info}"
+        return Finding(title, name, False, text, notes=notes)
     if "observed_value" in details:
-        return Finding(title, name, bool(result.success), _plain(details["observed_value"]))
+        return Finding(title, name, bool(result.success), _plain(details["observed_value"]), notes=notes)
     column = expectation.kwargs["column"]
     bad = {int(i["row"]): _plain(i[column]) for i in details.get("unexpected_index_list") or []}
     values = {row: str(value) for row, value in sorted(bad.items())}
     rows = np.fromiter(values, np.int64, len(values))
-    return Finding(title, name, bool(result.success), {"unexpected": len(bad)}, values, rows)
+    return Finding(title, name, bool(result.success), {"unexpected": len(bad)}, values, rows, notes)
 
 
 def _infos(info: dict[str, Any]) -> list[Any]:

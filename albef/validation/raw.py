@@ -28,6 +28,7 @@ from albef.datasets import official_lists, photo_folder, shards
 from albef.datasets.emoji import lexicon
 from albef.io import write_file
 from albef.progress import Progress
+from albef.validation import page
 from albef.validation.columns import first_of_equal
 from albef.validation.facts import RECORD_ROWS
 from albef.validation.features import check_records
@@ -60,7 +61,7 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
     """
     config.check()
     with new_folder(out) as folder:
-        runner = GxRunner(folder / "docs")
+        runner = GxRunner()
         if config.source == "lists" and config.lists is not None:
             sizes, findings = _lists(runner, config.lists, raw)
         elif config.source == "stream" and config.pairs is not None:
@@ -69,8 +70,9 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
             sizes, findings = _pairs(runner, config.pairs, raw)
         else:
             sizes, findings = _sprites(runner, raw)
-        runner.write_docs()
         failures = [f for rows in sizes.values() for f in fatal(gate, rows, findings, _WARNINGS)]
+        rows = {file: count for counts in sizes.values() for file, count in counts.items()}
+        page.write(folder / "docs" / "index.html", "Raw data", rows, findings, _WARNINGS)
         files = {file: {"list": name, "rows": rows} for name, counts in sizes.items() for file, rows in counts.items()}
         report = {"success": not failures, "files": files, "expectations": [finding.report() for finding in findings]}
         write_file(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -212,7 +214,8 @@ def _suite(e: Any, columns: Iterable[str]) -> list[Any]:
 
 
 def _sums_suite(e: Any) -> list[Any]:
-    return [e.ExpectColumnMinToBeBetween(column="rows", min_value=1, meta={"name": "not_empty"}, severity=_CRITICAL)]
+    options = {"meta": {"name": "not_empty"}, "notes": "The file has records.", "severity": _CRITICAL}
+    return [e.ExpectColumnMinToBeBetween(column="rows", min_value=1, **options)]
 
 
 _WARNINGS = {name for name, severity, _ in _EXPECTATIONS.values() if severity == _WARNING}

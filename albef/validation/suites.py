@@ -18,7 +18,7 @@ def of_sums(e: Any, config: ValidateConfig, sums: Collection[str]) -> list[Any]:
     """
     suite = [
         e.ExpectColumnMinToBeBetween(
-            column="rows", min_value=1, meta={"name": "not_empty"}, notes="Number of records.", severity="critical"
+            column="rows", min_value=1, meta={"name": "not_empty"}, notes="The list has records.", severity="critical"
         )
     ]
     if "label_share" in sums:
@@ -27,7 +27,7 @@ def of_sums(e: Any, config: ValidateConfig, sums: Collection[str]) -> list[Any]:
                 column="label_share",
                 max_value=config.max_label_share,
                 meta={"name": "labels_balanced"},
-                notes="Fraction of the most frequent label.",
+                notes=f"The largest share of a label is at most validate.max_label_share = {config.max_label_share}.",
                 severity="critical",
             )
         )
@@ -38,24 +38,12 @@ def of_sums(e: Any, config: ValidateConfig, sums: Collection[str]) -> list[Any]:
                 column="answer_known",
                 min_value=config.min_known_answers,
                 meta={"name": "answers_known"},
-                notes="Fraction of questions whose most frequent answer is in the answer list.",
+                notes=f"Of {config.min_known_answers} (validate.min_known_answers) of the questions, the most frequent answer "
+                "is in the answer list.",
                 severity="critical",
             )
         )
     return suite
-
-
-def rules(config: ValidateConfig) -> dict[str, str]:
-    """Return the rules that depend on parameters, by name of the expectation."""
-    return {
-        "image_not_small": f"sides of at least validate.min_image_side = {config.min_image_side} pixels",
-        "image_not_large": f"sides of at most validate.max_image_side = {config.max_image_side} pixels",
-        "text_not_empty": "texts of at least one word",
-        "text_not_long": f"texts of at most validate.max_caption_words = {config.max_caption_words} words",
-        "labels_balanced": f"labels with a share of at most validate.max_label_share = {config.max_label_share}",
-        "answers_known": f"a share of at least validate.min_known_answers = {config.min_known_answers}",
-        "no_leakage": f"no image within validate.max_hash_distance = {config.max_hash_distance} of a held-out one",
-    }
 
 
 def of_records(e: Any, config: ValidateConfig, kind: str, columns: Collection[str]) -> list[Any]:
@@ -74,20 +62,32 @@ def of_records(e: Any, config: ValidateConfig, kind: str, columns: Collection[st
     def between(column: str, name: str, **bounds: Any) -> Any:
         return e.ExpectColumnValuesToBeBetween(column=column, meta={"name": name}, **bounds, **severity)
 
+    sides = (
+        f"Sides have at least validate.min_image_side = {config.min_image_side} pixels.",
+        f"Sides have at most validate.max_image_side = {config.max_image_side} pixels.",
+    )
+    leaks = f"No held-out list has an image within validate.max_hash_distance = {config.max_hash_distance} of one here."
+    long = f"Texts have at most validate.max_caption_words = {config.max_caption_words} words."
     suite = [
         empty("schema_problem", "schema", "Every record has the fields of the official format."),
         empty("image_problem", "image_readable", "Every image exists and can be decoded."),
-        between("smallest_side", "image_not_small", min_value=config.min_image_side),
-        between("largest_side", "image_not_large", max_value=config.max_image_side),
-        between("fewest_words", "text_not_empty", min_value=1),
-        between("most_words", "text_not_long", max_value=config.max_caption_words),
+        between("smallest_side", "image_not_small", min_value=config.min_image_side, notes=sides[0]),
+        between("largest_side", "image_not_large", max_value=config.max_image_side, notes=sides[1]),
+        between("fewest_words", "text_not_empty", min_value=1, notes="Every text has a word."),
+        between("most_words", "text_not_long", max_value=config.max_caption_words, notes=long),
         empty("id_problem", "ids_unique", "Ids are unique."),
-        empty("leak_problem", "no_leakage", "No held-out evaluation list has an image of this list, or one like it."),
+        empty("leak_problem", "no_leakage", leaks),
     ]
     if "label" in columns:
         labels = list(VE_LABELS if kind == "ve" else NLVR_LABELS)
         suite.append(
-            e.ExpectColumnValuesToBeInSet(column="label", value_set=labels, meta={"name": "label_known"}, **severity)
+            e.ExpectColumnValuesToBeInSet(
+                column="label",
+                value_set=labels,
+                meta={"name": "label_known"},
+                notes=f"Labels are {', '.join(labels)}.",
+                **severity,
+            )
         )
     if "box_problem" in columns:
         suite.append(empty("box_problem", "boxes_known", "Every expression has a true box and proposals."))

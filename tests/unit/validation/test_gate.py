@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ def test_sound_data_passes_unchanged(make: Make, config: ValidateConfig, tmp_pat
     assert all(e["success"] for e in report(out)["expectations"])
     assert json.loads((out / "quarantine.json").read_text()) == []
     page = (out / "docs" / "index.html").read_text(encoding="utf-8")
-    assert "retrieval_test" in page
+    assert all(f'<h2 id="{name}"' in page for name in names_in(data))
+    assert "failed" not in page.partition("</style>")[2]
+    assert not re.findall(r"(?:https?:)?//", page)  # nothing from other hosts
     # A second run replaces the first one and says the same.
     before = (out / "report.json").read_bytes()
     gate.run(config, data, out)
