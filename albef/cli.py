@@ -224,9 +224,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{folder}", type=Path, required=True)
         return command
 
-    add("inspect", _inspect, "check the raw data against expectations; write data docs", "raw", "out")
+    add("inspect", _inspect, "check the raw data against expectations; write a page", "raw", "out")
     add("prepare", _prepare, "write tables of the built-in data set, of JSON lists, or of pairs", "raw", "out")
-    validate = add("validate", _validate, "data gate: expectations, data docs, clean lists", "data", "out")
+    validate = add("validate", _validate, "data gate: expectations, their page, clean lists", "data", "out")
     add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
     inputs = ("lists", "images", "tokenizer")
     pretrain = add("pretrain", _train, "pretrain with ITC, ITM, MLM and momentum distillation", *inputs, "out")

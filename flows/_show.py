@@ -1,4 +1,4 @@
-"""Prefect artifacts of a pipeline run: metrics, plots, data docs and report."""
+"""Prefect artifacts of a pipeline run: metrics, plots, validation pages and report."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ def drift(
     Args:
         sample: Folder of ``albef serve --sample-requests``.
         reference: File written by ``albef reference``, as in the stage ``reference``.
-        out: Folder for the result and its data docs.
+        out: Folder for the result and its page of expectations.
 
     Returns:
         The verdict: ``as the reference``, or ``no verdict`` if there are too few requests.
 
     Raises:
-        DriftError: If they differ; the published table and data docs show the details.
+        DriftError: If they differ; the published table and page show the details.
         StageError: If an input is missing or invalid.
     """
     drifted, output = None, ""
@@ -68,4 +68,4 @@ def _publish(result: dict[str, Any], folder: Path) -> None:
         description=f"Served requests: {result['verdict']}",
     )
     page = folder / "docs" / "index.html"
-    create_link_artifact(key="drift-docs", link=page.as_uri(), description="Data docs of served requests")
+    create_link_artifact(key="drift-docs", link=page.as_uri(), description="Expectations on served requests")

@@ -97,6 +97,6 @@ if grep -qv ' end$' "$times"; then
   ' | sort -n | cut -d " " -f 2-
 fi
 echo "Report:     file://$PWD/artifacts/report/index.html"
-echo "Data docs:  file://$PWD/artifacts/validated/docs/index.html"
+echo "Validation: file://$PWD/artifacts/validated/docs/index.html"
 echo "Try more:   .venv/bin/albef serve --repository artifacts/repository"
 echo "            .venv/bin/albef ask retrieval \"two tigers on green stripes\""

@@ -9,7 +9,7 @@ from albef.tracking.origin import data_hash
 from albef.tracking.runs import start
 from albef.tracking.tracker import Tracker
 
-_MAX_DOCS = 50_000_000  # bytes; larger data docs are not uploaded
+_MAX_DOCS = 50_000_000  # bytes; larger pages are not uploaded
 
 
 def run(artifacts: Path, images: Path, out: Path, uri: str | None, work_dir: Path) -> None:
@@ -29,7 +29,7 @@ def run(artifacts: Path, images: Path, out: Path, uri: str | None, work_dir: Pat
         metrics = _metrics(artifacts)
         tracker.log_metrics(metrics, 0)
         _log_files(artifacts, tracker)
-        tracker.log_artifact(out)  # next to `validated`, as in `artifacts`, to keep the links to the data docs valid
+        tracker.log_artifact(out)  # next to `validated`, as in `artifacts`, to keep the links to the pages valid
 
 
 def _metrics(artifacts: Path) -> dict[str, float]:

@@ -84,7 +84,7 @@ class Job:
 
 
 def above_chance(value: float, chance: float | None, rows: int) -> bool:
-    """Return whether a rate is above chance by two standard errors; True if the chance is unknown."""
+    """Return whether a rate is above chance by two standard errors; True if chance is unknown."""
     return chance is None or value > chance + 2 * math.sqrt(chance * (1 - chance) / max(rows, 1))
 
 

@@ -96,7 +96,7 @@ def run(config: ValidateConfig, data: Path, out: Path, work_dir: Path = Path("sc
 
 
 def _image(data: Path, name: str, row: int) -> str:
-    """Return the first image of a record as an addition to its number; empty if the record is malformed."""
+    """Return the first image of a record in parentheses; empty if it is malformed."""
     try:
         return f" ({images_of(RecordTable(file_of(data, name))[row])[0]})"
     except (KeyError, IndexError, TypeError):

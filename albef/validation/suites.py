@@ -38,8 +38,8 @@ def of_sums(e: Any, config: ValidateConfig, sums: Collection[str]) -> list[Any]:
                 column="answer_known",
                 min_value=config.min_known_answers,
                 meta={"name": "answers_known"},
-                notes=f"Of {config.min_known_answers} (validate.min_known_answers) of the questions, the most frequent answer "
-                "is in the answer list.",
+                notes=f"A share of validate.min_known_answers = {config.min_known_answers} of the questions has "
+                "its most frequent answer in the answer list.",
                 severity="critical",
             )
         )
