@@ -38,9 +38,17 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    from albef import init_lists
     from albef.validation import raw
 
     config = configuration.load(args.params)
+    if without := init_lists.tasks_without_data(config):
+        sections = ", ".join(f"tasks.{name}" for name in without)
+        logging.getLogger(__name__).warning(
+            "no list of prepare.lists.files trains %s; remove these sections from %s, or their stages will fail",
+            sections,
+            args.params,
+        )
     raw.run(config.prepare, config.validate, args.raw, args.out)
 
 

@@ -61,8 +61,8 @@ class PrepareConfig:
     """Source of the data set."""
 
     source: Literal["emoji", "lists", "pairs", "stream"]
-    seed: int
-    emoji: EmojiConfig
+    seed: int = 0  # of the built-in data set
+    emoji: EmojiConfig | None = None
     lists: ListsConfig | None = None
     pairs: PairsConfig | None = None
     stream: StreamConfig | None = None
@@ -70,6 +70,8 @@ class PrepareConfig:
 
     def check(self) -> None:
         """Raise ConfigError if the section of the source is missing."""
+        if self.source == "emoji" and self.emoji is None:
+            raise ConfigError("prepare.emoji: missing key; expected the sizes of the built-in data set")
         if self.source == "lists" and self.lists is None:
             raise ConfigError("prepare.lists: missing key; expected image_root and files for the source 'lists'")
         if self.source in ("pairs", "stream") and self.pairs is None:

@@ -1,4 +1,4 @@
-"""The command ``albef init-data``: parameters for retrieval on own images and captions."""
+"""The command ``albef init-data``: parameters for own images and captions, or for own lists."""
 
 from __future__ import annotations
 
@@ -10,23 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from albef import init_lists
 from albef.config import ConfigError, PairsConfig, load
 from albef.data.images import SUFFIXES
 from albef.data.text import clean
 from albef.datasets import pairs, photo_folder, shards
+from albef.init_lists import MAX_BAD, SIDE, STORED
 from albef.io import write_file
 
 _VAL = _TEST = 0.1
-_SIDE, _STORED = 128, 512
-"""Pixels per side that the model sees, and of the longer side of stored images."""
-_STEPS = {"pretrain": 600, "retrieval": 200}
-"""Steps of training that take minutes on a CPU."""
-_LARGEST_BATCH = 32
-
-
 _COUNTED = 100_000
 """Images of a source that are counted; a larger one is seen once."""
-_MAX_BAD = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,9 @@ class Found:
 def add(command: argparse.ArgumentParser) -> None:
     """Add the arguments of ``albef init-data``."""
     command.set_defaults(function=_run)
-    command.add_argument("source", help="folder of images with captions, .tar or .parquet files, or hub:NAME")
+    command.add_argument(
+        "source", help="folder of images with captions or of lists, .tar or .parquet files, or hub:NAME"
+    )
     command.add_argument("--image", help="column of the image; default: found by name")
     command.add_argument("--caption", help="column of the caption; default: found by name")
     command.add_argument("--out", type=Path, help="file to write; default: the parameter file itself")
@@ -62,10 +58,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def init(source: str, params: Path, out: Path, image: str | None = None, caption: str | None = None) -> str:
-    """Write parameters that train and serve retrieval on a source of pairs.
+    """Write parameters that train and serve retrieval on a source of pairs, or the tasks of a folder of lists.
 
     Args:
-        source: As ``prepare.pairs.path``; relative to the working directory.
+        source: As ``prepare.pairs.path``, relative to the working directory; or a folder with ``pretrain.json`` and
+            other lists in the official format (`albef.init_lists`).
         params: Parameter file to start from.
         out: File to write.
         image, caption: Columns; found by name by default.
@@ -79,10 +76,12 @@ def init(source: str, params: Path, out: Path, image: str | None = None, caption
     """
     from ruamel.yaml import YAML
 
-    from albef.presets import dump
-
     load(params)
     data = YAML().load(params)
+    if sizes := init_lists.sizes_in(Path(source)):
+        text = init_lists.fill(data, Path(source).absolute(), sizes)
+        _write(data, out)
+        return f"{out}: {text}"
     if "retrieval" not in data["tasks"]:
         raise ConfigError(f"{params}: no tasks.retrieval; start from another file, such as params.yaml as committed")
     path = source if source.startswith(shards.HUB) else os.path.abspath(source)
@@ -93,11 +92,17 @@ def init(source: str, params: Path, out: Path, image: str | None = None, caption
     else:
         found = _count(config)
     left_out = _fill(data, config, found)
+    _write(data, out)
+    return _summary(data, config, found, left_out, out)
+
+
+def _write(data: Mapping[str, Any], out: Path) -> None:
+    from albef.presets import dump
+
     try:
         write_file(out, dump(data))
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); name another file with --out") from error
-    return _summary(data, config, found, left_out, out)
 
 
 def _count(config: PairsConfig) -> Found:
@@ -118,12 +123,12 @@ def _count(config: PairsConfig) -> Found:
         words = max(words, *(len(clean(text).split()) for text in pair.captions))
     images = splits.total()
     unknown = {suffix: count for suffix, count in suffixes.items() if suffix and suffix not in SUFFIXES}
-    if sum(unknown.values()) > _MAX_BAD * images:
+    if sum(unknown.values()) > MAX_BAD * images:
         raise ConfigError(
             f"{config.path}: {sum(unknown.values())} of {images} images are {', '.join(unknown)} files, expected "
             f"{', '.join(sorted(SUFFIXES))}; convert them, for example to JPEG"
         )
-    if len(missing) > _MAX_BAD * (images + len(missing)):
+    if len(missing) > MAX_BAD * (images + len(missing)):
         raise ConfigError(
             f"{config.path}: {len(missing)} of {images + len(missing)} images with captions are missing, such as "
             f"{missing[0] or 'one without a name'}; expected paths below this folder"
@@ -142,35 +147,21 @@ def _fill(data: MutableMapping[str, Any], config: PairsConfig, found: Found | No
     values = {key: value for key, value in vars(config).items() if value is not None}
     if not config.path.startswith(shards.HUB):
         del values["split"]
-    data["prepare"].update({"source": "pairs", "pairs": values, "max_side": _STORED})
-    data["validate"].update({"on_bad_record": "quarantine", "max_bad_share": _MAX_BAD})
-    data["tokenizer"].update({"kind": "wordpiece", "vocab_size": 8192})
-    data["tokenizer"].pop("source", None)
-    data["model"]["image_size"] = _SIDE
+    data["prepare"].update({"source": "pairs", "pairs": values})
+    init_lists.adapt(data)
     if found is not None:
         longest = data["validate"]["max_caption_words"]
         data["validate"]["max_caption_words"] = max(longest, found.words)
-    left_out = [name for name in data["tasks"] if name != "retrieval"]
-    for name in left_out:
-        del data["tasks"][name]
-        data["release"]["metrics"].pop(name, None)
+    left_out = init_lists.leave_out(data, [name for name in data["tasks"] if name != "retrieval"])
     data["tune"]["tasks"] = []
-    workers = min(4, (os.cpu_count() or 1) // 2)
     sections = {"pretrain": data["pretrain"], "retrieval": data["tasks"]["retrieval"]["train"]}
     for name, section in {**sections, "text_assignment": data["text_assignment"]}.items():
-        section.update({"augment": "randaugment", "num_workers": workers})
         if found is None:
+            init_lists.augment(section)
             continue
         rows = found.captions * found.splits["train"] // sum(found.splits.values())
         rows = found.splits["train"] if name != "retrieval" else rows
-        batch = _LARGEST_BATCH
-        while batch > 2 and batch * 2 > rows:
-            batch //= 2
-        steps = rows // batch
-        epochs = max(1, round(_STEPS[name] / steps)) if name in _STEPS and found.whole else 1
-        section.update({"batch_size": batch, "epochs": epochs})
-        section.update({"log_every": max(1, min(40, steps * epochs // 10)), "checkpoint_every": 100})
-        section["optim"]["warmup_steps"] = max(1, steps * epochs // 20)
+        init_lists.size(section, rows, init_lists.STEPS.get(name, 0) if found.whole else 0)
     return left_out
 
 
@@ -189,7 +180,7 @@ def _summary(data: Mapping[str, Any], config: PairsConfig, found: Found | None, 
         if found.missing:
             lines.append(f"  missing:     {found.missing} files that captions name")
     lines += [
-        f"  images:      stored with at most {_STORED} pixels, seen by the model at {_SIDE} x {_SIDE}",
+        f"  images:      stored with at most {STORED} pixels, seen by the model at {SIDE} x {SIDE}",
         "  bad records: dropped and listed in artifacts/validated/quarantine.json, up to 5 % of a list",
         f"  left out:    {', '.join(left_out) or 'no task'} (no data)",
         "Next:",

@@ -78,6 +78,7 @@ def _check(config: EmojiConfig) -> None:
 
 
 def _emoji(config: PrepareConfig, raw: Path, out: Path) -> dict[str, Any]:
+    assert config.emoji is not None
     _check(config.emoji)
     world = worlds.create(config.emoji, raw, config.seed)
     lists = emoji_lists.make(world, config.emoji)

@@ -40,20 +40,28 @@ def parent(data: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     return data
 
 
-def is_optional(path: tuple[str, ...]) -> bool:
-    """Return whether a leaf may be null."""
+def field_of(path: tuple[str, ...]) -> tuple[Any, bool]:
+    """Return the type of a leaf, and whether it may be omitted; a mapping of plain values has no types."""
     hint: Any = Config
+    omitted = False
     for key in path:
         cls = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
-        if cls is None:  # a mapping of plain values
-            return False
+        if cls is None:
+            return Any, True
+        field = next(field for field in dataclasses.fields(cls) if field.name == key)
+        omitted = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
         hint = config_parsing.field_types(cls)[key]
-    return type(None) in get_args(hint)
+    return hint, omitted
+
+
+def is_optional(path: tuple[str, ...]) -> bool:
+    """Return whether a leaf may be null."""
+    return type(None) in get_args(field_of(path)[0])
 
 
 def has_default(path: tuple[str, ...]) -> bool:
     """Return whether a leaf may be omitted."""
-    return path[-1] in ("init", "code", "compile", "name") or path[:-1] in (("release", "metrics"), ("gateway",))
+    return field_of(path)[1]
 
 
 LEAVES = leaves(plain())

@@ -218,7 +218,7 @@ def test_a_missing_data_set_of_the_hub(
         (None, ["cannot read the parameter file"]),
         ("a: [\n", ["not valid YAML"]),
         ("", ["expected a mapping"]),
-        ("prepare: {source: emoji}\n", ["prepare.seed", "missing key"]),
+        ("prepare: {seed: 1}\n", ["prepare.source", "missing key"]),
         ("no retrieval", ["tasks.retrieval", "start from another file"]),
     ],
 )
