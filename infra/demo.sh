@@ -75,17 +75,13 @@ until grep -q '^serving ' "$served"; do
   sleep 0.2
 done
 address="$(sed -n 's/^serving .*gRPC \([^, ]*\),.*/\1/p' "$served")"
-echo "Question, over gRPC: \"$question\""
-albef ask retrieval "$question" --url "$address"
-albef data export --lists artifacts/validated/lists --images artifacts/data --only retrieval_test --out artifacts/exported
-image=artifacts/exported/images/test/000000.png
-echo
-echo "About $image: \"what is right of the banana\""
-albef ask vqa --image "$image" "what is right of the banana" -k 3 --url "$address"
-echo "\"a green book is left of a banana\""
-albef ask entailment --image "$image" "a green book is left of a banana" --url "$address"
-echo "\"the green book on the right\""
-albef ask grounding --image "$image" "the green book on the right" --url "$address"
+questions="$(python infra/questions.py "$question")"
+while IFS=$'\t' read -r endpoint image text; do
+  about=() && [ "$image" = - ] || about=(--image "$image")
+  echo
+  echo "$endpoint, over gRPC: \"$text\"${about[1]:+ about ${about[1]}}"
+  albef ask "$endpoint" "${about[@]}" "$text" --url "$address" </dev/null
+done <<<"$questions"
 
 echo
 cat artifacts/report/summary.txt

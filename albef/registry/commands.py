@@ -27,6 +27,12 @@ def add(command: argparse.ArgumentParser) -> None:
             action.add_argument(
                 "--models", type=Path, help="folder of the training stages, to register their checkpoints, too"
             )
+            action.add_argument(
+                "--cards",
+                type=Path,
+                default=Path("artifacts/report"),
+                help="folder of model cards",
+            )
         if name in ("register", "compare"):
             action.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
         if name == "compare":
@@ -51,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     rows: list[dict[str, object]]
     if args.action == "register":
         inputs = (args.repository, args.evaluate, args.lists, args.tracking_uri)
-        rows = [asdict(v) for v in models.register(*inputs, models=args.models, params=args.params)]
+        rows = [asdict(v) for v in models.register(*inputs, models=args.models, params=args.params, cards=args.cards)]
     elif args.action == "compare":
         parameters = config.load(args.params).release
         places = (args.url, args.lists, args.images)

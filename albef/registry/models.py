@@ -226,6 +226,7 @@ def register(
     endpoints: Sequence[str] | None = None,
     models: Path | None = None,
     params: Path = Path("params.yaml"),
+    cards: Path | None = None,
 ) -> list[Version]:
     """Register the models of a repository as challengers.
 
@@ -238,6 +239,7 @@ def register(
         endpoints: Endpoints to register; all of the repository by default.
         models: Folder of the training stages, to register checkpoints, too; see `checkpoint_files`.
         params: Parameters of the checkpoints.
+        cards: Folder with ``model_card_TASK.md``, which become the descriptions of versions.
 
     Raises:
         RegistryError: If metrics or lists are missing, or the registry cannot be reached.
@@ -264,6 +266,9 @@ def register(
         number = str(current.number)
         for key, value in {"test_data": data, **{f"{METRIC}{k}": repr(v) for k, v in metrics.items()}}.items():
             registry.set_model_version_tag(registered_name(endpoint), number, key, value)
+        if cards is not None and (card := cards / f"model_card_{endpoint}.md").is_file():
+            text = card.read_text(encoding="utf-8")
+            registry.update_model_version(registered_name(endpoint), number, description=text)
         registry.set_registered_model_alias(registered_name(endpoint), CHALLENGER, number)
         challengers.append(version(registry, endpoint, current.number))
     return challengers

@@ -12,10 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from albef.data.files import new_folder
 from albef.data.lists import Images, Lists, names_in
 from albef.io import write_file
-from albef.report import figures, record, summary
+from albef.report import figures, model_cards, record, summary
 from albef.report.section import Block, Cell, Section, Table
 from albef.report.source import ReportError, read_history, read_json, read_metrics
 from albef.tasks import registry
+from albef.tracking.origin import origin
 
 _SCENES = 12  # training images to show
 
@@ -166,11 +167,13 @@ def write(artifacts: Path, images: Path, out: Path) -> None:
     )
     environment.filters["decimal"] = _decimal
     with new_folder(out) as folder:
+        model_cards.write(artifacts, folder, origin())
         text = environment.get_template("page.html").render(
             summary=_summary(artifacts, folder),
             evaluations=_evaluations(artifacts, lists.images, folder),
             runs=_training(artifacts, folder),
             exports=_exports(artifacts),
+            cards=sorted(path.name for path in folder.glob("*_card*.md")),
             **_searches(artifacts, folder),
             **_data(lists, folder),
             **_validated(artifacts),
@@ -186,7 +189,7 @@ def run(
     tracking_uri: str | None = "none",
     work_dir: Path = Path("scratch"),
 ) -> None:
-    """Write ``index.html``, its figures and ``summary.txt``, then log them to MLflow.
+    """Write ``index.html``, its figures, cards and ``summary.txt``, then log them to MLflow.
 
     Args:
         artifacts: Folder of the pipeline's outputs: ``evaluate`` and, if present, ``pretrain``, ``text_assignment``,

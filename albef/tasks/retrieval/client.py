@@ -82,7 +82,11 @@ def from_arguments(args: argparse.Namespace) -> Request[list[Match]]:
 
 def format_answer(answer: list[Match]) -> str:
     """Format an answer as a table of rank, score and id."""
-    return ranked(((match.score, match.id) for match in answer), "score")
+    table = ranked(((match.score, match.id) for match in answer), "score")
+    scores = [match.score for match in answer]
+    if scores != sorted(scores, reverse=True):
+        table += "\n(scores are probabilities of a match; the order counts the similarity of image and text, too)"
+    return table
 
 
 def probe(text: str | None, image: ImageInput | None, k: int) -> Request[list[Match]]:

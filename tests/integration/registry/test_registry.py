@@ -71,7 +71,13 @@ def test_graphs_come_back_with_signature_and_example(model, store, tmp_path):
             assert set(answers) == set(spec.output_names)
 
     # The same models again are the same version, whose metrics are those of the last evaluation.
-    again = models.register(model.repository, evaluations(tmp_path / "e", vqa=0.6), lists, store, ["retrieval", "vqa"])
+    (tmp_path / "model_card_vqa.md").write_text("# A card")
+    inputs = (model.repository, evaluations(tmp_path / "e", vqa=0.6), lists, store)
+    again = models.register(*inputs, ["retrieval", "vqa"], cards=tmp_path)
+    described = {
+        name: models.client(store).get_model_version(f"albef-{name}", "1").description for name in ("vqa", "retrieval")
+    }
+    assert (described["vqa"], described["retrieval"]) == ("# A card", None)
     assert [(v.number, v.metrics[METRICS[v.endpoint]]) for v in again] == [(1, 0.5), (1, 0.6)]
     other = models.register(altered(model.repository, tmp_path / "other"), tmp_path / "e", lists, store, ["vqa"])
     assert other[0].number == 2

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import DatasetCard, ModelCard
+
+from albef.report import model_cards
+from albef.weights import checkpoint
+
+METRICS = {"vqa": {"accuracy": 0.75, "chance": 0.25}, "retrieval": {"ir_r1": 0.5, "chance": 0.01}}
+
+
+@pytest.fixture
+def artifacts(stages: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "artifacts"
+    for task, metrics in METRICS.items():
+        (root / "evaluate" / task).mkdir(parents=True)
+        (root / "evaluate" / task / "metrics.json").write_text(json.dumps(metrics))
+        shutil.copytree(stages / "artifacts" / "finetune" / task, root / "finetune" / task)
+    lists = {
+        name: {"rows": 100, "sha256": name.encode().hex().ljust(64, "0")} for name in ("vqa_test", "retrieval_test")
+    }
+    (root / "data").mkdir()
+    (root / "data" / "manifest.json").write_text(json.dumps({"source": "lists", "lists": lists}))
+    (root / "validated").mkdir()
+    (root / "validated" / "report.json").write_text(json.dumps({"lists": {"vqa_test": {"rows": 100, "bad": 7}}}))
+    return root
+
+
+def test_cards(artifacts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    model_cards.write(artifacts, out, {"git_commit": "0123abcd"})
+    assert {path.name for path in out.iterdir()} == {"data_card.md", *(f"model_card_{task}.md" for task in METRICS)}
+    for task, metrics in METRICS.items():
+        card = ModelCard.load(out / f"model_card_{task}.md")
+        assert card.data.eval_results is not None
+        found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+        assert found == metrics
+        assert "0123abcd" in card.text
+        weights = sum(
+            part.numel() for part in checkpoint.load(artifacts / "finetune" / task / "model.pth")[0].parameters()
+        )
+        assert f"{weights / 1e6:.1f} million" in card.text
+        headline = next(iter(metrics.values()))
+        assert f"{math.sqrt(headline * (1 - headline) / 100):.4f}" in card.text
+        assert "{{" not in card.text
+        assert "\n\n|" not in card.text.replace("\n\n| Metric", "").replace("\n\n| Version", "")  # tables are whole
+    data = DatasetCard.load(out / "data_card.md")
+    assert "| `vqa_test` | 100 | 7 |" in data.text
+    assert "sprites" not in data.text
+
+
+def test_other_data_have_no_cards(artifacts: Path, tmp_path: Path) -> None:
+    (artifacts / "data" / "manifest.json").unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    model_cards.write(artifacts, out, {})
+    assert not list(out.iterdir())
