@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def init(source: str, params: Path, out: Path, image: str | None = None, caption: str | None = None) -> str:
-    """Write parameters that train and serve retrieval on a source of pairs, or the tasks of a folder of lists.
+    """Write parameters for retrieval on a source of pairs, or for a folder of lists.
 
     Args:
         source: As ``prepare.pairs.path``, relative to the working directory; or a folder with ``pretrain.json`` and

@@ -1,4 +1,4 @@
-"""Parameters for a folder of lists in the official format, with as many steps as take minutes on a CPU."""
+"""Parameters for a folder of lists in the official format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHECKPOINT_STEPS = 100
 
 
 def sizes_in(folder: Path) -> dict[str, int]:
-    """Return the number of rows of each list ``NAME.json`` in a folder; empty if it is no folder of lists.
+    """Return the number of rows of each list ``NAME.json`` in a folder.
 
     Raises:
         ConfigError: If a list cannot be read.

@@ -1,6 +1,7 @@
-"""Questions of ``make demo``, one per line: endpoint, image file or "-", and text, separated by tabs.
+"""Questions of ``make demo``.
 
-They are about the built-in scenes, or about the first test record of each task on own data.
+Each line has an endpoint, an image file or "-", and a text, separated by tabs. They are about the built-in scenes, or
+about the first test record of each task on own data.
 """
 
 from __future__ import annotations

@@ -30,9 +30,10 @@ import numpy as np
 
 from albef.index import items
 from albef.index.segments import Floats, Rows, SearchIndexError, Segment, Segments, check_bytes
+from albef.serving import protocol
 
 FORMAT = "albef-index-3"
-MANIFEST = "manifest.json"
+MANIFEST = protocol.INDEX_MANIFEST
 KINDS = items.KINDS
 _FILTERS = 32
 """Filters whose rows are remembered, one bit per row."""

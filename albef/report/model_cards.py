@@ -71,12 +71,8 @@ def model_card(
     """Return the card of a task's model."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    from albef.weights import checkpoint
-
     spec, metrics = registry.spec(task), read_metrics(metrics_file)
     test = manifest["lists"][str(spec.test_list)]
-    folder = artifacts / "finetune" / task
-    weights = sum(tensor.numel() for tensor in checkpoint.load(folder / "model.pth")[0].parameters())
     evaluated = {
         "task_type": task,
         "dataset_type": "albef",
@@ -97,9 +93,8 @@ def model_card(
             data,
             template_path=str(_TEMPLATES / "model_card.md"),
             title=spec.title,
-            parameters=f"{weights / 1e6:.1f} million",
             origin=origin,
-            folder=folder,
+            folder=artifacts / "finetune" / task,
             source=_SOURCES[manifest["source"]],
             rows=test["rows"],
             test_list=spec.test_list,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from albef.index.index import read_manifest
-from albef.index.segments import SearchIndexError
 from albef.serving import protocol
 from albef.serving.client import Client
 from albef.serving.transport import translated_errors
@@ -45,8 +44,8 @@ def details(client: Client, repository: Path | str, endpoints: Iterable[str]) ->
         folder = Path(repository) / name / str(newest[name]) / protocol.INDEX_FOLDER
         if folder.is_dir():
             try:
-                found[name]["index"] = read_manifest(folder).generation
-            except SearchIndexError:  # the endpoint keeps the previous one, and logs the error
+                found[name]["index"] = json.loads((folder / protocol.INDEX_MANIFEST).read_text())["generation"]
+            except (OSError, ValueError, KeyError):  # the endpoint keeps the previous one, and logs the error
                 found[name]["index"] = None
     return found
 

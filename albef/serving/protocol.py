@@ -135,6 +135,8 @@ LENGTH_STEP = 8
 SETTINGS_FILE, ORIGIN_FILE = "settings.json", "origin.json"
 TOKENIZER_FOLDER, INDEX_FOLDER = "tokenizer", "index"
 """Files next to an endpoint's ``model.py``."""
+INDEX_MANIFEST = "manifest.json"
+"""File in the folder of the index, replaced at each change."""
 
 HASH_KEY, TOKENIZER_KEY = "albef.model_hash", "albef.tokenizer_hash"
 TEMPERATURE_KEY, TASK_KEY = "albef.temperature", "albef.task"

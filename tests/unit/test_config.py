@@ -41,7 +41,7 @@ def parent(data: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
 
 
 def field_of(path: tuple[str, ...]) -> tuple[Any, bool]:
-    """Return the type of a leaf, and whether it may be omitted; a mapping of plain values has no types."""
+    """Return the type of a leaf, and whether it may be omitted."""
     hint: Any = Config
     omitted = False
     for key in path:

@@ -18,20 +18,21 @@ from tests import ROOT
 # Packages and modules of albef, lowest layer first; those of one layer may not import each other. The longest prefix of
 # a module's name decides.
 LAYERS = [
-    {"config_parsing", "io", "models.architecture", "serving.protocol"},
+    {"arguments", "config_parsing", "io", "models.architecture", "progress", "serving.protocol"},
     {"tasks.spec", "config_data"},
     {"tasks.registry"},
     {"config"},
     {"losses", "distributed", "cluster"},
     {"workers"},
     {"models", "data"},
-    {"weights", "inference", "datasets", "tracking", "serving", "report", "presets"},
+    {"weights", "inference", "datasets", "tracking", "serving", "report", "presets", "init_lists"},
     {"index", "validation"},
     {"tasks"},
     {"training", "export", "drift", "report.record"},
     {"tuning", "registry", "ablation", "report.page"},
-    {"sources", "init_data"},
+    {"sources", "init_data", "doctor"},
     {"api", "cli"},
+    {"__main__"},
 ]
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 

@@ -17,8 +17,8 @@ WRAPPER = "sh infra/albef.sh "
 """Start of the command of every stage."""
 
 # Modules that every command imports and that do not decide its results: parameters and command line are compared by DVC
-# itself, the registry maps names to modules, tracking only observes, `io` writes what it gets, `cluster` and `workers`
-# start processes.
+# itself, the registry maps names to modules, tracking and progress only observe, `io` writes what it gets, `cluster`
+# and `workers` start processes.
 _NEUTRAL = (
     "albef.cli",
     "albef.cluster",
@@ -26,6 +26,7 @@ _NEUTRAL = (
     "albef.config_data",
     "albef.config_parsing",
     "albef.io",
+    "albef.progress",
     "albef.tasks.registry",
     "albef.tasks.spec",
     "albef.tracking",
@@ -56,6 +57,7 @@ _UNRELATED = {
     # Graphs and models are in the outputs of the export stages.
     "repository": ("albef.models", *_ENCODING, "albef.losses", "albef.weights", "albef.export.graphs"),
     "reference": ("albef.serving",),
+    "inspect": ("albef.init_lists",),  # warns only
 }
 _MODULES = {
     "pretrain": ("train",),

@@ -2,25 +2,22 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from albef.report import model_cards
-from albef.weights import checkpoint
 
 METRICS = {"vqa": {"accuracy": 0.75, "chance": 0.25}, "retrieval": {"ir_r1": 0.5, "chance": 0.01}}
 
 
 @pytest.fixture
-def artifacts(stages: Path, tmp_path: Path) -> Path:
+def artifacts(tmp_path: Path) -> Path:
     root = tmp_path / "artifacts"
     for task, metrics in METRICS.items():
         (root / "evaluate" / task).mkdir(parents=True)
         (root / "evaluate" / task / "metrics.json").write_text(json.dumps(metrics))
-        shutil.copytree(stages / "artifacts" / "finetune" / task, root / "finetune" / task)
     lists = {
         name: {"rows": 100, "sha256": name.encode().hex().ljust(64, "0")} for name in ("vqa_test", "retrieval_test")
     }
@@ -42,10 +39,6 @@ def test_cards(artifacts: Path, tmp_path: Path) -> None:
         found = {result.metric_type: result.metric_value for result in card.data.eval_results}
         assert found == metrics
         assert "0123abcd" in card.text
-        weights = sum(
-            part.numel() for part in checkpoint.load(artifacts / "finetune" / task / "model.pth")[0].parameters()
-        )
-        assert f"{weights / 1e6:.1f} million" in card.text
         headline = next(iter(metrics.values()))
         assert f"{math.sqrt(headline * (1 - headline) / 100):.4f}" in card.text
         assert "{{" not in card.text
