@@ -42,7 +42,7 @@ from albef.tasks import registry
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    kind: Literal["wordpiece", "bert"]
+    kind: Literal["wordpiece", "bert"]  # trained on the captions, or the vocabulary of a BERT-like model
     vocab_size: AtLeast1  # wordpiece: maximum size of the trained vocabulary
     source: str | None = None  # bert: local folder, or model name on the Hugging Face Hub
 
@@ -71,7 +71,7 @@ class TextConfig:
     ffn: AtLeast1 = named_by("name")  # width of the feed-forward layers
     max_positions: AtLeast1 = named_by("name")
     norm_eps: Positive | None = None  # of layer normalization; null: that of `name`, or BERT's
-    dropout: Fraction
+    dropout: Fraction  # of attention and states in training
     decoder_layers: AtLeast1 | None = None  # of the VQA answer decoder; null: same as fusion_layers
 
     @property
@@ -89,7 +89,7 @@ class ModelConfig:
     vision: VisionConfig
     text: TextConfig
     projection: AtLeast1  # width of ITC features
-    queue_size: AtLeast1
+    queue_size: AtLeast1  # teacher features that ITC contrasts with, beside those of the batch
     momentum: Fraction  # decay of the momentum teacher
     temperature: Positive  # initial ITC temperature
     official_quirks: bool = renamed("faithful")  # reproduce quirks of the official code that change results
@@ -106,12 +106,12 @@ class InitConfig:
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     kind: Literal["adamw", "muon"]  # muon: Muon for weight matrices, AdamW for the rest (official: adamw)
-    lr: Positive
-    min_lr: NonNegative
+    lr: Positive  # learning rate after the warm-up
+    min_lr: NonNegative  # at the end of the cosine schedule
     warmup_lr: NonNegative  # at the start of the warm-up
-    warmup_steps: AtLeast0
-    weight_decay: NonNegative
-    beta2: Fraction
+    warmup_steps: AtLeast0  # steps until lr is reached
+    weight_decay: NonNegative  # not of biases and norms
+    beta2: Fraction  # decay of AdamW's second moment
     clip: NonNegative  # maximum gradient norm; 0: no clipping
     temperature_lr_scale: NonNegative  # learning rate of the temperature relative to lr (official: 1)
     schedule: Literal["step", "epoch"]  # update interval of the cosine schedule (official: epoch)
@@ -120,8 +120,8 @@ class OptimConfig:
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:  # workers of training and evaluation (`albef.workers`)
     world_size: AtLeast1 = renamed("workers")  # processes that each batch is split over; 1: train in this process
-    cpus_per_worker: AtLeast1
-    gpus_per_worker: AtLeast0
+    cpus_per_worker: AtLeast1  # cores that Ray reserves for each
+    gpus_per_worker: AtLeast0  # 1 to train on GPUs, else 0
     max_failures: AtLeast0  # how often lost workers are replaced before the stage fails
     min_world_size: AtLeast1 | None = None  # go on with as few workers if machines are lost; null: wait for all
     compress_gradients: bool | None = None  # average gradients in bf16; null: on GPUs where `precision` is bf16
@@ -131,16 +131,16 @@ class DistributedConfig:  # workers of training and evaluation (`albef.workers`)
 class TrainConfig:
     """Training parameters common to all tasks."""
 
-    seed: AtLeast0
-    epochs: AtLeast1
+    seed: AtLeast0  # of weights, order, augmentation and dropout
+    epochs: AtLeast1  # passes over the training list
     batch_size: AtLeast1  # of a step, over all devices
     optim: OptimConfig
     alpha: Fraction  # weight of the momentum-distillation targets
     alpha_ramp_epochs: NonNegative  # epochs over which alpha rises linearly from 0 (official: 1, or 0 for none)
     max_words: AtLeast1  # texts are truncated to this many words
     max_tokens: AtLeast1 | None  # and to this many tokens; null: no limit
-    augment: Literal["none", "light", "randaugment"]
-    precision: Literal["fp32", "bf16"]
+    augment: Literal["none", "light", "randaugment"]  # light: small shifts and brightness (official: randaugment)
+    precision: Literal["fp32", "bf16"]  # of matrix products; weights and losses stay in fp32
     num_workers: AtLeast0 = renamed("workers")  # data-loading processes; 0: load in the training process
     log_every: AtLeast1  # steps
     checkpoint_every: AtLeast1  # steps
@@ -217,7 +217,7 @@ class TaskConfig:
 class BatchConfig:
     """An evaluation that has nothing to choose but its batch size."""
 
-    batch_size: AtLeast1
+    batch_size: AtLeast1  # texts per batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +252,7 @@ class TensorRtConfig:
 class ServeConfig:
     """Triton model repository (`albef.export.repository`)."""
 
-    version: int
+    version: int  # number of the models in the repository
     max_batch_size: int  # rows per batch of a graph
     max_queries: int  # rows per batch of an endpoint
     queue_delay_us: int  # maximum wait for a batch to fill
@@ -262,8 +262,8 @@ class ServeConfig:
     shortlist: int  # ITC candidates that ITM re-ranks
     max_k: int  # maximum number of results per query
     index_dtype: IndexDtype = renamed("gallery")  # precision of the stored embeddings
-    max_image_bytes: int
-    max_image_pixels: int
+    max_image_bytes: int  # of an image file
+    max_image_pixels: int  # width times height of an image
     max_request_pixels: int  # of all distinct images of a request
     max_candidates: int  # candidate answers of a VQA request, over all rows
     max_boxes: int  # proposals of a grounding request, over all rows
@@ -276,7 +276,7 @@ class ServeConfig:
 class GatewayConfig:
     """Limits of a client at the gateway (`albef.serving.gateway`)."""
 
-    requests_per_second: int = 50
+    requests_per_second: int = 50  # of a client at an address
     burst: int = 100  # requests above the rate that are accepted at once
     connections: int = 100  # per address, and requests in progress per connection
     body_timeout: int = 20  # seconds between two parts of a request
@@ -306,10 +306,10 @@ class TuneConfig:
     tasks: list[str]  # tasks to search before fine-tuning; others are trained with the given parameters
     trials: int  # including the current parameters, which are tried first; 0: no search
     concurrent: int  # maximum number of trials at a time
-    cpus_per_trial: float
-    gpus_per_trial: float
+    cpus_per_trial: float  # cores that Ray reserves for a trial
+    gpus_per_trial: float  # GPUs likewise; a fraction shares one
     grace_epochs: int  # minimum number of epochs before a trial can be stopped early
-    seed: int
+    seed: int  # of the proposals
     epochs: int | None  # per trial; null: as many as in training
     rows: int | None  # rows of the training list; null: all
 

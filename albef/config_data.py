@@ -17,8 +17,8 @@ class EmojiConfig:
     image_size: int  # pixels per side
     pretrain: int  # scenes for pretraining, each with one image and its captions
     train: int  # scenes of each downstream train list
-    val: int
-    test: int
+    val: int  # scenes of each val list
+    test: int  # scenes of each test list
     max_objects: int  # per scene
     caption_noise: float  # fraction of pretraining captions that are replaced or corrupted
 
@@ -60,7 +60,7 @@ class StreamConfig:
 class PrepareConfig:
     """Source of the data set."""
 
-    source: Literal["emoji", "lists", "pairs", "stream"]
+    source: Literal["emoji", "lists", "pairs", "stream"]  # emoji: the built-in data set; else the section of its name
     seed: int = 0  # of the built-in data set
     emoji: EmojiConfig | None = None
     lists: ListsConfig | None = None
@@ -84,8 +84,8 @@ class PrepareConfig:
 class CaptionsConfig:
     """Filter of pretraining captions (`albef.validation.caption_filter`); null: no limit."""
 
-    min_words: AtLeast1 | None = None
-    max_words: AtLeast1 | None = None
+    min_words: AtLeast1 | None = None  # after cleaning
+    max_words: AtLeast1 | None = None  # likewise
     min_letters: Fraction | None = None  # least fraction of letters among the characters, without spaces
     max_repeats: AtLeast1 | None = None  # how often a list may have the same caption; the first ones are kept
     languages: list[str] | None = None  # allowed ones, as ISO 639 codes such as en
@@ -99,7 +99,7 @@ class ValidateConfig:
     max_bad_share: Fraction  # quarantine: fail above this fraction of bad records in a list
     min_image_side: AtLeast1  # pixels
     max_image_side: AtLeast1  # pixels
-    max_caption_words: AtLeast1
+    max_caption_words: AtLeast1  # of any text, after cleaning
     max_label_share: Fraction  # maximum fraction of the most frequent class in a classification list
     max_hash_distance: HashDistance | None = 3  # bits between images that are the same, of 64; null: only equal pixels
     min_known_answers: Fraction  # minimum fraction of VQA questions whose most common answer is in the answer list
