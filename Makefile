@@ -35,7 +35,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1 \
 	&& echo "$$python" && break; done)
 
-.PHONY: help setup runtime git demo test test-unit lint ui orchestrate deploy figures clean distclean
+.PHONY: help setup runtime git demo test test-unit lint ui orchestrate deploy figures docs clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -93,8 +93,12 @@ deploy: setup ## create work pools and all deployments on the running Prefect se
 figures: $(INSTALLED) ## update the README's figures from the report
 	$(VENV)/bin/python infra/figures.py
 
+docs: $(INSTALLED) ## build the documentation site in site/, with a reference from the code
+	$(VENV)/bin/python -m infra.docs.pages
+	$(VENV)/bin/zensical build --clean --strict
+
 clean: ## remove results and tool caches; keep the environment, the DVC cache and the tracking database
-	rm -rf artifacts scratch build dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf artifacts scratch build site dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 distclean: clean ## clean, and remove the environment and the inference server's runtime
 	rm -rf $(VENV) .runtime albef.egg-info

@@ -59,6 +59,9 @@ def test_an_example_runs(code: str, stages: Path, tmp_path: Path, monkeypatch: p
     for number in range(100):
         image = stages / "artifacts" / "images" / f"{number % 16}.png"
         (tmp_path / f"artifacts/exported/images/test/{number:06}.png").symlink_to(image)
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/beach.png").symlink_to(stages / "artifacts/images/0.png")
     convert.export_official(stages / "artifacts/finetune/retrieval", tmp_path / "retrieval.pth")
     monkeypatch.chdir(tmp_path)
     execute(code)
