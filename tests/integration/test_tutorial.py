@@ -1,4 +1,4 @@
-"""The tutorial: from its trial set to a trained model, and from a model repository to answers of a server."""
+"""Every step of the tutorial, from its trial set to answers of a server."""
 
 from __future__ import annotations
 

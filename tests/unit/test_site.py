@@ -47,7 +47,7 @@ def sections(page: str) -> dict[str, str]:
 
 
 def rows(section: str) -> dict[str, list[str]]:
-    """Return the other cells of each row of a table, by the code in its first one."""
+    """Return the rows of tables by the code in their first cell."""
     lines = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| `")]
     return {cells[0].strip("`"): [cell.strip() for cell in cells[1:]] for cells in lines}
 
@@ -92,6 +92,7 @@ def test_the_search_knows_the_reference(folder: Path) -> None:
 
 def test_a_broken_link_fails_the_build(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("site", ".cache"))
+    (tmp_path / "copy/build/docs/reference/python.md").write_text("# The page that takes longest\n")
     with (tmp_path / "copy/build/docs/docs/limits.md").open("a") as file:
         file.write("\n[a page](nowhere.md), [a heading](data.md#nowhere)\n")
     done = build(tmp_path / "copy")
