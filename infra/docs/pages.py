@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.docs import parameters, reference
+from infra.docs.markdown import deepened
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -62,7 +63,10 @@ def write(root: Path, out: Path) -> None:
     for path in files:
         target = out / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        if path.suffix == ".md":
+            target.write_text(deepened(path.read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            shutil.copyfile(path, target)
     shutil.copytree(ASSETS, out / "assets")
     (out / "reference").mkdir()
     for name, text in REFERENCE.items():

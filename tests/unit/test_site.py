@@ -71,6 +71,17 @@ def test_every_page_is_in_the_site(folder: Path) -> None:
         assert (folder / "site" / name).is_file(), name
 
 
+def test_numbered_lists_stay_whole(folder: Path) -> None:
+    """Code between two items ends a list where it is not indented enough."""
+    counts = []
+    for page in (ROOT / "docs").glob("*.md"):
+        starts = re.findall(r"^1\. ", page.read_text(), re.MULTILINE)
+        shown = (folder / f"site/docs/{page.stem}.html").read_text().count("<ol")
+        assert shown == len(starts), page.name
+        counts.append(shown)
+    assert sum(counts) > 3
+
+
 def test_it_needs_no_other_host(folder: Path) -> None:
     texts = {path: path.read_text() for path in (folder / "site").rglob("*") if path.suffix in (".html", ".css")}
     assert len(texts) > 20
