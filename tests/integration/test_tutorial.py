@@ -60,8 +60,8 @@ def test_every_step_of_the_tutorial(
     trial, search = blocks(PAGE, "python")
     lines = [line for block in blocks(PAGE, "bash") for line in block.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/albef ")]
-    assert "test=300" in trial
-    execute(trial.replace("test=300", "test=64"))
+    assert "test=500" in trial
+    execute(trial.replace("test=500", "test=64"))
 
     run(*commands.pop(0))
     shrink(tmp_path / "params.yaml")
