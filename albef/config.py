@@ -242,7 +242,7 @@ IndexDtype = Literal["float32", "float16", "int8"]
 class TensorRtConfig:
     """TensorRT in NVIDIA's container (`albef.export.tensorrt`)."""
 
-    precision: Literal["fp32", "fp16"] = "fp16"
+    precision: Literal["fp32", "fp16"] = "fp16"  # of the engines
     workspace_mib: int = 1024  # memory of a graph while it runs
     usual_rows: int = 8  # rows of a batch that engines are tuned for
     cache: str = "/tmp/tensorrt"  # folder of built engines; on a volume, a new pod need not build them

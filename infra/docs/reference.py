@@ -34,7 +34,7 @@ COMMANDS = f"""# Command line
 | Code | Meaning |
 |---|---|
 | 0 | done; `albef serve`: stopped by SIGINT or SIGTERM |
-| 1 | an unexpected error, with a traceback; `albef init-info`: the weights do not fit |
+| 1 | an unexpected error, with a traceback; `albef init-info`: the weights do not fit; `albef doctor`: problems |
 | 2 | invalid input, a wrong option, or an operation that failed; one sentence says which |
 | {DRIFTED} | `albef drift`: drift |
 | {GAVE_UP} | `albef serve`: a process died six times within a minute |

@@ -194,4 +194,6 @@ def test_every_command_has_its_options(parser: ArgumentParser) -> None:
     options = set(re.findall(r"^  (?:-\w[^-]*, )?(--[a-z-]+)", help_text, re.MULTILINE)) - {"--help"}
     assert options <= set(re.findall(r"--[a-z-]+", listed))
     arguments = [action for action in parser._get_positional_actions() if not isinstance(action, _SubParsersAction)]
-    assert all((action.metavar or action.dest) in listed for action in arguments)
+    for action in arguments:
+        names = action.choices or [action.metavar or action.dest]
+        assert all(str(name) in listed for name in names)
