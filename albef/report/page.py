@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,11 @@ def _data(lists: Lists, out: Path) -> dict[str, Any]:
     return {"lists": sizes or None, "scenes": shown}
 
 
+def _embedded(folder: Path, name: str) -> str:
+    """Return the address of an image that the page contains."""
+    return f"data:image/png;base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
+
+
 def _decimal(value: float) -> str:
     return f"{value:g}" if value != 0 and abs(value) < 1e-3 else f"{value:.4f}".rstrip("0").rstrip(".")
 
@@ -167,8 +174,10 @@ def write(artifacts: Path, images: Path, out: Path) -> None:
     )
     environment.filters["decimal"] = _decimal
     with new_folder(out) as folder:
+        environment.filters["embedded"] = partial(_embedded, folder)
         model_cards.write(artifacts, folder, origin())
         text = environment.get_template("page.html").render(
+            commit=origin().get("git_commit"),
             summary=_summary(artifacts, folder),
             evaluations=_evaluations(artifacts, lists.images, folder),
             runs=_training(artifacts, folder),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -59,12 +61,16 @@ class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.images: list[str] = []
+        self.links: list[str] = []
+        self.places: list[str] = []
         self.tags: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.images += [str(value) for name, value in attrs if tag == "img" and name == "src"]
+        self.links += [str(value)[1:] for name, value in attrs if name == "href" and str(value).startswith("#")]
+        self.places += [str(value) for name, value in attrs if name == "id"]
 
 
 def write(artifacts: Path) -> str:
@@ -79,8 +85,11 @@ def test_the_page_shows_metrics_and_its_images_exist(artifacts: Path) -> None:
     assert "3e-07" in text
     assert "pretrain" in text
     assert len(page.images) == 6
-    for name in page.images:
-        with Image.open(artifacts / "report" / name) as image:
+    assert page.links == page.places
+    for address in page.images:
+        kind, _, content = address.partition(",")
+        assert kind == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
             assert min(image.size) > 100
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 2  # something is drawn
 
