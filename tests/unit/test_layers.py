@@ -31,7 +31,9 @@ LAYERS = [
     {"training", "export", "drift", "report.record"},
     {"tuning", "registry", "ablation", "report.page"},
     {"sources", "init_data", "doctor"},
-    {"api", "cli"},
+    {"api"},
+    {"demo"},
+    {"cli"},
     {"__main__"},
 ]
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
