@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import gradio as gr
@@ -24,7 +25,8 @@ def bound(port: int) -> socket.socket:
     try:
         return socket.create_server((_HOST, port))
     except (OSError, OverflowError) as error:
-        raise DemoError(f"{_HOST}:{port}: the port cannot be used ({error}); choose another one with --port") from error
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise DemoError(f"{_HOST}:{port}: the port cannot be used ({reason}); choose another with --port") from error
 
 
 def serve(page: gr.Blocks, css: str, listening: socket.socket) -> None:

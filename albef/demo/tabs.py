@@ -91,7 +91,7 @@ TABS = (
     Tab(
         "search",
         "Search",
-        "Images for a text, best first, with the probability that image and text match.",
+        "Images for a text, best first, with the probability that both match. The order may count similarity, too.",
         (Input("Text", "text"), Input("Number of images", "count", 8)),
         ("images",),
         _rows("retrieval", images=False),
@@ -99,7 +99,7 @@ TABS = (
     Tab(
         "captions",
         "Captions",
-        "The captions that fit an image best, with the probability that image and text match.",
+        "The captions that fit an image best, with the probability that both match.",
         (_IMAGE, Input("Your captions, one per line (empty: those of the test images)", "lines", optional=True)),
         ("labels",),
         _rows("retrieval", text=False),
