@@ -52,7 +52,7 @@ HEAVY = (
     "onnx",
     "onnxruntime",
 )
-HEAVY += ("onnxscript", "faiss", "tritonclient")
+HEAVY += ("onnxscript", "faiss", "tritonclient", "gradio")
 HOMES = {
     "mlflow": {"albef.tracking", "albef.registry"},
     "great_expectations": {"albef.validation"},
@@ -61,6 +61,7 @@ HOMES = {
     "dvc": set(),
     "matplotlib": {"albef.report", "albef.tasks.grounding.report", "albef.ablation.page", "albef.tuning"},
     "tritonclient": {"albef.serving"},
+    "gradio": {"albef.demo"},
 }
 
 
