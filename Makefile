@@ -23,6 +23,7 @@ export UV_SYSTEM_CERTS ?= true
 # Telemetry of all dependencies is off, unless the caller sets these variables.
 export DO_NOT_TRACK ?= 1
 export DVC_NO_ANALYTICS ?= 1
+export GRADIO_ANALYTICS_ENABLED ?= False
 export GX_ANALYTICS_ENABLED ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true

@@ -22,6 +22,7 @@ _STATUS = (
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -211,6 +212,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     from albef import doctor, init_data
     from albef.data import commands as data_commands
+    from albef.demo import commands as demo_commands
     from albef.registry import commands as registry_commands
     from albef.serving import commands as ask_commands
     from albef.serving import server_commands
@@ -300,6 +302,7 @@ def parser() -> argparse.ArgumentParser:
     registry_commands.add(commands.add_parser("registry", help="manage versions of the served models in MLflow"))
     _index_commands(commands.add_parser("index", help="manage the index that retrieval searches"))
     ask_commands.add(commands.add_parser("ask", help="query the served models"))
+    demo_commands.add(commands.add_parser("demo", help="serve a web page to try the models, on loopback"))
     return root
 
 

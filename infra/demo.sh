@@ -94,5 +94,6 @@ if grep -qv ' end$' "$times"; then
 fi
 echo "Report:     file://$PWD/artifacts/report/index.html"
 echo "Validation: file://$PWD/artifacts/validated/docs/index.html"
+echo "Web page:   .venv/bin/albef demo, then open http://127.0.0.1:7860"
 echo "Try more:   .venv/bin/albef serve --repository artifacts/repository"
 echo "            .venv/bin/albef ask retrieval \"two tigers on green stripes\""

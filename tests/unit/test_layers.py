@@ -31,7 +31,9 @@ LAYERS = [
     {"training", "export", "drift", "report.record"},
     {"tuning", "registry", "ablation", "report.page"},
     {"sources", "init_data", "doctor"},
-    {"api", "cli"},
+    {"api"},
+    {"demo"},
+    {"cli"},
     {"__main__"},
 ]
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
@@ -50,7 +52,7 @@ HEAVY = (
     "onnx",
     "onnxruntime",
 )
-HEAVY += ("onnxscript", "faiss", "tritonclient")
+HEAVY += ("onnxscript", "faiss", "tritonclient", "gradio")
 HOMES = {
     "mlflow": {"albef.tracking", "albef.registry"},
     "great_expectations": {"albef.validation"},
@@ -59,6 +61,7 @@ HOMES = {
     "dvc": set(),
     "matplotlib": {"albef.report", "albef.tasks.grounding.report", "albef.ablation.page", "albef.tuning"},
     "tritonclient": {"albef.serving"},
+    "gradio": {"albef.demo"},
 }
 
 

@@ -18,6 +18,7 @@ GAMMA = 0.7
 """Exponent that converts heat to opacity (official)."""
 TRUE, CHOSEN = "#1a7f37", "#d1242f"
 """Colors of the true box and of the predicted one."""
+_SIDE = 192  # longer side of a panel in pixels
 _TITLE = 14  # pixels above a panel
 _GAP = 4
 
@@ -79,6 +80,13 @@ def framed(image: Image.Image, boxes: Sequence[tuple[Sequence[float], str]]) -> 
     for (x, y, width, height, *_), color in boxes:
         draw.rectangle((x, y, max(x, x + width - 1), max(y, y + height - 1)), outline=color, width=2)
     return result
+
+
+def resized(image: Image.Image, side: int = _SIDE) -> Image.Image:
+    """Resize an image to its longer side."""
+    scale = side / max(image.size)
+    width, height = (max(1, round(scale * length)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def strip(panels: Sequence[tuple[str, Image.Image]], columns: int = 6) -> Image.Image:

@@ -1,0 +1,1 @@
+"""Web page on which visitors try the models (``albef demo``)."""
