@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -27,9 +28,19 @@ def kind(code: str) -> str:
     return "server" if "albef.serving" in code else "api"
 
 
+NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
+
+
+def notebook() -> str:
+    """Return the code of all cells of the notebook."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
 def python_blocks(needs: str) -> list[object]:
-    """Test parameters: the Python blocks of all pages of a `kind`."""
-    every = [(page.name, code) for page in PAGES for code in blocks(page, "python") if kind(code) == needs]
+    """Test parameters: the notebook and the Python blocks of all pages of a `kind`."""
+    every = [(page.name, code) for page in PAGES for code in blocks(page, "python")]
+    every = [(name, code) for name, code in [*every, (NOTEBOOK.name, notebook())] if kind(code) == needs]
     return [pytest.param(code, id=f"{name} {number}") for number, (name, code) in enumerate(every)]
 
 

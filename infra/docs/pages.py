@@ -21,6 +21,7 @@ PAGES = (
     "*.md",
     "LICENSE",
     "docs/**/*",
+    "examples/*.ipynb",
     "benchmarks/README.md",
     "samples/emoji/ATTRIBUTION.md",
     "samples/emoji/LICENSE",
