@@ -54,6 +54,10 @@ class StoppingError(RuntimeError):
     """The server is shutting down and rejects graph requests."""
 
 
+class BrokenError(RuntimeError):
+    """The process of a graph has died; the watchdog loads the graph again."""
+
+
 def failure(error: object, code: int) -> Any:
     """Return an error response.
 
@@ -171,8 +175,8 @@ class Endpoint(ABC):
             self.count(metrics.CANCELED)
             self._log_request("info", "canceled", request, rows, start)
             return failure("the request was canceled", pb_utils.TritonError.CANCELLED)
-        except (StoppingError, BusyError) as error:
-            event = "busy" if isinstance(error, BusyError) else "stopping"
+        except (StoppingError, BrokenError, BusyError) as error:
+            event = {StoppingError: "stopping", BrokenError: "broken"}.get(type(error), "busy")
             self._log_request("warning", event, request, rows, start)
             return failure(error, pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:
@@ -336,5 +340,11 @@ class Endpoint(ABC):
             response = await request.async_exec()
         if response.has_error():
             message = response.error().message()
-            raise (StoppingError if _STOPPING in message else GraphError)(f"{name}: {message}")
-        return [pb_utils.get_output_tensor_by_name(response, output).as_numpy() for output in outputs]
+            broken = any(text in message for text in protocol.BROKEN)
+            raise (StoppingError if _STOPPING in message else BrokenError if broken else GraphError)(
+                f"{name}: {message}"
+            )
+        tensors = [pb_utils.get_output_tensor_by_name(response, output) for output in outputs]
+        if any(tensor is None for tensor in tensors):  # it died while it answered
+            raise BrokenError(f"{name}: gave no answer")
+        return [tensor.as_numpy() for tensor in tensors]

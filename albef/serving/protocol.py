@@ -135,6 +135,8 @@ LENGTH_STEP = 8
 SETTINGS_FILE, ORIGIN_FILE = "settings.json", "origin.json"
 TOKENIZER_FOLDER, INDEX_FOLDER = "tokenizer", "index"
 """Files next to an endpoint's ``model.py``."""
+BROKEN = ("is not healthy", "Error when running inference")
+"""Parts of the server's errors when the process of a model has died."""
 INDEX_MANIFEST = "manifest.json"
 """File in the folder of the index, replaced at each change."""
 

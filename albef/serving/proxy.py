@@ -26,7 +26,7 @@ from tritonclient.grpc import service_pb2 as pb
 from albef.serving import access, checks, part
 from albef.serving.access import Tls
 from albef.serving.admission import Admission, CapacityError
-from albef.serving.protocol import ModelSpec
+from albef.serving.protocol import BROKEN, ModelSpec
 from albef.serving.requests import InvalidRequestError
 from albef.serving.transport import MAX_ANSWER, MAX_MESSAGE
 from albef.tasks import registry
@@ -254,7 +254,10 @@ def _answering(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, A
             metadata = ((PUSHBACK, str(int(1000 * error.retry_after))),) if error.retry_after is not None else ()
             await context.abort(error.code, str(error), metadata)
         except grpc.aio.AioRpcError as error:  # Triton's own
-            await context.abort(error.code(), error.details() or "")
+            details = error.details() or ""
+            if any(text in details for text in BROKEN):  # the watchdog loads the model again
+                await context.abort(grpc.StatusCode.UNAVAILABLE, details)
+            await context.abort(error.code(), details)
 
     return handle
 
