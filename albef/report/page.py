@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from albef import html
 from albef.data.files import new_folder
 from albef.data.lists import Images, Lists, names_in
 from albef.io import write_file
@@ -165,13 +164,7 @@ def _summary(artifacts: Path, out: Path) -> list[list[Cell]]:
 def write(artifacts: Path, images: Path, out: Path) -> None:
     """Write the page and its figures; see `run`."""
     lists = Lists(artifacts / "validated" / "lists", images)
-    environment = Environment(
-        loader=PackageLoader("albef.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = html.environment("albef.report")
     environment.filters["decimal"] = _decimal
     with new_folder(out) as folder:
         environment.filters["embedded"] = partial(_embedded, folder)

@@ -273,7 +273,8 @@ class Service(Running):
                     # A new client: the channel of an old one may still fail for a moment after a restart.
                     with Client(self.server.grpc_url, timeout=20, retries=0) as client:
                         watchdog.round(client)
-                        self._details = health.details(client, self.server.repository, self._endpoints)
+                        with contextlib.suppress(ServingError):  # a model may have been unloaded meanwhile
+                            self._details = health.details(client, self.server.repository, self._endpoints)
             except ServingError as error:
                 # Not one that has been started meanwhile.
                 if self._up.is_set() and self.server.pid == pid is not None and not self.stopping.is_set():

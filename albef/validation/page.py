@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from albef import html
 from albef.io import write_file
 from albef.validation.gx_runner import Finding
 
@@ -19,20 +20,12 @@ def write(
         findings: Findings on these lists.
         warnings: Names of expectations that may fail.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     lists = []
     for name, count in rows.items():
         own = [finding for finding in findings if finding.list == name]
         marks = {f.name: "met" if f.success else "warning" if f.name in warnings else "failed" for f in own}
         met = sum(finding.success for finding in own)
         lists.append({"name": name, "rows": count, "findings": own, "marks": marks, "met": met, "count": len(own)})
-    environment = Environment(
-        loader=PackageLoader("albef.validation"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, environment.get_template("validation.html").render(title=title, lists=lists))
+    template = html.environment("albef.validation").get_template("validation.html")
+    write_file(path, template.render(title=title, lists=lists))

@@ -18,7 +18,7 @@ from tests import ROOT
 # Packages and modules of albef, lowest layer first; those of one layer may not import each other. The longest prefix of
 # a module's name decides.
 LAYERS = [
-    {"arguments", "config_parsing", "io", "models.architecture", "progress", "serving.protocol"},
+    {"arguments", "config_parsing", "html", "io", "models.architecture", "progress", "serving.protocol"},
     {"tasks.spec", "config_data"},
     {"tasks.registry"},
     {"config"},
