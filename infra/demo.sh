@@ -67,6 +67,12 @@ set +m
 PYTHONUNBUFFERED=1 dvc repro | clock last
 
 echo
+echo "Registering the models in MLflow ..."
+from=(--repository artifacts/repository --evaluate artifacts/evaluate --lists artifacts/validated/lists)
+if albef registry register "${from[@]}" --models artifacts/finetune >/dev/null && albef registry compare >/dev/null; then
+  albef registry promote >/dev/null
+fi
+
 echo "Starting the inference server ..."
 albef serve --repository artifacts/repository --http-port 0 --grpc-port 0 --metrics-port 0 >"$served" &
 server=$!

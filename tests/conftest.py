@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.served import Served, served
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests leave the workers of a test no time
+gc.set_threshold(100_000)  # imports make millions of objects
 hypothesis.settings.register_profile("albef", deadline=None)  # machines differ in speed
 hypothesis.settings.load_profile("albef")
 

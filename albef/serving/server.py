@@ -202,10 +202,16 @@ class TritonServer(Running):
                 self._start(cancelled)
                 return
             except ServerError:
+                status = self.status()
                 self.stop()
+                # On a busy machine Triton rarely aborts as it starts, because it cannot lock its shared memory.
+                crashed = status is not None and status < 0 and attempt == 0
                 # Another process may have taken the free port meanwhile; a requested port is not changed.
-                if attempt == 2 or not self._any_port or not in_use(self.metrics_address, self.metrics_port):
+                taken = self._any_port and in_use(self.metrics_address, self.metrics_port)
+                if attempt == 2 or not (crashed or taken):
                     raise
+                if crashed:
+                    _logger.warning("the Triton server died of %s as it started; trying again", describe(status))
             except BaseException:
                 self.stop()
                 raise

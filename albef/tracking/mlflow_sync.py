@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -53,7 +54,7 @@ class BufferUpload:
     """
 
     def __init__(self, client: Any, buffer: OfflineBuffer) -> None:
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         self.client, self.buffer = client, buffer
         header = buffer.header
@@ -67,6 +68,15 @@ class BufferUpload:
             tags["mlflow.parentRunId"] = (self._find(parent) or self._create(parent)).info.run_id
         self._log("params", [Param(k, v) for k, v in header["params"].items() if k not in run.data.params])
         self._log("tags", [RunTag(k, v) for k, v in tags.items()])
+        data_sets = [
+            DatasetInput(
+                Dataset(each["name"], each["digest"], "local", json.dumps({"uri": each["uri"]})),
+                [InputTag("mlflow.data.context", "training")],
+            )
+            for each in header.get("data_sets", ())  # absent in buffers of earlier releases
+        ]
+        if data_sets:
+            self.client.log_inputs(self.run_id, data_sets)
 
     def _find(self, header: Mapping[str, Any]) -> Any | None:
         runs = self.client.search_runs([self._experiment], f"tags.`{KEY}` = '{header['key']}'", max_results=1)

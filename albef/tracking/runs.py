@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from albef.config import Config, section_of, to_dict
 from albef.io import write_file
 from albef.tracking.origin import run_tags
 from albef.tracking.system import system_metrics
-from albef.tracking.tracker import Tracker, resolve
+from albef.tracking.tracker import DataSet, Tracker, resolve
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -23,15 +23,21 @@ def absolute_uri(uri: str | None) -> str:
 
 
 def start(
-    name: str, params: Mapping[str, Any], tags: Mapping[str, str], folder: Path, uri: str | None = None
+    name: str, params: Mapping[str, Any], tags: Mapping[str, str], folder: Path, uri: str | None = None, **settings: Any
 ) -> Tracker:
     """Start a run with the common tags; see `Tracker` for the arguments."""
-    return Tracker(resolve(uri), name, params, {**run_tags(name), **tags}, folder)
+    return Tracker(resolve(uri), name, params, {**run_tags(name), **tags}, folder, **settings)
 
 
 @contextmanager
 def start_run(
-    name: str, config: Config, folder: Path, uri: str | None = None, data: str = "", **params: Any
+    name: str,
+    config: Config,
+    folder: Path,
+    uri: str | None = None,
+    data: str = "",
+    lists: Sequence[Path] = (),
+    **params: Any,
 ) -> Iterator[Tracker]:
     """Track a training stage as a run, with system metrics.
 
@@ -40,12 +46,14 @@ def start_run(
         folder: Folder of the run in the work directory.
         uri: MLflow store; "none" disables tracking; None means ``MLFLOW_TRACKING_URI`` or a local SQLite file.
         data: Hash of the training data.
+        lists: Training lists, recorded as the run's data set.
         params: Additional parameters to record.
     """
     recorded = {"model": to_dict(config.model), "train": to_dict(section_of(config, name)), **params}
-    tags = {"task": name, **({"data": data} if data else {})}
+    tags = {"task": name, "mlflow.source.name": f"albef {name}", **({"data": data} if data else {})}
+    data_sets = [DataSet(path.stem, data[:36], path.resolve().as_uri()) for path in lists]
     write_file(folder / "config.json", json.dumps(recorded, indent=1) + "\n")
-    with start(name, recorded, tags, folder, uri) as tracker:
+    with start(name, recorded, tags, folder, uri, data_sets=data_sets) as tracker:
         tracker.log_artifact(folder / "config.json")
         with system_metrics(tracker):
             yield tracker

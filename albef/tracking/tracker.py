@@ -13,10 +13,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from albef.io import write_file
 from albef.tracking.mlflow_sync import BufferUpload, connect, first_line, sync_abandoned
@@ -32,6 +32,14 @@ _CLOSE_SECONDS = 30.0
 _RETRY_SECONDS = 5.0  # retries after the end of the run, for a store that is only busy
 _MAX_BACKOFF = 30.0
 _GATHER_SECONDS = 2.0  # batching values into few requests takes less time from training
+
+
+class DataSet(NamedTuple):
+    """Data that a run reads: a name, at most 36 characters of its hash and its URI."""
+
+    name: str
+    digest: str
+    uri: str
 
 
 def resolve(uri: str | None) -> str:
@@ -85,6 +93,7 @@ class Tracker:
         folder: Folder of the run, if it exists: a restart in the same folder continues the same MLflow run.
         work_dir: Folder of the offline buffers' folder; by default the parent of ``folder``.
         parent: `identity` of the parent run.
+        data_sets: Data sets that the run reads.
     """
 
     def __init__(
@@ -96,6 +105,7 @@ class Tracker:
         folder: Path,
         work_dir: Path | None = None,
         parent: dict[str, Any] | None = None,
+        data_sets: Sequence[DataSet] = (),
     ) -> None:
         self.uri = uri
         self.identity: dict[str, Any] = {"name": name}
@@ -105,7 +115,8 @@ class Tracker:
         if uri == "none":
             return
         self.identity |= _identity(folder)
-        header = {**self.identity, "uri": uri, "experiment": EXPERIMENT, "parent": parent}
+        read = [data_set._asdict() for data_set in data_sets]
+        header = {**self.identity, "uri": uri, "experiment": EXPERIMENT, "parent": parent, "data_sets": read}
         root = (work_dir or folder.parent) / BUFFERS
         try:
             self._buffer = OfflineBuffer.create(root, {**header, "params": _flatten(params), "tags": dict(tags)})

@@ -58,7 +58,8 @@ def train(config: Config, job: Job, device: torch.device, stop_file: Path | None
     encoder = Encoder.from_file(job.tokenizer / "tokenizer.json")
     torch.manual_seed(task_seed := task_class(job.task).train_config(config).seed)
     task = task_class(job.task)(config, encoder)
-    inputs = [file_of(job.lists, name) for name in task.lists] + [job.images / "manifest.json"]
+    lists = [path for name in task.lists if (path := file_of(job.lists, name)).is_file()]
+    inputs = [*lists, job.images / "manifest.json"]
     inputs = [job.tokenizer / "tokenizer.json", *(path for path in inputs if path.is_file())]
     if job.init is not None:
         untouched = model_file.initialize(task.model, job.init / "model.pth")
@@ -72,7 +73,7 @@ def train(config: Config, job: Job, device: torch.device, stop_file: Path | None
     folder = job.work_dir / f"{job.task}-{fingerprint(job.task, config, data)}"
     folder.mkdir(parents=True, exist_ok=True)
     uri = job.tracking_uri if distributed.rank() == 0 else "none"
-    with start_run(job.task, config, folder, uri, data, seed=task_seed) as tracker:
+    with start_run(job.task, config, folder, uri, data, lists, seed=task_seed) as tracker:
         data_of_task = TaskData(Lists(job.lists, job.images), encoder)
         loop = Loop(task, data_of_task, folder, job.out, tracker, device, stop_file)
         metrics = loop.run()

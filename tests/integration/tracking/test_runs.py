@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
+import mlflow.data
 import pytest
 from mlflow import MlflowClient
 
@@ -68,10 +69,15 @@ def test_a_training_leaves_tags_system_metrics_and_files(
         "mlflow.source.git.commit": head.stdout.strip(),
         "dvc_lock": hashlib.md5(b"schema: '2.0'\n").hexdigest(),
         "data": digest_of(files_read),
+        "mlflow.source.name": "albef pretrain",
         "stage": "the-stage",
         "flow_run": "amber-fox",
     }
     assert expected.items() <= found.data.tags.items()
+    (read,) = found.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("pretrain", expected["data"][:36])
+    source = mlflow.data.get_source(read.dataset)
+    assert Path(source.load()).samefile(files_read[1])  # type: ignore[attr-defined]
     assert files(store, "pretrain") == {"config.json", "history.csv", "metrics.json"}
     stored = MlflowClient(tracking_uri=store).download_artifacts(found.info.run_id, "history.csv", str(tmp_path))
     assert Path(stored).read_bytes() == (out / "history.csv").read_bytes()
