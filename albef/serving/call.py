@@ -25,10 +25,11 @@ class Call:
     Args:
         draft: Statistics of the request, if it is sampled.
         probing: Whether the watchdog asks, whose requests are neither counted, sampled nor logged.
+        trace: Triton's trace of the request, if it is traced.
     """
 
-    def __init__(self, request: Any, draft: Draft | None, probing: bool = False) -> None:
-        self.request, self.draft, self.probing = request, draft, probing
+    def __init__(self, request: Any, draft: Draft | None, probing: bool = False, trace: Any = None) -> None:
+        self.request, self.draft, self.probing, self.trace = request, draft, probing, trace
         self.graph_requests = asyncio.Semaphore(MAX_GRAPH_REQUESTS)
         self.answered = False
         self._checked = float("-inf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -36,6 +36,7 @@ from albef.serving.transport import (
     infer_arguments,
     read_answers,
     translated_errors,
+    with_trace_context,
 )
 
 __all__ = [
@@ -113,6 +114,8 @@ class Client(_Connection):
             presents a certificate. By default the connection is not encrypted.
         token: Token that the server requires, see ``albef serve --tokens``.
         admin_key: Administrator's key, for `models` and releases.
+
+    Within a span of OpenTelemetry, requests belong to its trace.
 
     Raises:
         AccessError: If a PEM file cannot be read.
@@ -248,11 +251,11 @@ class Client(_Connection):
     def ask(self, request: Request[T]) -> list[T]:
         """Send a request and return one answer per row."""
         attempts = Attempts(self.timeout, self.retries)
-        arguments = infer_arguments(request, self.version)
+        arguments = infer_arguments(request, self.version) | {"headers": with_trace_context(self.headers)}
         while True:
             try:
                 with translated_errors(self.url, request.spec.name):
-                    result = self.triton.infer(**arguments, headers=self.headers, client_timeout=attempts.remaining())
+                    result = self.triton.infer(**arguments, client_timeout=attempts.remaining())
                     return read_answers(request, result)
             except ServerUnavailableError as error:
                 time.sleep(attempts.pause(error))
@@ -326,19 +329,19 @@ class AsyncClient(_Connection):
         )
         return (await self.ask(request))[0]
 
-    async def ask(self, request: Request[T], *, token: str | None = None) -> list[T]:
+    async def ask(self, request: Request[T], *, headers: Mapping[str, str] | None = None) -> list[T]:
         """See `Client.ask`.
 
         Args:
-            token: Token of this request, instead of the client's own.
+            headers: Metadata of this request, instead of the client's own.
         """
-        headers = access.headers(token) or self.headers
         attempts = Attempts(self.timeout, self.retries)
-        arguments = infer_arguments(request, self.version)
+        given = self.headers if headers is None else headers
+        arguments = infer_arguments(request, self.version) | {"headers": with_trace_context(given)}
         while True:
             try:
                 with translated_errors(self.url, request.spec.name):
-                    result = await self.triton.infer(**arguments, headers=headers, client_timeout=attempts.remaining())
+                    result = await self.triton.infer(**arguments, client_timeout=attempts.remaining())
                     return read_answers(request, result)
             except ServerUnavailableError as error:
                 await asyncio.sleep(attempts.pause(error))

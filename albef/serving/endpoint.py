@@ -91,7 +91,7 @@ class Endpoint(ABC):
         limits = self.settings
         limit_values(pb_utils, max(limits.max_candidates, json.loads(args["model_config"])["max_batch_size"]))
         self.pool = DecodePool(limits.decode_workers, limits.decode_seconds, limits.image_size, limits.max_image_pixels)
-        self.traced = b"--trace-config" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+        self.tracing = b"--trace-config" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
         sys.setswitchinterval(0.001)  # of other threads, such as those that tokenize candidates
         self.slots, self.active = threading.Semaphore(MAX_REQUESTS), 0
         self.loop = asyncio.new_event_loop()
@@ -132,18 +132,20 @@ class Endpoint(ABC):
 
         The server passes on further requests while these are answered, so that none waits for a slow one.
         """
-        answers = []
+        traced = []
         for request in requests:
+            trace = request.trace() if self.tracing and request.trace().get_context() else None
             self.slots.acquire()
-            answers.append(asyncio.run_coroutine_threadsafe(self._serve(request), self.loop))
-        if self.traced:  # the server frees the traces of these requests when this returns, and crashes if they are used
-            futures.wait(answers)
+            answer = asyncio.run_coroutine_threadsafe(self._serve(request, trace), self.loop)
+            if trace is not None:
+                traced.append(answer)
+        futures.wait(traced)  # the server frees their traces when this returns, and crashes if they are used
 
-    async def _serve(self, request: Any) -> None:
+    async def _serve(self, request: Any, trace: Any) -> None:
         """Answer a request; its slot becomes free whatever happens."""
         self.active += 1
         probing = request.request_id() == protocol.PROBE_ID
-        call = Call(request, None if probing else self.sampler.draft(), probing)
+        call = Call(request, None if probing else self.sampler.draft(), probing, trace)
         current.set(call)
         try:
             response = await self.respond(call)
@@ -334,7 +336,7 @@ class Endpoint(ABC):
                 model_version=self.version,
                 requested_output_names=list(outputs),
                 inputs=[pb_utils.Tensor(key, np.ascontiguousarray(array)) for key, array in feeds.items()],
-                **({"trace": call.request.trace()} if self.traced else {}),
+                **({"trace": call.trace} if call.trace is not None else {}),
                 preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
             )
             response = await request.async_exec()

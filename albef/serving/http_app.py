@@ -26,7 +26,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, create_model
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from albef.serving import part, requests
+from albef.serving import access, part, requests
 from albef.serving.access import Tls
 from albef.serving.client import AsyncClient
 from albef.serving.requests import ImageInput, InvalidRequestError, ServingError
@@ -37,6 +37,7 @@ from albef.serving.transport import (
     NoSuchEndpointError,
     ServerTimeoutError,
     ServerUnavailableError,
+    trace_context,
 )
 from albef.tasks import registry
 
@@ -196,10 +197,13 @@ def _route(client: AsyncClient, endpoint: str) -> Callable[..., Awaitable[Answer
     """Return the handler of an endpoint."""
     model = _body(endpoint)
 
-    async def answer(body: Any, authorization: str | None = Header(None)) -> Answers:
+    async def answer(
+        body: Any, authorization: str | None = Header(None), traceparent: str | None = Header(None)
+    ) -> Answers:
         arguments = {name: getattr(body, name) for name in type(body).model_fields}
         token = (authorization or "").partition(" ")[2]
-        answers = await client.ask(requests.build(endpoint, **arguments), token=token or None)
+        headers = access.headers(token) | trace_context({"traceparent": traceparent})
+        answers = await client.ask(requests.build(endpoint, **arguments), headers=headers)
         return Answers(answers=requests.plain(answers))
 
     answer.__annotations__["body"] = model

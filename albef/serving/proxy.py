@@ -16,7 +16,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from albef.serving.access import Tls
 from albef.serving.admission import Admission, CapacityError
 from albef.serving.protocol import BROKEN, ModelSpec
 from albef.serving.requests import InvalidRequestError
-from albef.serving.transport import MAX_ANSWER, MAX_MESSAGE
+from albef.serving.transport import MAX_ANSWER, MAX_MESSAGE, trace_context
 from albef.tasks import registry
 
 _logger = logging.getLogger(__name__)
@@ -134,14 +134,14 @@ class Proxy:
             grpc.method_handlers_generic_handler("grpc.health.v1.Health", health),
         ]
 
-    async def forward(self, method: str, request: Any, timeout: float) -> Any:
+    async def forward(self, method: str, request: Any, timeout: float, headers: Mapping[str, str] | None = None) -> Any:
         """Send a request to Triton and return its answer.
 
         The answer to an inference request stays serialized: the proxy has no use for it.
         """
         answer = None if method == "ModelInfer" else getattr(pb, f"{method}Response").FromString
         call = self.channel.unary_unary(f"/{SERVICE}/{method}", type(request).SerializeToString, answer)
-        return await call(request, timeout=timeout)
+        return await call(request, timeout=timeout, metadata=tuple((headers or {}).items()))
 
     async def infer(self, request: Any, context: Any) -> Any:
         """Answer an inference request."""
@@ -153,7 +153,7 @@ class Proxy:
             with self.admission.admit(spec.name, request.ByteSize(), timeout):
                 # Triton drops requests whose time has passed while they waited.
                 request.parameters["timeout"].int64_param = int(timeout * 1e6)
-                return await self.forward("ModelInfer", request, timeout)
+                return await self.forward("ModelInfer", request, timeout, trace_context(_metadata(context)))
         except InvalidRequestError as error:
             raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
         except CapacityError as error:

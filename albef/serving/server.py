@@ -83,7 +83,8 @@ class TritonServer(Running):
         log: Log file of the server; by default a temporary one.
         cache_bytes: Size of the response cache, which stores image encodings; 0 disables it.
         log_requests: Log every request instead of only refused and failed ones.
-        trace: File for timestamps of every request and its graph requests; see `albef.serving.trace`.
+        trace: URL of a collector that receives spans of requests and their graph requests by OTLP.
+        trace_every: Trace each request of this number, and those whose sender traces them; 0: only the latter.
         sample: Folder for request statistics; see `albef.serving.sample`.
         sample_fraction: Fraction of requests to sample.
         start_timeout: Seconds until the server must answer its first request.
@@ -105,7 +106,8 @@ class TritonServer(Running):
         log: Path | None = None,
         cache_bytes: int = CACHE_BYTES,
         log_requests: bool = False,
-        trace: Path | None = None,
+        trace: str | None = None,
+        trace_every: int = 1,
         sample: Path | None = None,
         sample_fraction: float = DEFAULT_FRACTION,
         start_timeout: float = 120.0,
@@ -116,7 +118,7 @@ class TritonServer(Running):
         self.metrics_address, self.metrics_port = metrics_address, metrics_port
         self._any_port = metrics_port == 0
         self.cache_bytes = cache_bytes
-        self.log_requests, self.trace = log_requests, trace.resolve() if trace else None
+        self.log_requests, self.trace, self.trace_every = log_requests, trace, trace_every
         self.sample = sample.resolve() if sample else None
         self.sample_fraction = check_fraction(sample_fraction)
         self.start_timeout, self.stop_timeout = start_timeout, stop_timeout
@@ -180,7 +182,11 @@ class TritonServer(Running):
         if self.cache_bytes:
             options["cache-directory"] = str(self.runtime.caches)
             options["cache-config"] = f"local,size={self.cache_bytes}"
-        settings = [f"triton,file={self.trace}", "rate=1", "level=TIMESTAMPS"] if self.trace else []
+        settings = []
+        if self.trace:
+            collector = (f"url={self.trace}", "resource=service.name=albef")
+            settings = ["mode=opentelemetry", *(f"opentelemetry,{each}" for each in collector)]
+            settings += [f"rate={self.trace_every}", "level=TIMESTAMPS"]
         arguments = [*(f"--{name}={value}" for name, value in options.items()), "--disable-auto-complete-config"]
         return [str(self.runtime.server), *arguments, *(f"--trace-config={setting}" for setting in settings)]
 

@@ -1,4 +1,4 @@
-"""Commands that run a server or change what it serves: ``serve``, ``release``, ``rollback`` and ``trace``."""
+"""Commands that run a server or change what it serves: ``serve``, ``release`` and ``rollback``."""
 
 from __future__ import annotations
 
@@ -30,10 +30,6 @@ def add(command: Add) -> argparse.ArgumentParser:
     for each in (release, rollback):
         each.add_argument("--url", default="127.0.0.1:8001", help="gRPC address of the server")
         access.add_options(each)
-    trace = command("trace", _trace, "show where requests spent time, from the file of `albef serve --trace`")
-    trace.add_argument("file", type=Path)
-    trace.add_argument("--request", help="id of a request, as in the server's log")
-    trace.add_argument("--last", type=int, default=1, help="number of most recent requests to show")
     return serve
 
 
@@ -64,11 +60,21 @@ def _add_serve(command: Add) -> argparse.ArgumentParser:
     serve.add_argument("--cache-bytes", type=int, default=2**28, help="size of the cache of encoded images")
     serve.add_argument("--log", type=Path, help="file for the server's log")
     serve.add_argument("--log-requests", action="store_true", help="log every request, not only errors")
-    serve.add_argument("--trace", type=Path, help="file for request timestamps, read by `albef trace`")
+    serve.add_argument("--trace", type=_collector, metavar="URL", help="collector of traces, for OTLP over HTTP")
+    serve.add_argument(
+        "--trace-every", type=int, default=1, help="trace each N-th request; 0: only those that are part of a trace"
+    )
     serve.add_argument("--sample-requests", type=Path, help="folder for statistics of requests, read by `albef drift`")
     serve.add_argument("--sample-fraction", type=float, default=0.1, help="fraction of requests to sample, in (0, 1]")
     serve.add_argument("--explicit", action="store_true", help="deprecated and without effect")
     return serve
+
+
+def _collector(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        message = f"{text!r}: expected the URL of a collector of traces, such as http://127.0.0.1:4318/v1/traces"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _add_gateway(command: Add) -> None:
@@ -102,9 +108,9 @@ def _serve(args: argparse.Namespace) -> None:
         hosts=args.hosts,
         origins=args.origins,
     )
-    names = ("metrics_address", "metrics_port", "log", "log_requests", "trace", "sample_fraction", "cache_bytes")
+    names = ["metrics_address", "metrics_port", "log", "log_requests", "trace", "trace_every", "sample_fraction"]
     options = {name: getattr(args, name) for name in names}
-    server = TritonServer(args.repository, sample=args.sample_requests, **options)
+    server = TritonServer(args.repository, sample=args.sample_requests, cache_bytes=args.cache_bytes, **options)
     serve(Service(server, allowed, Limits(max_requests=args.max_requests, timeout=args.timeout, grace=args.grace)))
 
 
@@ -148,9 +154,3 @@ def _rollback(args: argparse.Namespace) -> None:
 
     given = access.credentials(args)
     print(f"version {release.rollback(args.repository, args.url, credentials=given)} answers")
-
-
-def _trace(args: argparse.Namespace) -> None:
-    from albef.serving import trace
-
-    print(trace.format_trace(args.file, args.request, args.last))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -150,6 +152,34 @@ def infer_arguments(request: Request[T], version: int | None = None) -> dict[str
         "outputs": outputs,
         "request_id": secrets.token_hex(8),  # appears in the server's logs and traces
     }
+
+
+_RECORDED = re.compile("[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]")
+
+
+def trace_context(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the W3C trace context of a request.
+
+    It is empty if the sender does not record the trace.
+    """
+    value = str(metadata.get("traceparent"))
+    return {"traceparent": value} if _RECORDED.fullmatch(value) else {}
+
+
+def with_trace_context(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers with the context of OpenTelemetry's current span, if there is one."""
+    extended = dict(headers)
+    _injector()(extended)
+    return extended
+
+
+@cache
+def _injector() -> Callable[[dict[str, str]], None]:
+    try:
+        from opentelemetry.propagate import inject
+    except ImportError:
+        return lambda headers: None
+    return inject
 
 
 def read_answers(request: Request[T], result: Any) -> list[T]:
