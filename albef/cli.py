@@ -111,6 +111,12 @@ def _export(args: argparse.Namespace) -> None:
     onnx.run(configuration.load(args.params), args.task, args.model, args.tokenizer, args.out)
 
 
+def _parity(args: argparse.Namespace) -> None:
+    from albef.export import engines
+
+    print(engines.gate(configuration.load(args.params), args.task, args.model, args.tokenizer, args.export))
+
+
 def _repository(args: argparse.Namespace) -> None:
     from albef.export import repository
 
@@ -247,7 +253,9 @@ def parser() -> argparse.ArgumentParser:
     tune = add("tune", _tune, "search the hyper-parameters of a task with Ray Tune", *inputs, "init", "out")
     evaluate = add("evaluate", _evaluate, "compute test metrics and plots of a task", *inputs, "model", "out")
     export = add("export", _export, "export ONNX graphs and check their parity", "tokenizer", "model", "out")
-    for command in (finetune, tune, evaluate, export):
+    text = "compare TensorRT's engines of exported graphs with the model; needs a GPU"
+    parity = add("parity", _parity, text, "tokenizer", "model", "export")
+    for command in (finetune, tune, evaluate, export, parity):
         command.add_argument("task")
     add("repository", _repository, "build the Triton model repository and its index", *inputs, "export", "out")
     folders = (*inputs, "export", "repository", "out")

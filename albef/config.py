@@ -243,6 +243,7 @@ class TensorRtConfig:
     """TensorRT in NVIDIA's container (`albef.export.tensorrt`)."""
 
     precision: Literal["fp32", "fp16"] = "fp16"  # of the engines
+    tolerance: float = 5e-2  # maximum absolute difference between fp16 engines and PyTorch (`albef parity`)
     workspace_mib: int = 1024  # memory of a graph while it runs
     usual_rows: int = 8  # rows of a batch that engines are tuned for
     cache: str = "/tmp/tensorrt"  # folder of built engines; on a volume, a new pod need not build them

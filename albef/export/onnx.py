@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import logging
+import operator
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,7 +24,7 @@ from albef.io import file_hash
 from albef.models.albef import ALBEF
 from albef.serving import protocol
 from albef.serving.protocol import ANY, ModelSpec, TensorSpec
-from albef.serving.session import check_signature, open_session
+from albef.serving.session import CPU, Provider, check_signature, open_session
 from albef.tasks import evaluation, registry
 
 if TYPE_CHECKING:
@@ -139,25 +141,37 @@ def metadata(model: ALBEF, task: str, tokenizer: Path) -> dict[str, str]:
     return entries
 
 
-def gate(config: Config, model: ALBEF, task: str, folder: Path, tokenizer: Any) -> dict[str, dict[str, Any]]:
+def gate(
+    config: Config,
+    model: ALBEF,
+    task: str,
+    folder: Path,
+    tokenizer: Any,
+    tolerance: str = "export.tolerance",
+    providers: Callable[[ModelSpec], Sequence[Provider]] = lambda spec: CPU,
+) -> dict[str, dict[str, Any]]:
     """Compare the graphs in ``folder`` with the model.
 
     As in serving, later graphs receive the outputs of earlier ones.
+
+    Args:
+        tolerance: Parameter with the largest difference allowed.
+        providers: Returns the execution providers that run a graph.
 
     Returns:
         Parity (`albef.export.parity.Parity`) by graph and output, as dictionaries.
 
     Raises:
         GraphError: If a graph does not have the signature of its task.
-        ParityError: If an output differs by more than ``export.tolerance``.
+        ParityError: If an output differs by more than ``tolerance``.
     """
     inputs = parity_inputs.build(model, tokenizer, config.export.parity_samples)
     report = {}
     for name, (module, spec) in graphs_of(task, model, config).items():
-        session = open_session(folder / f"{name}.onnx")
+        session = open_session(folder / f"{name}.onnx", providers=providers(spec))
         check_signature(session, spec)
         results = parity.compare(session, module, spec, inputs)
-        parity.check(spec.name, results, config.export.tolerance)
+        parity.check(spec.name, results, operator.attrgetter(tolerance)(config), tolerance)
         report[name] = {output: asdict(result) for output, result in results.items()}
         if protocol.IMAGE_EMBEDS in spec.output_names:
             for case in inputs:

@@ -86,12 +86,13 @@ def compare(
     return results
 
 
-def check(name: str, results: Mapping[str, Parity], tolerance: float) -> None:
+def check(name: str, results: Mapping[str, Parity], tolerance: float, key: str = "export.tolerance") -> None:
     """Raise an error unless all outputs are within the tolerance.
 
     Args:
         name: Name of the graph, for messages.
         results: Parity by output.
+        key: Parameter with the tolerance, for messages.
 
     Raises:
         ParityError: If an output was not compared or differs by more than ``tolerance``.
@@ -102,5 +103,5 @@ def check(name: str, results: Mapping[str, Parity], tolerance: float) -> None:
         if not parity.max_abs <= tolerance:
             raise ParityError(
                 f"{name}: output {output} differs from PyTorch by {parity.max_abs:.3g} "
-                f"(relative {parity.max_rel:.3g}) over {parity.cases} cases; export.tolerance is {tolerance:g}"
+                f"(relative {parity.max_rel:.3g}) over {parity.cases} cases; {key} is {tolerance:g}"
             )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from albef.serving.protocol import ANY, ModelSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+Provider = str | tuple[str, dict[str, Any]]
+"""Execution provider of ONNX Runtime, possibly with options."""
 _TYPES = {"FP32": "tensor(float)", "INT64": "tensor(int64)"}
 
 
@@ -18,11 +21,14 @@ class GraphError(ValueError):
     """A graph cannot be loaded, or its signature differs from the protocol."""
 
 
-def open_session(path: Path, threads: int = 1) -> InferenceSession:
-    """Open a graph on the CPU.
+CPU = ("CPUExecutionProvider",)
+
+
+def open_session(path: Path, threads: int = 1, providers: Sequence[Provider] = CPU) -> InferenceSession:
+    """Open a graph, by default on the CPU.
 
     Raises:
-        GraphError: If ONNX Runtime cannot load it.
+        GraphError: If ONNX Runtime cannot load it, or not with the first provider.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
@@ -30,9 +36,15 @@ def open_session(path: Path, threads: int = 1) -> InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
         raise GraphError(f"{path}: ONNX Runtime cannot load the graph: {error}") from error
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if session.get_providers()[0] != wanted:  # it falls back to others with a warning
+        raise GraphError(
+            f"{path}: ONNX Runtime cannot start {wanted}, expected the packages and the device that it needs"
+        )
+    return session
 
 
 def metadata(session: InferenceSession) -> dict[str, str]:
