@@ -27,7 +27,7 @@ def read(path: Path) -> list[Any]:
 def build(folder: Path) -> list[dict[str, Any]]:
     """Return the documents that ``kubectl kustomize`` prints.
 
-    Supports what the overlays use: resources and JSON patches.
+    Supports what the overlays use: resources, JSON patches, and patches that delete a resource.
     """
     (kustomization,) = read(folder / "kustomization.yaml")
     assert set(kustomization) <= {"apiVersion", "kind", "resources", "patches"}
@@ -36,14 +36,18 @@ def build(folder: Path) -> list[dict[str, Any]]:
         path = (folder / name).resolve()
         resources += build(path) if path.is_dir() else read(path)
     for patch in kustomization.get("patches", []):
-        target = patch["target"]
+        change = YAML(typ="safe").load(patch["patch"]) if "patch" in patch else read(folder / patch["path"])[0]
+        target = patch.get("target") or {"kind": change["kind"], "name": change["metadata"]["name"]}
         (index,) = [
             i
             for i, each in enumerate(resources)
             if (each["kind"], each["metadata"]["name"]) == (target["kind"], target["name"])
         ]
-        (operations,) = read(folder / patch["path"])
-        resources[index] = jsonpatch.apply_patch(copy.deepcopy(resources[index]), operations)
+        if isinstance(change, dict):
+            assert change["$patch"] == "delete"
+            del resources[index]
+        else:
+            resources[index] = jsonpatch.apply_patch(copy.deepcopy(resources[index]), change)
     return resources
 
 
@@ -79,7 +83,7 @@ def test_every_file_belongs_to_something():
     for path in K8S.rglob("kustomization.yaml"):
         (kustomization,) = read(path)
         named |= {(path.parent / name).resolve() for name in kustomization["resources"]} | {path}
-        named |= {path.parent / patch["path"] for patch in kustomization.get("patches", [])}
+        named |= {path.parent / patch["path"] for patch in kustomization.get("patches", []) if "path" in patch}
     assert set(K8S.rglob("*.yaml")) == {path for path in named if path.is_file()}
 
 
