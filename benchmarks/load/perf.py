@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tritonclient.utils import serialize_byte_tensor
 
 from albef.serving.runtime import DEFAULT, Runtime, RuntimeSetupError, find_uv
 from benchmarks.load.loop import Run
@@ -79,11 +80,18 @@ def _run(command: list[str], libraries: Path) -> str:
 
 
 def write_inputs(path: Path, requests: Sequence[Mapping[str, Any]]) -> None:
-    """Write one-row requests for perf_analyzer, which adds the batch dimension."""
+    """Write one-row requests, such as `albef.serving.requests.Request.arrays`.
+
+    perf_analyzer adds the batch dimension.
+    """
+
+    def content(row: Any) -> bytes:
+        return bytes(serialize_byte_tensor(row).item() if row.dtype == object else np.ascontiguousarray(row).tobytes())
+
     data = [
         {
             name: {
-                "content": {"b64": base64.b64encode(np.ascontiguousarray(array[0]).tobytes()).decode()},
+                "content": {"b64": base64.b64encode(content(array[0])).decode()},
                 "shape": list(array.shape[1:]),
             }
             for name, array in feeds.items()
