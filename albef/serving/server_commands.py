@@ -61,9 +61,8 @@ def _add_serve(command: Add) -> argparse.ArgumentParser:
     serve.add_argument("--log", type=Path, help="file for the server's log")
     serve.add_argument("--log-requests", action="store_true", help="log every request, not only errors")
     serve.add_argument("--trace", type=_collector, metavar="URL", help="collector of traces, for OTLP over HTTP")
-    serve.add_argument(
-        "--trace-every", type=int, default=1, help="trace each N-th request; 0: only those that are part of a trace"
-    )
+    text = "trace each N-th request; 0: only those that are part of a trace"
+    serve.add_argument("--trace-every", type=_count, metavar="N", default=1, help=text)
     serve.add_argument("--sample-requests", type=Path, help="folder for statistics of requests, read by `albef drift`")
     serve.add_argument("--sample-fraction", type=float, default=0.1, help="fraction of requests to sample, in (0, 1]")
     serve.add_argument("--explicit", action="store_true", help="deprecated and without effect")
@@ -75,6 +74,12 @@ def _collector(text: str) -> str:
         message = f"{text!r}: expected the URL of a collector of traces, such as http://127.0.0.1:4318/v1/traces"
         raise argparse.ArgumentTypeError(message)
     return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of requests, 0 or more")
+    return int(text)
 
 
 def _add_gateway(command: Add) -> None:

@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tritonclient.grpc import InferInput
 
 from albef.data import tokenizer
 from albef.data.schema import read_list
 from albef.serving import protocol, requests
-from albef.serving.client import Client
 from albef.serving.requests import InvalidRequestError
 from albef.serving.session import open_session
 from albef.tasks import registry
@@ -184,21 +182,6 @@ def test_record_of_the_load_generator(tmp_path: Path) -> None:
     (row,) = json.loads((tmp_path / "inputs.json").read_text())["data"]
     assert row["input_ids"]["shape"] == [3]
     assert np.frombuffer(base64.b64decode(row["input_ids"]["content"]["b64"]), np.int64).tolist() == [4, 5, 6]
-
-
-def test_a_server_answers_what_the_load_generator_is_given(tmp_path: Path, client: Client, model: Served) -> None:
-    image = model.folder / "images" / "5.png"
-    request = requests.build("vqa", image=image, questions=["is it red"], candidates=["yes", "no"], k=1)
-    perf.write_inputs(tmp_path / "inputs.json", [request.arrays])
-    (row,) = json.loads((tmp_path / "inputs.json").read_text())["data"]
-    inputs = []
-    for tensor in request.spec.inputs:
-        if content := row.get(tensor.name):
-            data = base64.b64decode(content["content"]["b64"])
-            inputs.append(InferInput(tensor.name, [1, *content["shape"]], tensor.dtype))
-            inputs[-1]._raw_content = data  # as perf_analyzer does
-    result = client.triton.infer("vqa", inputs)
-    assert request.read({name: result.as_numpy(name) for name in request.spec.output_names}) == client.ask(request)
 
 
 def test_questions_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import json
 import urllib.request
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tritonclient.grpc import InferInput
 
 import albef
 from albef.data.schema import NLVR_LABELS, VE_LABELS
@@ -24,6 +26,7 @@ from albef.serving.client import AsyncClient, InvalidRequestError
 from albef.tasks import classification_eval, registry
 from albef.tasks.vqa import evaluate
 from albef.weights import checkpoint
+from benchmarks.load import perf
 from tests.docs import execute, python_blocks
 from tests.errors import refuses
 from tests.worlds import write_params
@@ -195,6 +198,20 @@ def test_an_example_of_the_documentation_runs(code, server, model, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert "127.0.0.1:8001" in code
     execute(code.replace("127.0.0.1:8001", server.grpc_url))
+
+
+def test_a_request_file_of_perf_analyzer_is_answered(client, model, tmp_path):
+    request = requests.build("vqa", image=image_path(model), questions=QUESTIONS[:1], candidates=["red", "blue"], k=1)
+    perf.write_inputs(tmp_path / "inputs.json", [request.arrays])
+    (row,) = json.loads((tmp_path / "inputs.json").read_text())["data"]
+    inputs = []
+    for tensor in request.spec.inputs:
+        if given := row.get(tensor.name):
+            inputs.append(InferInput(tensor.name, [1, *given["shape"]], tensor.dtype))
+            inputs[-1]._raw_content = base64.b64decode(given["content"]["b64"])  # sent as it is, by perf_analyzer, too
+    assert len(inputs) == 4
+    result = client.triton.infer("vqa", inputs)
+    assert request.read({name: result.as_numpy(name) for name in request.spec.output_names}) == client.ask(request)
 
 
 def counters(server, name: str) -> dict[str, float]:

@@ -39,10 +39,13 @@ def test_there_is_no_context_outside_of_a_span() -> None:
     assert with_trace_context(headers) == headers
 
 
-def test_a_file_is_no_collector(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "value"), [("--trace", "trace.json"), ("--trace-every", "x"), ("--trace-every", "-1")]
+)
+def test_wrong_options_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["serve", "--repository", "r", "--trace", "trace.json"])
+        cli.main(["serve", "--repository", "r", f"{option}={value}"])
     assert end.value.code == 2
     error = capsys.readouterr().err
-    assert "--trace" in error
-    assert "'trace.json'" in error
+    assert f"{option}:" in error
+    assert f"{value!r}" in error
