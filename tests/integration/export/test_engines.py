@@ -1,4 +1,4 @@
-"""Parity of half precision on the CPU: with the rounding of fp16, without the kernels of TensorRT."""
+"""Parity of half precision on the CPU, which rounds as fp16 does."""
 
 from __future__ import annotations
 
