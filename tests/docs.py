@@ -13,6 +13,7 @@ from tests import ROOT
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "examples/own_photos/README.md",
 ]
 
 

@@ -35,7 +35,10 @@ _GATHER_SECONDS = 2.0  # batching values into few requests takes less time from 
 
 
 class DataSet(NamedTuple):
-    """Data that a run reads: a name, at most 36 characters of its hash and its URI."""
+    """Data that a run reads.
+
+    ``digest`` has at most 36 characters, which MLflow stores.
+    """
 
     name: str
     digest: str

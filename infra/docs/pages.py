@@ -22,6 +22,7 @@ PAGES = (
     "LICENSE",
     "docs/**/*",
     "examples/*.ipynb",
+    "examples/own_photos/*",
     "benchmarks/README.md",
     "samples/emoji/ATTRIBUTION.md",
     "samples/emoji/LICENSE",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shlex
 
 import pytest
 from PIL import Image
@@ -11,6 +13,8 @@ from albef import cli
 from albef.index.index import ImageTextIndex
 from albef.serving.client import Client, InvalidRequestError
 from albef.serving.server import TritonServer
+from tests import ROOT
+from tests.docs import blocks
 from tests.errors import refuses
 from tests.served import copy_retrieval
 
@@ -34,6 +38,19 @@ def repository(model, tmp_path):
 
 def everything(client: Client, **query) -> dict[str, float]:
     return {match.id: match.score for match in client.retrieve(k=40, rerank=False, **query)}
+
+
+def test_the_example_of_own_photos_is_indexed(repository, capsys):
+    folder = ROOT / "examples/own_photos"
+    with (folder / "metadata.csv").open(newline="") as table:
+        captions = {row["file_name"]: row["text"] for row in csv.DictReader(table)}
+    assert len(captions) == 20
+    assert all(captions.values())
+    lines = [shlex.split(line) for block in blocks(folder / "README.md", "bash") for line in block.splitlines()]
+    (build,) = (line for line in lines if line[1:3] == ["index", "build"])
+    assert index("build", "--repository", repository, "--folder", ROOT / build[build.index("--folder") + 1]) == 0
+    found = ImageTextIndex(repository / "retrieval" / "1" / "index").images
+    assert set(found.ids(found.rows)) == set(captions)
 
 
 def test_a_running_server_follows_the_index(model, runtime, repository, client, tmp_path, capsys):

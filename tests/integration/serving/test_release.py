@@ -35,7 +35,7 @@ def written(model, exported: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def other(model, tmp_path_factory) -> Path:
-    """Model repository with other weights, which are put into the graphs: exporting anew takes half a minute."""
+    """Model repository with other weights, put into the graphs because exporting takes long."""
     folder = tmp_path_factory.mktemp("other")
     for task in TASKS:
         shutil.copytree(model.exported / task, folder / "export" / task)
