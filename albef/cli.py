@@ -19,6 +19,7 @@ _STATUS = (
     "exit status: 0 done; 1 `doctor` found problems; 2 invalid input; 3 the server kept dying, or drift was found; "
     "143 stopped by SIGTERM, and training resumes if run again"
 )
+_GARBAGE = gc.get_threshold()
 # Telemetry of every dependency is off unless the user turns it on.
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -69,6 +70,7 @@ def _tokenizer(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     from albef.training import run
 
+    gc.set_threshold(*_GARBAGE)  # tensors in garbage must not fill the device
     config = configuration.load(args.params)
     if args.tuned:
         tuned = configuration.train_values(configuration.read(args.tuned), args.task, str(args.tuned))
@@ -101,6 +103,7 @@ def _tune(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from albef.tasks import evaluation
 
+    gc.set_threshold(*_GARBAGE)
     config = configuration.load(args.params)
     evaluation.run(config, args.task, args.model, args.lists, args.images, args.tokenizer, args.out, args.work_dir)
 
@@ -165,6 +168,12 @@ def _sync(args: argparse.Namespace) -> None:
     from albef.tracking.tracker import sync
 
     print(f"{sync(args.tracking_uri, args.work_dir)} runs synced")
+
+
+def _url(args: argparse.Namespace) -> None:
+    from albef.tracking.pages import page_url
+
+    print(page_url(args.page, args.tracking_uri))
 
 
 def _deliver(args: argparse.Namespace) -> None:
@@ -276,8 +285,14 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--metrics", type=Path, help="file for the headline metric of each task, as JSON")
     tracking = commands.add_parser("tracking", help="MLflow tracking")
     text = "send MLflow the metrics and files that earlier runs could not deliver"
-    sync = tracking.add_subparsers(dest="action", required=True).add_parser("sync", help=text, description=text)
+    actions = tracking.add_subparsers(dest="action", required=True)
+    sync = actions.add_parser("sync", help=text, description=text)
     sync.set_defaults(function=_sync)
+    text = "print the address of a page of the latest report in MLflow's UI"
+    url = actions.add_parser("url", help=text, description=text)
+    url.set_defaults(function=_url)
+    url.add_argument("page", nargs="?", default="report/index.html", help="path in the folder `artifacts`")
+    url.add_argument("--tracking-uri", help="MLflow store")
     deliver = commands.add_parser("deliver", description="deprecated; use `albef tracking sync`")
     deliver.set_defaults(function=_deliver)
     for command in (validate, evaluate):
@@ -346,8 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return 2 after reporting invalid input."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    # Importing torch and timm makes a million objects; looking for garbage among them took a fifth of the time.
-    gc.set_threshold(100_000)
+    gc.set_threshold(100_000)  # while importing, looking for garbage among a million objects takes a sixth of the time
     args = parser().parse_args(argv)
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")

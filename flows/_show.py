@@ -59,8 +59,18 @@ def _plots() -> Path | None:
 
 
 def _link(key: str, page: Path | None, description: str) -> None:
-    if page is not None and page.is_file():
-        create_link_artifact(key=key, link=page.as_uri(), description=description)
+    """Publish a link to a page.
+
+    It leads to MLflow if the page is there, because browsers open no files from a page of Prefect.
+    """
+    if page is None or not page.is_file():
+        return
+    try:
+        link = _dvc.albef("tracking", "tracking", "url", str(page.relative_to(_dvc.ROOT / "artifacts"))).strip()
+    except _dvc.StageError:
+        link = page.as_uri()
+        description += f"; open {page} in a browser"
+    create_link_artifact(key=key, link=link, description=description)
 
 
 def publish_experiment(name: str) -> None:

@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 prefect_port="${PREFECT_PORT:-4200}"
 export PREFECT_API_URL="http://127.0.0.1:$prefect_port/api"
+export MLFLOW_UI="http://127.0.0.1:${MLFLOW_PORT:-5000}" # where runs link to
 log="$(mktemp)" worker=""
 export ALBEF_ORCHESTRATE="$$" # identifies the worker's runs even if the worker dies
 set -m # one process group per child, so that Ctrl-C reaches only this script and runs can end before server and worker

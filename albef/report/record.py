@@ -63,6 +63,7 @@ def _log_files(artifacts: Path, tracker: Tracker) -> None:
     for pattern in ("export/*/parity.json", "evaluate/*/plots/*.csv", "validated/report.json"):
         for path in sorted(artifacts.glob(pattern)):
             tracker.log_artifact(path, str(path.parent.relative_to(artifacts)))
-    docs = artifacts / "validated" / "docs"
-    if docs.is_dir() and sum(path.stat().st_size for path in docs.rglob("*") if path.is_file()) <= _MAX_DOCS:
-        tracker.log_artifact(docs, "validated")
+    for stage in ("raw", "validated"):
+        docs = artifacts / stage / "docs"
+        if docs.is_dir() and sum(path.stat().st_size for path in docs.rglob("*") if path.is_file()) <= _MAX_DOCS:
+            tracker.log_artifact(docs, stage)

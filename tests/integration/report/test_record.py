@@ -10,6 +10,7 @@ import pytest
 from albef.report import page
 from albef.tracking.offline_buffer import OfflineBuffer
 from albef.tracking.origin import data_hash
+from albef.tracking.pages import PageError, page_url
 from tests.integration.tracking.stores import files, free_port, runs
 
 PARITY = {"tolerance": 1e-4, "max_abs": 2e-5, "graphs": {"vision": {"image_embeds": {"max_abs": 2e-5}}}}
@@ -43,7 +44,13 @@ def artifacts(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_path: Path, store: str) -> None:
+def test_a_report_is_a_run_with_metrics_images_and_reports(
+    artifacts: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_UI", "http://127.0.0.1:5000/")
+    with pytest.raises(PageError):
+        page_url("report/index.html")
     page.run(artifacts, tmp_path, artifacts / "report", tracking_uri=store, work_dir=tmp_path / "scratch")
     found = runs(store)["report"]
     assert found.info.status == "FINISHED"
@@ -69,6 +76,14 @@ def test_a_report_is_a_run_with_metrics_images_and_reports(artifacts: Path, tmp_
         "validated/docs/index.html",
         "validated/report.json",
     }
+    place = f"http://127.0.0.1:5000/#/experiments/{found.info.experiment_id}/runs/{found.info.run_id}/artifacts"
+    for name in ("report/index.html", "validated/docs/index.html"):
+        assert page_url(name) == f"{place}/{name}"
+    with pytest.raises(PageError):
+        page_url("raw/docs/index.html")
+    monkeypatch.delenv("MLFLOW_UI")
+    with pytest.raises(PageError):
+        page_url("report/index.html")
 
 
 def test_a_report_is_written_without_mlflow_and_recorded_later(
