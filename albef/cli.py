@@ -288,10 +288,10 @@ def parser() -> argparse.ArgumentParser:
     actions = tracking.add_subparsers(dest="action", required=True)
     sync = actions.add_parser("sync", help=text, description=text)
     sync.set_defaults(function=_sync)
-    text = "print the address of a page of the latest report in MLflow's UI"
+    text = "print the address of the runs in MLflow's UI, or of a page of the latest report"
     url = actions.add_parser("url", help=text, description=text)
     url.set_defaults(function=_url)
-    url.add_argument("page", nargs="?", default="report/index.html", help="path in the folder `artifacts`")
+    url.add_argument("page", nargs="?", help="path in the folder `artifacts`, such as report/index.html")
     url.add_argument("--tracking-uri", help="MLflow store")
     deliver = commands.add_parser("deliver", description="deprecated; use `albef tracking sync`")
     deliver.set_defaults(function=_deliver)

@@ -13,7 +13,7 @@ trap finish EXIT
 trap 'finish; exit 0' INT TERM
 prefect server start --host 127.0.0.1 --port "$prefect_port" &
 mlflow ui --backend-store-uri "$store" --host 127.0.0.1 --port "$mlflow_port" --workers 1 &
-echo "Prefect: http://127.0.0.1:$prefect_port   MLflow: http://127.0.0.1:$mlflow_port   Ctrl-C stops both"
+echo "Prefect: http://127.0.0.1:$prefect_port   MLflow: http://127.0.0.1:$mlflow_port/#/experiments?workflowType=machine_learning   Ctrl-C stops both"
 for page in artifacts/report/index.html artifacts/validated/docs/index.html; do
   if [ -f "$page" ]; then echo "$page: file://$PWD/$page"; fi
 done

@@ -76,9 +76,13 @@ def test_a_report_is_a_run_with_metrics_images_and_reports(
         "validated/docs/index.html",
         "validated/report.json",
     }
-    place = f"http://127.0.0.1:5000/#/experiments/{found.info.experiment_id}/runs/{found.info.run_id}/artifacts"
+    table, kind = (
+        f"http://127.0.0.1:5000/#/experiments/{found.info.experiment_id}/runs",
+        "?workflowType=machine_learning",
+    )
+    assert page_url() == table + kind
     for name in ("report/index.html", "validated/docs/index.html"):
-        assert page_url(name) == f"{place}/{name}"
+        assert page_url(name) == f"{table}/{found.info.run_id}/artifacts/{name}{kind}"
     with pytest.raises(PageError):
         page_url("raw/docs/index.html")
     monkeypatch.delenv("MLFLOW_UI")
