@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -117,7 +118,7 @@ class Service(Running):
         self._up = threading.Event()
         self._parts: dict[str, Child] = {}
         self._endpoints: list[str] = []
-        self._crashes: list[float] = []
+        self._crashes: dict[str, list[float]] = defaultdict(list)  # when each part died
         self._health: dict[str, bool] = {}
         self._details: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
@@ -235,14 +236,14 @@ class Service(Running):
             if not self.server.alive():
                 self._up.clear()
                 self.report(dict.fromkeys(self._health, False))
-                self._count_crash(f"the Triton server ended with {describe(self.server.status())}")
+                self._count_crash("the Triton server", self.server.status())
                 self._restart_server()
             starts: dict[str, Callable[[], None]] = {"proxy": self._start_proxy, "http_app": self._start_http}
             if self.access.gateway:
                 starts["nginx"] = partial(self._start_gateway, self.access.gateway)
             for name, start in starts.items():
                 if name in self._parts and self._parts[name].poll() is not None:
-                    self._count_crash(f"{name} ended with {describe(self._parts[name].poll())}")
+                    self._count_crash(name, self._parts[name].poll())
                     self._parts[name].stop(0)
                     with _next_crash():
                         start()
@@ -254,14 +255,13 @@ class Service(Running):
             self._up.set()
             self.report(dict.fromkeys(self._health, True))
 
-    def _count_crash(self, text: str) -> None:
-        now = time.monotonic()
-        self._crashes = [*(when for when in self._crashes if now - when < _CALM), now]
-        if len(self._crashes) > len(_PAUSES):
-            raise ServerError(f"{text}, the {len(self._crashes)}th crash in a minute\n{self.server.log_excerpt()}")
-        pause = _PAUSES[len(self._crashes) - 1]
+    def _count_crash(self, part: str, status: int | None) -> None:
+        now, text = time.monotonic(), f"{part} ended with {describe(status)}"
+        crashes = self._crashes[part] = [*(when for when in self._crashes[part] if now - when < _CALM), now]
+        if len(crashes) > len(_PAUSES):
+            raise ServerError(f"{text}, its {len(crashes)}th crash in a minute\n{self.server.log_excerpt()}")
         print(f"{text}; it is started again", file=sys.stderr, flush=True)
-        self.stopping.wait(pause)
+        self.stopping.wait(_PAUSES[len(crashes) - 1])
 
     def _ask(self) -> None:
         watchdog = Watchdog(self.report)
