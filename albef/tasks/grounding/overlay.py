@@ -1,4 +1,6 @@
-"""Heat maps over images, as in the official demo (``visualization.ipynb``).
+"""Heat maps over images, blurred as in the official demo (``visualization.ipynb``).
+
+Unlike there, the color map is perceptually uniform and legible to color-blind readers, and the image stays visible.
 
 Needs Pillow and NumPy only.
 """
@@ -16,6 +18,10 @@ BLUR = 0.02
 """Standard deviation of the blur, as a fraction of the longer side (official)."""
 GAMMA = 0.7
 """Exponent that converts heat to opacity (official)."""
+OPACITY = 0.55
+"""Opacity of the most heat; the official demo hides the object under it."""
+_PLASMA = ("0d0887", "4c02a1", "7e03a8", "aa2395", "cc4778", "e66c5c", "f89540", "fdc527", "f0f921")
+"""Color map plasma of matplotlib at equal steps."""
 TRUE, CHOSEN = "#1a7f37", "#d1242f"
 """Colors of the true box and of the predicted one."""
 _SIDE = 192  # longer side of a panel in pixels
@@ -52,22 +58,29 @@ def scaled(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def colorize(heat: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Map heat in [0, 1] to RGB values in [0, 1].
 
-    Colors range from blue through green to red.
+    Colors range from dark blue through red to yellow.
 
     Returns:
         Colors ``(height, width, 3)``.
     """
-    centers = np.array([3.0, 2.0, 1.0])
-    colors: NDArray[np.float64] = np.clip(1.5 - np.abs(4 * heat[..., None] - centers), 0, 1)
-    return colors
+    colors = np.array([list(bytes.fromhex(color)) for color in _PLASMA]) / 255
+    steps = np.linspace(0, 1, len(colors))
+    return np.stack([np.interp(heat, steps, channel) for channel in colors.T], axis=-1)
 
 
 def overlay(image: Image.Image, heat: NDArray[np.floating[Any]]) -> Image.Image:
-    """Blend a heat map ``(height, width)`` over an image of this size."""
+    """Blend a heat map ``(height, width)`` over an image of this size.
+
+    A white line surrounds what has at least half of the most heat.
+    """
     smooth = scaled(blurred(scaled(heat), BLUR * max(image.size)))
-    opacity = (smooth**GAMMA)[..., None]
+    opacity = OPACITY * (smooth**GAMMA)[..., None]
     background = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
-    return Image.fromarray(np.rint(255 * ((1 - opacity) * background + opacity * colorize(smooth))).astype(np.uint8))
+    blended = (1 - opacity) * background + opacity * colorize(smooth)
+    hot = smooth >= 0.5
+    padded = np.pad(hot, 1, mode="edge")
+    blended[hot & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])] = 1
+    return Image.fromarray(np.rint(255 * blended).astype(np.uint8))
 
 
 def framed(image: Image.Image, boxes: Sequence[tuple[Sequence[float], str]]) -> Image.Image:

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from albef.data.images import load_image
 from albef.data.lists import Images
+from albef.inference.boxes import upsample
 from albef.report.figures import RIGHT, hide, new_figure, save, show_image
 from albef.report.section import Block, Cell, Image, Section, Table, Text, percent
 from albef.report.source import ReportError, malformed, read_json
-from albef.tasks.grounding.overlay import CHOSEN
+from albef.tasks.grounding.overlay import CHOSEN, overlay, resized
+
+_SIDE = 256  # longer side of an image in pixels
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,9 @@ def draw_references(references: Sequence[Reference], images: Images, path: Path,
     for axes, reference in zip(panels.flat, references, strict=False):
         axes.set_axis_on()
         width, height = show_image(axes, images.find(reference.image))
-        extent = (0, width, height, 0)
-        axes.imshow(reference.heat, cmap="jet", alpha=0.45, extent=extent, interpolation="bicubic", vmin=0)
+        shown = resized(load_image(images.find(reference.image)), _SIDE)
+        heat = upsample(np.array(reference.heat), *shown.size)
+        axes.imshow(overlay(shown, heat), extent=(0, width, height, 0))
         for box, color, style in ((reference.chosen, CHOSEN, "--"), (reference.box, RIGHT, "-")):
             x, y, w, h = box
             axes.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=color, linestyle=style, linewidth=2))
@@ -100,7 +107,11 @@ def section(section: Section) -> list[Block]:
             "true box."
         ),
         Table(["heat map of", "accuracy %", "pointing %"], rows),
-        Text("Heat maps of whole expressions; the true box is green, the chosen one red and dashed.", "note"),
+        Text(
+            "Heat maps of whole expressions, with a white line at half of the most heat; the true box is green, the "
+            "chosen one red and dashed.",
+            "note",
+        ),
         section.figure(
             "examples", lambda path: draw_references(references, section.images, path), "Heat maps over images"
         ),

@@ -31,8 +31,28 @@ def test_no_heat_leaves_the_image_and_most_heat_is_red() -> None:
     np.testing.assert_array_equal(warm[2, 38], (200, 150, 100))
 
 
-def test_colors_run_from_blue_over_green_to_red() -> None:
-    np.testing.assert_allclose(colorize(np.array([[0.25, 0.5, 0.75]]))[0], [[0, 0.5, 1], [0.5, 1, 0.5], [1, 0.5, 0]])
+def test_colors_get_lighter_with_heat() -> None:
+    colors = colorize(np.linspace(0, 1, 101)[None])[0]
+    np.testing.assert_allclose(colors[[0, -1]], np.array([[13, 8, 135], [240, 249, 33]]) / 255)
+    assert (np.diff(colors @ [0.2126, 0.7152, 0.0722]) > 0).all()
+
+
+def test_the_object_stays_visible_under_the_most_heat() -> None:
+    image = Image.effect_noise((60, 60), 120).convert("RGB")
+    heat = np.zeros((60, 60))
+    heat[20:40, 20:40] = 1
+    inside = np.s_[27:33, 27:33, 1]
+    before, after = (np.asarray(each)[inside].ravel().astype(float) for each in (image, overlay(image, heat)))
+    assert np.corrcoef(before, after)[0, 1] > 0.95
+    assert after.std() > 0.3 * before.std()
+
+
+def test_a_line_surrounds_half_of_the_heat() -> None:
+    heat = np.exp(-((np.arange(80) - 40) ** 2) / 200)
+    white = (np.asarray(overlay(Image.new("RGB", (80, 80)), heat[:, None] * heat)) == 255).all(axis=2)
+    radii = np.hypot(*(np.argwhere(white) - 40).T)
+    assert len(radii) > 40
+    assert radii.max() - radii.min() < 2
 
 
 def test_a_map_without_relief_is_cold() -> None:
