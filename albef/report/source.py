@@ -44,7 +44,7 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Read a training history as columns.
+    """Read a training history as columns; empty cells are NaN.
 
     Raises:
         ReportError: If the file is missing, lacks the column ``step`` or holds anything but numbers.
@@ -52,7 +52,10 @@ def read_history(path: Path) -> dict[str, list[float]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-            columns = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {"step": ""})}
+            columns = {
+                name: [float("nan" if row[name] == "" else row[name]) for row in rows]
+                for name in (rows[0] if rows else {"step": ""})
+            }
     except OSError as error:
         raise ReportError(f"{path}: cannot be read ({error.strerror}); run the stage that writes it") from error
     except (TypeError, ValueError) as error:

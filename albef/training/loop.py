@@ -300,7 +300,9 @@ class Loop:
             metrics = self.task.validate(self.data) if self.task.validates(self.data) else {}
         self.progress.validation.append(metrics)
         if metrics:
-            self.tracker.log_metrics({f"val_{k}": v for k, v in metrics.items()}, self.progress.step)
+            self.tracker.log_metrics(named := {f"val_{k}": v for k, v in metrics.items()}, self.progress.step)
+            for row in self.progress.history[-1:]:  # the last one of the epoch, if any
+                row.update(named)
         selection = self.task.selection
         if selection is None or selection not in metrics:
             return  # without the selection metric (a split without answers) no epoch is the best
@@ -391,7 +393,8 @@ def _data_parallel(task: Task, device: torch.device, parts: int, compress: bool)
 
 def _as_csv(rows: list[dict[str, float]]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else ["step"], lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(buffer, names or ["step"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
