@@ -114,7 +114,7 @@ def _metrics(probabilities: NDArray[np.float32], split: ClassificationSet) -> di
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``plots/confusion.csv`` and ``shown/examples.json``.
+    """Write ``metrics.json``, ``plots/confusion.csv``, ``shown/examples.json`` and ``shown/predictions.json``.
 
     The metric ``chance`` is the accuracy of always predicting the most frequent class.
     """
@@ -124,6 +124,8 @@ def run(job: Job) -> None:
     predicted = [split.classes[label] for label in result.probabilities.argmax(axis=1)]
     chance = float(np.bincount(split.labels).max() / len(split.labels))
     job.write_csv("confusion.csv", "actual,predicted", list(zip(actual, predicted, strict=True)))
+    best = zip(predicted, result.probabilities.max(axis=1).tolist(), actual, strict=True)
+    job.write_predictions((answer, p, float(answer == label)) for answer, p, label in best)
     job.write_json("shown/examples.json", {"classes": list(split.classes), "examples": examples(split, result)})
     job.write_metrics({**result.metrics, "chance": chance})
 

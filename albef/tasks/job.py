@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from albef import distributed
 from albef.config import Config
+from albef.data.files import format_rows
 from albef.data.lists import Lists, Rows
 from albef.io import write_file
 from albef.models.albef import ALBEF
@@ -52,6 +53,18 @@ class Job:
     def write_json(self, name: str, data: Any) -> None:
         """Write ``data`` as JSON to file ``name`` in the output folder."""
         self._write(self.out / name, json.dumps(data, indent=1) + "\n")
+
+    def write_predictions(self, rows: Iterable[tuple[str, float, float | None]]) -> None:
+        """Write the best answer to each row of the test list, with its probability, as ``shown/predictions.json``.
+
+        Args:
+            rows: Answer, probability, and accuracy of the answer, None if unknown.
+        """
+        predictions = [
+            {"answer": answer, "probability": round(p, 4), "accuracy": None if right is None else round(right, 4)}
+            for answer, p, right in rows
+        ]
+        self._write(self.out / "shown/predictions.json", format_rows(predictions))
 
     def write_csv(self, name: str, header: str, rows: Sequence[Sequence[object]]) -> None:
         """Write a CSV table; floats get four decimals.

@@ -250,9 +250,10 @@ def constant_accuracy(split: QuestionSet) -> float:
 
 
 def run(job: Job) -> None:
-    """Write ``metrics.json``, ``plots/answers.csv``, ``shown/examples.json`` and ``shown/submission.json`` (EvalAI).
+    """Write ``metrics.json``, ``plots/answers.csv`` and the files in ``shown``.
 
-    Without annotated answers, there are no metrics and the table has no rows.
+    These are ``examples.json``, ``predictions.json`` and ``submission.json`` (EvalAI). Without annotated answers, there
+    are no metrics and the table has no rows.
     """
     split = QuestionSet.of(job.test_rows())
     candidates = read_candidates(job.lists.folder / "answer_list.json")
@@ -268,6 +269,10 @@ def run(job: Job) -> None:
         metrics |= {f"accuracy_{kind.replace('/', '_')}": value for kind, value in means.items()}
     rows = [(kind, len(accuracies[kind]), value) for kind, value in means.items()]
     job.write_csv("answers.csv", "kind,questions,accuracy", rows)
+    job.write_predictions(
+        (*(best[0] if best else ("", 0.0)), vqa_accuracy(best[0][0] if best else "", people) if people else None)
+        for best, people in zip(result.answers, split.people, strict=True)
+    )
     job.write_json("shown/submission.json", result.submission(split))
     job.write_json("shown/examples.json", {"examples": examples(split, result)})
     job.write_metrics(metrics)
