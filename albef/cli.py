@@ -108,6 +108,13 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluation.run(config, args.task, args.model, args.lists, args.images, args.tokenizer, args.out, args.work_dir)
 
 
+def _behavior(args: argparse.Namespace) -> None:
+    from albef.behavior import commands
+
+    config = configuration.load(args.params)
+    commands.run(config, args.lists, args.images, args.tokenizer, args.models, args.pretrained, args.out)
+
+
 def _export(args: argparse.Namespace) -> None:
     from albef.export import onnx
 
@@ -160,7 +167,7 @@ def _drift(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from albef.report import page
 
-    page.run(args.artifacts, args.images, args.out, args.metrics, args.tracking_uri, args.work_dir)
+    page.run(args.artifacts, args.images, args.out, args.metrics, args.tracking_uri, args.work_dir, args.params)
     print((args.out / "summary.txt").read_text(encoding="utf-8"), end="")
 
 
@@ -266,6 +273,8 @@ def parser() -> argparse.ArgumentParser:
     parity = add("parity", _parity, text, "tokenizer", "model", "export")
     for command in (finetune, tune, evaluate, export, parity):
         command.add_argument("task")
+    behavior = (*inputs, "models", "pretrained", "out")
+    add("behavior", _behavior, "test how outputs of all models change with the input", *behavior)
     add("repository", _repository, "build the Triton model repository and its index", *inputs, "export", "out")
     folders = (*inputs, "export", "repository", "out")
     quantize = add("quantize", _quantize, "build an int8 model repository if test metrics hold up", *folders)

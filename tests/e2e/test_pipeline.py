@@ -62,12 +62,22 @@ def test_results_are_there(tree: Tree) -> None:
         assert parity["max_abs"] <= parity["tolerance"] == tree.params()["export"]["tolerance"]
         if task != "retrieval":
             assert 0 <= json.loads((root / f"evaluate/{task}/metrics.json").read_text())["accuracy"] <= 1
+    tests = json.loads((root / "behavior/tests.json").read_text())["tests"]
+    assert {row["task"] for row in tests if row["cases"]} == set(TASKS)
+    assert json.loads((root / "behavior/pseudo_targets.json").read_text())
     assert (root / "repository/retrieval/config.pbtxt").is_file()
     assert (root / "validated/docs/index.html").is_file()
     page = (root / "report/index.html").read_text()
-    for name in ("losses", "recall", "text_to_image", "image_to_text", "scenes"):
-        assert f"{name}.png" in page
-        assert (root / f"report/{name}.png").stat().st_size > 1000
+    for name in (
+        "losses.svg",
+        "recall.svg",
+        "text_to_image.png",
+        "image_to_text.png",
+        "scenes.png",
+        "pseudo_words.png",
+    ):
+        assert name in page
+        assert (root / f"report/{name}").stat().st_size > 1000
 
 
 def test_code_in_the_model_repository_is_a_dependency_of_it(tree: Tree) -> None:
@@ -137,8 +147,12 @@ def test_metrics_and_plots_show_what_the_stages_wrote(tree: Tree) -> None:
             {"pretrain", "text_assignment", *(f"{verb}@{task}" for verb in VERBS[:2] for task in TASKS)},
         ),
         ("text_assignment.epochs", 2, {"text_assignment"}),
-        ("tasks.nlvr2.evaluate.batch_size", 4, {*(f"{verb}@nlvr2" for verb in VERBS), "repository"}),
-        ("tasks.retrieval.evaluate.score", "itm+itc", {*(f"{verb}@retrieval" for verb in VERBS), "repository"}),
+        ("tasks.nlvr2.evaluate.batch_size", 4, {*(f"{verb}@nlvr2" for verb in VERBS), "behavior", "repository"}),
+        (
+            "tasks.retrieval.evaluate.score",
+            "itm+itc",
+            {*(f"{verb}@retrieval" for verb in VERBS), "behavior", "repository"},
+        ),
         ("export.parity_samples", 3, {f"export@{task}" for task in TASKS}),
         ("serve.max_k", 19, {"repository"}),
     ],

@@ -20,7 +20,7 @@ VERBS = ("tune", "finetune", "evaluate", "export")
 NAMES = [
     *("inspect", "prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
     *(f"{verb}@{task}" for verb in VERBS for task in TASKS),
-    *("repository", "report"),
+    *("behavior", "repository", "report"),
 ]
 """Stages of the tiny pipeline."""
 

@@ -28,7 +28,7 @@ LAYERS = [
     {"weights", "inference", "datasets", "tracking", "serving", "report", "presets", "init_lists"},
     {"index", "validation"},
     {"tasks"},
-    {"training", "export", "drift", "report.record"},
+    {"training", "export", "drift", "behavior", "report.record", "report.about"},
     {"tuning", "registry", "ablation", "report.page"},
     {"sources", "init_data", "doctor"},
     {"api"},

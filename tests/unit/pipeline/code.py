@@ -53,6 +53,7 @@ _UNRELATED = {
     "tune": _TRAINING,
     "finetune": _TRAINING,
     "evaluate": ("albef.weights", "albef.serving"),
+    "behavior": ("albef.weights", "albef.serving"),
     "export": ("albef.weights", "albef.index", "albef.serving", "albef.tasks"),
     # Graphs and models are in the outputs of the export stages.
     "repository": ("albef.models", *_ENCODING, "albef.losses", "albef.weights", "albef.export.graphs"),

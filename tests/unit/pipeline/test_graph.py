@@ -45,7 +45,7 @@ TASKS = ("retrieval", "vqa", "entailment", "nlvr2", "grounding")
 NAMES = [
     *("inspect", "prepare", "validate", "tokenizer", "reference", "pretrain", "text_assignment"),
     *(f"{verb}@{task}" for verb in ("tune", "finetune", "evaluate", "export") for task in TASKS),
-    *("repository", "report"),
+    *("behavior", "repository", "report"),
 ]
 
 
