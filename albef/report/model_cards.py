@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.io import write_file
+from albef.report import behavior, calibration
 from albef.report.source import read_json, read_metrics
 from albef.tasks import registry
 
@@ -72,6 +73,7 @@ def model_card(
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     spec, metrics = registry.spec(task), read_metrics(metrics_file)
+    pairs = calibration.read(metrics_file.parent / "shown" / "predictions.json", task)
     test = manifest["lists"][str(spec.test_list)]
     evaluated = {
         "task_type": task,
@@ -103,6 +105,12 @@ def model_card(
             results=[
                 (name, f"{value:.4f}", _error(value, test["rows"]) if name == spec.headline else "-")
                 for name, value in metrics.items()
+            ],
+            calibration=None if not len(pairs) else f"{calibration.expected_error(pairs):.4f}",
+            behavior=[
+                (r["kind"], f"{r['test']}: {r['about']}", r["cases"], f"{r['rate']:.3f}", f"{r['error']:.3f}")
+                for r in behavior.results(artifacts, task)
+                if r["cases"]
             ],
             limits=[_LIMITS[task]] if task in _LIMITS else [],
         )

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import shutil
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from albef import html
 from albef.data.files import new_folder
 from albef.data.lists import Images, Lists, names_in
 from albef.io import write_file
-from albef.report import figures, model_cards, record, summary
+from albef.report import about, behavior, figures, model_cards, record, summary
 from albef.report.section import Block, Cell, Section, Table
 from albef.report.source import ReportError, read_history, read_json, read_metrics
 from albef.tasks import registry
 from albef.tracking.origin import origin
 
 _SCENES = 12  # training images to show
+_FILES = ("history.csv", "metrics.json")  # of a training run
 
 
 def _runs(artifacts: Path) -> dict[str, Path]:
     """Return the folders of training runs by display name, in pipeline order."""
     folders = {"pretrain": artifacts / "pretrain", "text assignment": artifacts / "text_assignment"}
     folders |= {f"finetune {folder.name}": folder for folder in sorted(artifacts.glob("finetune/*"))}
-    return {
-        name: folder
-        for name, folder in folders.items()
-        if any((folder / file).is_file() for file in ("history.csv", "metrics.json"))
-    }
+    return {name: folder for name, folder in folders.items() if any((folder / file).is_file() for file in _FILES)}
 
 
 def _evaluations(artifacts: Path, images: Images, out: Path) -> list[tuple[str, list[Block]]]:
@@ -50,22 +51,41 @@ def _evaluations(artifacts: Path, images: Images, out: Path) -> list[tuple[str, 
         section = Section(task, found[task], images, out)
         title = registry.spec(task).title if task in known else f"Evaluation: {task}"
         if task in known and registry.provides(task, "report"):
-            sections.append((title, registry.module(task, "report").section(section)))
+            blocks = registry.module(task, "report").section(section)
         else:
-            sections.append((title, [Table(["metric", "value"], sorted(section.metrics().items()))]))
+            blocks = [Table(["metric", "value"], sorted(section.metrics().items()))]
+        sections.append((title, [*blocks, *_curve(section, artifacts / "finetune" / task)]))
     return sections
 
 
-def _training(artifacts: Path, out: Path) -> list[list[Cell]] | None:
+def _curve(section: Section, folder: Path) -> list[Block]:
+    """Return the curve of a task's training: its losses, and the validation metric after each epoch."""
+    if not any((folder / file).is_file() for file in _FILES):
+        return []
+    history, metrics = read_history(folder / "history.csv"), read_metrics(folder / "metrics.json")
+    name: str | None = f"val_{registry.spec(section.task).headline}" if section.task in registry.names() else None
+    if name in metrics and name not in history:  # of an earlier version, which kept only the selected value
+        history[name] = [*[math.nan] * (len(history["step"]) - 1), metrics[name]][: len(history["step"])]
+    draw = partial(figures.curves, {"training": history}, validated=name if name in history else None)
+    return [section.chart("training", draw, "Losses over steps, and the validation metric after each epoch")]
+
+
+def _training(artifacts: Path, out: Path, shown: Collection[str]) -> dict[str, Any]:
+    """Return final values of all runs; plot those that are not among the tasks ``shown`` elsewhere."""
     runs = _runs(artifacts)
-    if not runs:
-        return None
-    figures.curves({name: read_history(folder / "history.csv") for name, folder in runs.items()}, out / "losses.png")
-    return [
+    histories = {
+        name: read_history(folder / "history.csv")
+        for name, folder in runs.items()
+        if folder.parent.name != "finetune" or folder.name not in shown
+    }
+    if histories:
+        figures.curves(histories, out / "losses.svg")
+    finals = [
         [name, metric, value]
         for name, folder in runs.items()
         for metric, value in sorted(read_metrics(folder / "metrics.json").items())
     ]
+    return {"runs": finals if runs else None, "losses": bool(histories)}
 
 
 def _searches(artifacts: Path, out: Path) -> dict[str, Any]:
@@ -145,7 +165,9 @@ def _data(lists: Lists, out: Path) -> dict[str, Any]:
 
 
 def _embedded(folder: Path, name: str) -> str:
-    """Return the address of an image that the page contains."""
+    """Return an SVG file as markup, another image as an address with its content."""
+    if name.endswith(".svg"):
+        return Markup((folder / name).read_text(encoding="utf-8"))
     return f"data:image/png;base64,{base64.b64encode((folder / name).read_bytes()).decode()}"
 
 
@@ -153,29 +175,49 @@ def _decimal(value: float) -> str:
     return f"{value:g}" if value != 0 and abs(value) < 1e-3 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
-def _summary(artifacts: Path, out: Path) -> list[list[Cell]]:
+def _summary(artifacts: Path, out: Path, previous: Mapping[str, float]) -> list[list[Cell]]:
     results = summary.results(artifacts)
     if results:
-        summary.draw(results, out / "summary.png")
+        summary.draw(results, out / "summary.svg")
     (out / "summary.txt").write_text(summary.as_text(results), encoding="utf-8")
-    return [[r.task, r.metric, r.value, "-" if r.chance is None else r.chance] for r in results]
+    rows: list[list[Cell]] = [[r.task, r.metric, r.value, "-" if r.chance is None else r.chance] for r in results]
+    return [[*row, previous.get(str(row[0]), "-")] for row in rows]
 
 
-def write(artifacts: Path, images: Path, out: Path) -> None:
-    """Write the page and its figures; see `run`."""
+def _previous(headlines: dict[str, float], path: Path) -> dict[str, float]:
+    """Keep the headline metrics of this run; return those of the last run with other ones."""
+    kept: list[dict[str, float]] = read_json(path) if path.is_file() else []
+    if headlines not in kept[-1:]:
+        kept = [*kept[-1:], headlines]
+        write_file(path, json.dumps(kept) + "\n")
+    return kept[0] if len(kept) > 1 else {}
+
+
+def write(
+    artifacts: Path, images: Path, out: Path, params: Path | None = None, previous: Mapping[str, float] | None = None
+) -> None:
+    """Write the page and its figures; see `run`.
+
+    Args:
+        previous: Headline metrics of the previous run.
+    """
     lists = Lists(artifacts / "validated" / "lists", images)
     environment = html.environment("albef.report")
     environment.filters["decimal"] = _decimal
     with new_folder(out) as folder:
         environment.filters["embedded"] = partial(_embedded, folder)
         model_cards.write(artifacts, folder, origin())
+        evaluated = {path.parent.name for path in artifacts.glob("evaluate/*/metrics.json")}
         text = environment.get_template("page.html").render(
-            commit=origin().get("git_commit"),
-            summary=_summary(artifacts, folder),
             evaluations=_evaluations(artifacts, lists.images, folder),
-            runs=_training(artifacts, folder),
+            about=about.rows(artifacts),
+            parameters=None if params is None else about.changed_parameters(params),
+            summary=_summary(artifacts, folder, previous or {}),
+            behavior=behavior.blocks(artifacts),
+            targets=behavior.pseudo_targets(artifacts, lists.images, folder),
             exports=_exports(artifacts),
             cards=sorted(path.name for path in folder.glob("*_card*.md")),
+            **_training(artifacts, folder, evaluated),
             **_searches(artifacts, folder),
             **_data(lists, folder),
             **_validated(artifacts),
@@ -190,6 +232,7 @@ def run(
     metrics: Path | None = None,
     tracking_uri: str | None = "none",
     work_dir: Path = Path("scratch"),
+    params: Path | None = None,
 ) -> None:
     """Write ``index.html``, its figures, cards and ``summary.txt``, then log them to MLflow.
 
@@ -200,13 +243,16 @@ def run(
         out: Folder to write; an existing one is replaced once the new one is complete.
         metrics: File for the headline metric of each task, as JSON.
         tracking_uri: MLflow store; "none" disables tracking; None means ``MLFLOW_TRACKING_URI`` or a local SQLite file.
-        work_dir: Folder for tracking data that MLflow has not accepted yet.
+        work_dir: Folder for tracking data that MLflow has not accepted yet, and for the metrics of the previous run.
+        params: Parameter file, whose changes are shown.
 
     Raises:
         ReportError: If a file is missing or malformed.
     """
-    write(artifacts, images, out)
+    headlines = {result.task: round(result.value, 4) for result in summary.results(artifacts)}
+    write(
+        artifacts, images, out, params, None if metrics is None else _previous(headlines, work_dir / "headlines.json")
+    )
     if metrics is not None:
-        headlines = {result.task: round(result.value, 4) for result in summary.results(artifacts)}
         write_file(metrics, json.dumps(headlines, indent=1) + "\n")
     record.run(artifacts, images, out, tracking_uri, work_dir)

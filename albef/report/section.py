@@ -65,11 +65,15 @@ class Section:
         """Return the metrics of the evaluation."""
         return read_metrics(self.source / "metrics.json")
 
-    def figure(self, kind: str, draw: Callable[[Path], None], text: str) -> Image:
+    def figure(self, kind: str, draw: Callable[[Path], None], text: str, suffix: str = "png") -> Image:
         """Draw a figure next to the page."""
-        name = f"{self.task}_{kind}.png"
+        name = f"{self.task}_{kind}.{suffix}"
         draw(self.out / name)
         return Image(name, text)
+
+    def chart(self, kind: str, draw: Callable[[Path], None], text: str) -> Image:
+        """Draw a figure in SVG next to the page."""
+        return self.figure(kind, draw, text, "svg")
 
 
 def percent(value: float | None) -> Cell:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albef.report.figures import RIGHT, WRONG, new_figure, save
+from albef.report.figures import RIGHT, WRONG, chart
 from albef.report.source import read_metrics
 from albef.tasks import registry
 
@@ -61,13 +61,12 @@ def as_text(shown: Sequence[Result]) -> str:
 
 def draw(shown: Sequence[Result], path: Path) -> None:
     """Draw a bar per task, with a line at chance."""
-    figure = new_figure(8, 0.8 + 0.5 * len(shown))
-    axes: Any = figure.subplots()
-    bars = axes.barh([each.task for each in shown], [each.value for each in shown], color=RIGHT, height=0.6)
-    axes.bar_label(bars, fmt="%.3f", padding=4)
-    for row, each in enumerate(shown):
-        if each.chance is not None:
-            axes.vlines(each.chance, row - 0.42, row + 0.42, color=WRONG, linewidth=3)
-    axes.set(xlim=(0, 1.08), xlabel="test split; gray lines: chance")
-    axes.invert_yaxis()
-    save(figure, path)
+    with chart(path, 8, 0.8 + 0.5 * len(shown)) as figure:
+        axes: Any = figure.subplots()
+        bars = axes.barh([each.task for each in shown], [each.value for each in shown], color=RIGHT, height=0.6)
+        axes.bar_label(bars, fmt="%.3f", padding=4)
+        for row, each in enumerate(shown):
+            if each.chance is not None:
+                axes.vlines(each.chance, row - 0.42, row + 0.42, color=WRONG, linewidth=3)
+        axes.set(xlim=(0, 1.08), xlabel="test split; gray lines: chance")
+        axes.invert_yaxis()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from albef.report import cards
+from albef.report import calibration, cards
 from albef.report.cards import Card
 from albef.report.section import Block, Section, Table, Text, accuracies
 from albef.report.source import ReportError, malformed, read_json
@@ -39,6 +39,7 @@ def section(section: Section) -> list[Block]:
         parts.append(_confusion(table))
     return [
         *parts,
+        *calibration.blocks(section),
         Text("Classes with their probabilities; the correct one is green.", "note"),
         section.figure(
             "examples", lambda path: cards.draw(examples, section.images, path), "Sentences with the predicted classes"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.data.lists import Images
-from albef.report.figures import RIGHT, WRONG, hide, new_figure, save, show_image
+from albef.report.figures import RIGHT, WRONG, chart, hide, new_figure, save, show_image
 from albef.report.section import Block, Cell, Image, Section, Table, Text, percent
 from albef.report.source import ReportError, read_json
 
@@ -67,18 +67,17 @@ def read_examples(path: Path) -> Examples:
 
 def draw_recalls(metrics: dict[str, float], path: Path) -> None:
     """Plot recalls of both directions, before and after re-ranking."""
-    figure = new_figure(8, 3.2)
-    panels: Any = figure.subplots(1, 2, sharey=True)
-    for axes, (title, direction) in zip(panels, (("text to image", "ir"), ("image to text", "tr")), strict=True):
-        for offset, (label, prefix) in zip((-0.2, 0.2), (("ITC", "itc_"), ("re-ranked by ITM", "")), strict=True):
-            values = [100 * metrics.get(f"{prefix}{direction}_r{k}", 0.0) for k in (1, 5, 10)]
-            bars = axes.bar([i + offset for i in range(3)], values, width=0.38, label=label)
-            axes.bar_label(bars, fmt="%.0f", fontsize=8)
-        axes.set(title=title, ylim=(0, 112), xticks=range(3), xticklabels=["R@1", "R@5", "R@10"])
-        axes.grid(axis="y", alpha=0.3)
-    panels[0].set_ylabel("%")
-    panels[1].legend(loc="lower right")
-    save(figure, path)
+    with chart(path, 8, 3.2) as figure:
+        panels: Any = figure.subplots(1, 2, sharey=True)
+        for axes, (title, direction) in zip(panels, (("text to image", "ir"), ("image to text", "tr")), strict=True):
+            for offset, (label, prefix) in zip((-0.2, 0.2), (("ITC", "itc_"), ("re-ranked by ITM", "")), strict=True):
+                values = [100 * metrics.get(f"{prefix}{direction}_r{k}", 0.0) for k in (1, 5, 10)]
+                bars = axes.bar([i + offset for i in range(3)], values, width=0.38, label=label)
+                axes.bar_label(bars, fmt="%.0f", fontsize=8)
+            axes.set(title=title, ylim=(0, 112), xticks=range(3), xticklabels=["R@1", "R@5", "R@10"])
+            axes.grid(axis="y", alpha=0.3)
+        panels[0].set_ylabel("%")
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def draw_text_to_image(queries: Sequence[TextQuery], images: Images, path: Path) -> None:
@@ -134,7 +133,7 @@ def section(section: Section) -> list[Block]:
         for stage, prefix in (("shortlist (ITC)", "itc_"), ("re-ranked (ITM)", "")):
             values = [metrics.get(f"{prefix}{short}_r{k}") for k in (1, 5, 10)]
             rows.append([direction, stage, *map(percent, values)])
-    draw_recalls(metrics, section.out / "recall.png")
+    draw_recalls(metrics, section.out / "recall.svg")
     draw_text_to_image(examples.text_to_image, section.images, section.out / "text_to_image.png")
     draw_image_to_text(examples.image_to_text, section.images, section.out / "image_to_text.png")
     return [
@@ -143,7 +142,7 @@ def section(section: Section) -> list[Block]:
             " head (ITC), then re-ranked by the matching head (ITM)."
         ),
         Table(["direction", "ranking", "R@1 %", "R@5 %", "R@10 %"], rows),
-        Image("recall.png", "Recall of shortlist and re-ranking"),
+        Image("recall.svg", "Recall of shortlist and re-ranking"),
         Text("Text to image", "heading"),
         Text("The correct image has a green frame; scores are above the images.", "note"),
         Image("text_to_image.png", "Images retrieved for captions"),

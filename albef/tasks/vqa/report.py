@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from albef.report import cards
+from albef.report import calibration, cards
 from albef.report.cards import Card
 from albef.report.section import Block, Section, Text, accuracies
 from albef.report.source import malformed, read_json
@@ -40,6 +40,7 @@ def section(section: Section) -> list[Block]:
     return [
         Text("VQA accuracy: agreement with ten annotators; an answer of at least three of them is correct."),
         accuracies(section.metrics(), "the best single answer to all questions"),
+        *calibration.blocks(section),
         Text("The best answers with their probabilities; answers of at least three annotators are green.", "note"),
         section.figure(
             "examples", lambda path: cards.draw(examples, section.images, path), "Questions with the model's answers"

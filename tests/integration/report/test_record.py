@@ -71,7 +71,7 @@ def test_a_report_is_a_run_with_metrics_images_and_reports(
     assert files(store, "report") == {
         "export/vqa/parity.json",
         "report/index.html",
-        "report/losses.png",
+        "report/losses.svg",
         "report/summary.txt",
         "validated/docs/index.html",
         "validated/report.json",

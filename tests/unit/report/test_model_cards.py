@@ -48,6 +48,29 @@ def test_cards(artifacts: Path, tmp_path: Path) -> None:
     assert "sprites" not in data.text
 
 
+def test_a_card_has_calibration_and_behavioral_tests(artifacts: Path) -> None:
+    manifest = json.loads((artifacts / "data" / "manifest.json").read_text())
+    metrics = artifacts / "evaluate" / "vqa" / "metrics.json"
+
+    def card() -> str:
+        return model_cards.model_card("vqa", artifacts, manifest, {}, metrics)
+
+    assert "has not been measured" in card()
+    assert "## Behavior" not in card()
+    (metrics.parent / "shown").mkdir()
+    (metrics.parent / "shown/predictions.json").write_text('[{"answer": "a", "probability": 0.75, "accuracy": 1.0}]')
+    row = {"task": "vqa", "kind": "INV", "test": "mirror", "about": "same", "cases": 9, "rate": 0.5, "error": 0.25}
+    tests = [row, {**row, "test": "order", "cases": 0, "rate": None}, {**row, "test": "other", "task": "nlvr2"}]
+    (artifacts / "behavior").mkdir()
+    (artifacts / "behavior/tests.json").write_text(json.dumps({"tests": tests}))
+    text = card()
+    assert "is 0.2500" in text
+    assert "has not been measured" not in text
+    assert "| INV | mirror: same | 9 | 0.500 | 0.250 |" in text
+    assert "order: same" not in text
+    assert "other: same" not in text
+
+
 def test_other_data_have_no_cards(artifacts: Path, tmp_path: Path) -> None:
     (artifacts / "data" / "manifest.json").unlink()
     out = tmp_path / "out"

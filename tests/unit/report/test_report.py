@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from albef.report import page
-from albef.report.source import ReportError
+from albef.report import figures, page
+from albef.report.source import ReportError, read_history
 from tests.errors import refuses
 
 CAPTION = 'a dog left of <b>a "red" apple</b>'
@@ -84,14 +84,46 @@ def test_the_page_shows_metrics_and_its_images_exist(artifacts: Path) -> None:
     assert "62.5" in text  # recall in per cent
     assert "3e-07" in text
     assert "pretrain" in text
-    assert len(page.images) == 6
-    assert page.links == page.places
+    assert len(page.images) == 3
+    assert page.tags.count("svg") == 4
+    assert len(set(page.places)) == len(page.places)
+    assert page.links == [
+        place for place in page.places if not re.search(r"[0-9a-f]{10}$", place)
+    ]  # not those of charts
     for address in page.images:
         kind, _, content = address.partition(",")
         assert kind == "data:image/png;base64"
         with Image.open(io.BytesIO(base64.b64decode(content))) as image:
             assert min(image.size) > 100
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 2  # something is drawn
+
+
+def test_charts_are_text_in_the_color_of_the_page(artifacts: Path) -> None:
+    (artifacts / "finetune/retrieval/metrics.json").write_text('{"val_ir_r1": 0.5}')
+    write(artifacts)
+    for name, texts in {
+        "losses": ("pretrain", "itc_loss", "step"),
+        "summary": ("retrieval", "0.625"),
+        "recall": ("text to image", "R@1"),
+        "retrieval_training": ("training", "loss", "ir_r1"),
+    }.items():
+        svg = (artifacts / "report" / f"{name}.svg").read_text()
+        for text in texts:
+            assert f">{text}</text>" in svg
+        assert len(svg) < 40_000
+        assert "currentColor" in svg
+        assert not re.search("#000000|#ffffff|#010203|<metadata>|<image", svg)
+
+
+def test_curves_show_validation_where_there_is_one(tmp_path: Path) -> None:
+    def dots(values: str) -> int:
+        rows = [f"{step},3,{value}" for step, value in enumerate(values.split("|"))]
+        (tmp_path / "history.csv").write_text("\n".join(["step,loss,val_accuracy", *rows]))
+        history = read_history(tmp_path / "history.csv")
+        figures.curves({"training": history}, tmp_path / "chart.svg", "val_accuracy")
+        return (tmp_path / "chart.svg").read_text().count("<use ")
+
+    assert dots("|0.25||0.5") == dots("|||0.5") + 1
 
 
 def test_the_right_image_is_framed(artifacts: Path) -> None:
@@ -161,7 +193,7 @@ def test_names_are_escaped(artifacts: Path) -> None:
 
 def test_a_run_without_losses_yet_is_shown(artifacts: Path) -> None:
     (artifacts / "pretrain/history.csv").write_text("step\n")
-    assert "losses.png" in write(artifacts)
+    assert "losses.svg" in write(artifacts)
 
 
 @pytest.mark.parametrize(
@@ -207,3 +239,16 @@ def test_a_search_is_shown_where_there_was_one(artifacts: Path) -> None:
     assert text.count(row) == 1
     assert "retrieval_search" not in text
     assert (artifacts / "report" / "vqa_search.png").read_bytes() == b"an image"
+
+
+def test_the_last_run_with_other_results_is_shown(artifacts: Path) -> None:
+    def shown() -> str:
+        page.run(artifacts, artifacts / "data", artifacts / "report", artifacts / "m.json", work_dir=artifacts / "work")
+        text = re.sub(r"\s*<[^>]+>\s*", "|", (artifacts / "report" / "index.html").read_text())
+        return text.partition("retrieval||ir_r1||")[2][:30]
+
+    assert shown().startswith("0.625||-||-||")
+    (artifacts / "evaluate/retrieval/metrics.json").write_text('{"ir_r1": 0.75}')
+    for _ in range(2):  # a report that is written again shows the same
+        assert shown().startswith("0.75||-||0.625||")
+    assert json.loads((artifacts / "m.json").read_text()) == {"retrieval": 0.75}

@@ -81,7 +81,7 @@ def test_every_task_has_its_section_without_any_training_run(artifacts: Path, ev
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20
     assert len(list((artifacts / "report").glob("grounding_words_*.png"))) == 8
     assert 'for comparison: a random proposal</td><td class="n">25<' in text
-    assert "losses.png" not in text
+    assert "losses.svg" not in text
     assert "Export" not in text
 
 
@@ -92,7 +92,7 @@ def test_curves_show_every_run_there_is(artifacts: Path, evaluated: Path) -> Non
         (artifacts / run / "history.csv").write_text("step,loss,ta_loss\n1,2,2\n2,1,1\n")
         (artifacts / run / "metrics.json").write_text('{"loss": 0.0625}')
     text = write(artifacts, evaluated)
-    assert "losses.png" in text
+    assert "losses.svg" in text
     assert "text assignment" in text
     assert "finetune nlvr2" in text
     assert text.count("0.0625") == 2
@@ -105,6 +105,21 @@ def test_confusion_counts_every_pair(artifacts: Path, evaluated: Path) -> None:
     text = write(artifacts, evaluated)
     assert '<td>a</td><td class="n">0</td><td class="n">37</td>' in text
     assert '<td>b</td><td class="n">0</td><td class="n">41</td>' in text
+
+
+@pytest.mark.parametrize("task", ["vqa", "entailment", "nlvr2"])
+def test_calibration_is_that_of_the_evaluated_rows(artifacts: Path, evaluated: Path, task: str) -> None:
+    folder = keep(artifacts, task)
+    path = folder / "shown" / "predictions.json"
+    rows = json.loads(path.read_text())
+    accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
+    assert np.mean([row["accuracy"] for row in rows]) == pytest.approx(accuracy, abs=1e-4)
+    assert all(0 < row["probability"] <= 1 for row in rows)
+    text = write(artifacts, evaluated)
+    assert f"{task}_calibration.svg" in text
+    assert "expected calibration error" in text
+    path.unlink()  # as in evaluations of earlier versions
+    assert "calibration" not in write(artifacts, evaluated)
 
 
 @pytest.mark.parametrize(("task", "field", "other"), [("vqa", "accuracy", 0.6), ("entailment", "label", "nothing")])
