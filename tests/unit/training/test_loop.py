@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -147,9 +148,13 @@ def test_sigterm_at_the_end_of_an_epoch_leaves_its_validation_to_the_next_run(
         stopped.run()
     assert exit.value.code == 128 + signal.SIGTERM
     assert stopped.progress.validation == []
-    _loop(world, tmp_path / "stopped", "entailment", epochs=2).run()
+    metrics = _loop(world, tmp_path / "stopped", "entailment", epochs=2).run()
     for file in ("history.csv", "metrics.json"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
+    with (tmp_path / "stopped" / "history.csv").open() as history:
+        epochs = [float(row["val_accuracy"]) for row in csv.DictReader(history) if row["val_accuracy"]]
+    assert len(epochs) == 2
+    assert max(epochs) == metrics["val_accuracy"]
 
 
 def test_a_kill_during_validation_repeats_the_validation_only(
