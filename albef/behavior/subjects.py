@@ -228,7 +228,7 @@ class Vqa(Subject):
     """Visual question answering: the best answer."""
 
     task = "vqa"
-    turn = ("opposite", "another answer with left and right, above and below exchanged, if yes was right")
+    turn = ("opposite answer", "another answer with left and right, above and below exchanged, if yes was right")
 
     def read(self, rows: Rows) -> list[Case]:
         """Return all questions; the right answer is the most frequent one."""

@@ -41,32 +41,21 @@ def blocks(artifacts: Path) -> list[Block]:
     rows = results(artifacts)
     if not rows:
         return []
-    header = ["test", "task", "cases", "passed %", "± %", "a failure"]
     result: list[Block] = [
         Text(
-            "Rows of the test lists are changed in a way that must, or must not, change the output. ± is the standard "
-            "error; a test without cases does not apply to the data."
+            "Rows of the test lists are changed in a way that must, or must not, change the output. Passed cases in "
+            "percent, ± the standard error, and their number; a test without cases does not apply to the data."
         )
     ]
     try:
         for kind, about in _KINDS.items():
-            result.append(Text(about, "heading"))
-            cells: list[list[Cell]] = []
-            named: set[str] = set()
-            for row in sorted((r for r in rows if r["kind"] == kind), key=lambda r: str(r["test"])):
-                label = f"{row['test']}: {row['about']}"
-                cells.append(
-                    [
-                        row["test"] if label in named else label,
-                        row["task"],
-                        float(row["cases"]),
-                        percent(row["rate"]),
-                        percent(row["error"]),
-                        row["failure"] or "-",
-                    ]
-                )
-                named.add(label)
-            result.append(Table(header, cells))
+            result += [Text(about, "heading"), _table([row for row in rows if row["kind"] == kind])]
+        header = ["test", "task", "cases", "passed %", "± %", "a failure"]
+        cells = [
+            [r["test"], r["task"], float(r["cases"]), percent(r["rate"]), percent(r["error"]), r["failure"] or "-"]
+            for r in rows
+        ]
+        result.append(Table(header, cells, "All tests, with a failure of each"))
         counts = [(w["word"], w["task"], float(w["cases"]), w["passed"]) for w in read_json(path)["words"]]
         words = [[word, task, cases, 100 * passed / cases] for word, task, cases, passed in counts]
     except (KeyError, TypeError, ZeroDivisionError) as error:
@@ -82,6 +71,17 @@ def blocks(artifacts: Path) -> list[Block]:
             Table(["word", "task", "comparisons", "passed %"], shown),
         ]
     return result
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """Return a table of tests by task."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    names = {row["test"]: row["about"] for row in reversed(rows)}
+    cells: dict[str, dict[str, Cell]] = {name: dict.fromkeys(tasks, "") for name in sorted(names)}
+    for row in rows:
+        passed = f"{100 * row['rate']:.0f} ± {100 * row['error']:.0f} ({row['cases']})" if row["cases"] else "-"
+        cells[row["test"]][row["task"]] = passed
+    return Table(["test", *tasks], [[f"{name}: {names[name]}", *found.values()] for name, found in cells.items()])
 
 
 def pseudo_targets(artifacts: Path, images: Images, out: Path) -> list[Block]:

@@ -31,10 +31,15 @@ class Image:
 
 @dataclass(frozen=True)
 class Table:
-    """Table; numbers are shown with at most four decimals."""
+    """Table; numbers are shown with at most four decimals.
+
+    Args:
+        summary: Title of a table that is folded at first.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    summary: str = ""
 
 
 Block = Text | Image | Table

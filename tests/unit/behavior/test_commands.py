@@ -44,7 +44,7 @@ def test_every_task_is_tested(tested: Path) -> None:
     for task, found in by_task.items():
         assert found["brightness"]["cases"] == found["mirror"]["cases"] == (32 if task == "grounding" else 16)
     assert by_task["retrieval"]["opposite"]["cases"] == 16  # "red above blue"
-    assert by_task["vqa"]["opposite"]["cases"] == 0  # no question for yes or no
+    assert by_task["vqa"]["opposite answer"]["cases"] == 0  # no question for yes or no
     assert by_task["entailment"]["opposite"]["cases"] == 6  # the true ones
     assert by_task["grounding"]["other thing"]["cases"] == 0  # "the red half"
     assert by_task["nlvr2"]["exchange"]["cases"] == 16

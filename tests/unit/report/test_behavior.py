@@ -45,8 +45,10 @@ def test_tables_show_rates_and_words_of_both_ends(tmp_path: Path) -> None:
     write(tmp_path, "tests", TESTS)
     tables = [block for block in behavior.blocks(tmp_path) if isinstance(block, Table)]
     rows = [list(row) for table in tables for row in table.rows]
-    assert ["mirror: same", "vqa", 200.0, 75.0, 3.0, ROW["failure"]] in rows
-    assert ["mirror: same", "nlvr2", 0.0, "-", "-", "-"] in rows
+    assert ["mirror: same", "75 ± 3 (200)"] in rows
+    assert ["mirror: same", "-"] in rows
+    assert ["mirror", "vqa", 200.0, 75.0, 3.0, ROW["failure"]] in rows
+    assert ["mirror", "nlvr2", 0.0, "-", "-", "-"] in rows
     assert [row[0] for row in tables[-1].rows] == [f"w{n}" for n in (*range(5), *range(15, 20))]
     assert [row["task"] for row in behavior.results(tmp_path, "vqa")] == ["vqa"]
 
