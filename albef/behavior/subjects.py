@@ -194,10 +194,11 @@ class _Classification(Subject):
         return [Case(0, images, names, text, self.labels[label]) for images, names, text, label in columns]
 
     def _probabilities(self, cases: Sequence[Case]) -> NDArray[np.float32]:
-        images = [image for case in cases for image in case.images]
-        width = len(cases[0].images) if cases else 1
-        rows = [tuple(range(width * row, width * (row + 1))) for row in range(len(cases))]
-        return classify(self.model, images, rows, [case.text for case in cases], self.encoder, self.config)
+        images = {id(image): image for case in cases for image in case.images}  # those of several texts once
+        place = {key: number for number, key in enumerate(images)}
+        rows = [tuple(place[id(image)] for image in case.images) for case in cases]
+        texts_of_rows = [case.text for case in cases]
+        return classify(self.model, list(images.values()), rows, texts_of_rows, self.encoder, self.config)
 
     def predict(self, cases: Sequence[Case]) -> list[Any]:
         """Return the names of the classes."""

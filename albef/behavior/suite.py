@@ -183,8 +183,9 @@ def _direction(subject: Subject, kinds: Mapping[str, list[str]]) -> tuple[list[R
     rows: defaultdict[str, list[tuple[Case, bool, str]]] = defaultdict(list)
     words: defaultdict[str, list[bool]] = defaultdict(list)
     if pairs:
-        before = dict(zip((case.row for case in holding), subject.support(holding), strict=True))
-        after = subject.support([changed for *_, changed in pairs])
+        scores = subject.support([*holding, *(changed for *_, changed in pairs)])
+        before = {case.row: score for case, score in zip(holding, scores, strict=False)}
+        after = scores[len(holding) :]
         for (name, word, case, changed), score in zip(pairs, after, strict=True):
             passed = bool(score < before[case.row])
             shown = f'"{changed.text}": {before[case.row]:.3f}, then {score:.3f}'
