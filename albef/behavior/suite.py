@@ -16,7 +16,8 @@ from typing import Any
 from PIL import ImageEnhance, ImageOps
 
 from albef.behavior import texts
-from albef.behavior.subjects import Case, Subject, Vqa, fits
+from albef.behavior.subject import Case, Subject
+from albef.behavior.subjects import Vqa, fits
 from albef.behavior.words import content_words
 from albef.data.images import load_image
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import math
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,13 @@ from albef import html
 from albef.data.files import new_folder
 from albef.data.lists import Images, Lists, names_in
 from albef.io import write_file
-from albef.report import about, behavior, figures, model_cards, record, summary
+from albef.report import about, behavior, figures, model_cards, record, summary, training
 from albef.report.section import Block, Cell, Section, Table
-from albef.report.source import ReportError, read_history, read_json, read_metrics
+from albef.report.source import ReportError, read_json
 from albef.tasks import registry
 from albef.tracking.origin import origin
 
 _SCENES = 12  # training images to show
-_FILES = ("history.csv", "metrics.json")  # of a training run
-
-
-def _runs(artifacts: Path) -> dict[str, Path]:
-    """Return the folders of training runs by display name, in pipeline order."""
-    folders = {"pretrain": artifacts / "pretrain", "text assignment": artifacts / "text_assignment"}
-    folders |= {f"finetune {folder.name}": folder for folder in sorted(artifacts.glob("finetune/*"))}
-    return {name: folder for name, folder in folders.items() if any((folder / file).is_file() for file in _FILES)}
 
 
 def _evaluations(artifacts: Path, images: Images, out: Path) -> list[tuple[str, list[Block]]]:
@@ -54,54 +44,8 @@ def _evaluations(artifacts: Path, images: Images, out: Path) -> list[tuple[str, 
             blocks = registry.module(task, "report").section(section)
         else:
             blocks = [Table(["metric", "value"], sorted(section.metrics().items()))]
-        sections.append((title, [*blocks, *_curve(section, artifacts / "finetune" / task)]))
+        sections.append((title, [*blocks, *training.curve(section, artifacts / "finetune" / task)]))
     return sections
-
-
-def _curve(section: Section, folder: Path) -> list[Block]:
-    """Return the curve of a task's training: its losses, and the validation metric after each epoch."""
-    if not any((folder / file).is_file() for file in _FILES):
-        return []
-    history, metrics = read_history(folder / "history.csv"), read_metrics(folder / "metrics.json")
-    name: str | None = f"val_{registry.spec(section.task).headline}" if section.task in registry.names() else None
-    if name in metrics and name not in history:  # of an earlier version, which kept only the selected value
-        history[name] = [*[math.nan] * (len(history["step"]) - 1), metrics[name]][: len(history["step"])]
-    draw = partial(figures.curves, {"training": history}, validated=name if name in history else None)
-    return [section.chart("training", draw, "Losses over steps, and the validation metric after each epoch")]
-
-
-def _training(artifacts: Path, out: Path, shown: Collection[str]) -> dict[str, Any]:
-    """Return final values of all runs; plot those that are not among the tasks ``shown`` elsewhere."""
-    runs = _runs(artifacts)
-    histories = {
-        name: read_history(folder / "history.csv")
-        for name, folder in runs.items()
-        if folder.parent.name != "finetune" or folder.name not in shown
-    }
-    if histories:
-        figures.curves(histories, out / "losses.svg")
-    finals = [
-        [name, metric, value]
-        for name, folder in runs.items()
-        for metric, value in sorted(read_metrics(folder / "metrics.json").items())
-    ]
-    return {"runs": finals if runs else None, "losses": bool(histories)}
-
-
-def _searches(artifacts: Path, out: Path) -> dict[str, Any]:
-    plots: dict[str, str] = {}
-    rows: list[list[Cell]] = []
-    for path in sorted(artifacts.glob("tune/*/metrics.json")):
-        metrics, task = read_metrics(path), path.parent.name
-        name = next((key for key in metrics if f"{key}_before" in metrics), None)
-        if name is None:
-            continue  # the search was disabled
-        rows.append([task, name, metrics[f"{name}_before"], metrics[name], metrics.get("trials", 0.0)])
-        plot = path.parent / "plots" / "parallel.png"
-        if plot.is_file():
-            plots[task] = f"{task}_search.png"
-            shutil.copyfile(plot, out / plots[task])
-    return {"searches": rows, "plots": plots}
 
 
 def _exports(artifacts: Path) -> list[list[Cell]]:
@@ -217,8 +161,8 @@ def write(
             targets=behavior.pseudo_targets(artifacts, lists.images, folder),
             exports=_exports(artifacts),
             cards=sorted(path.name for path in folder.glob("*_card*.md")),
-            **_training(artifacts, folder, evaluated),
-            **_searches(artifacts, folder),
+            **training.runs(artifacts, folder, evaluated),
+            **training.searches(artifacts, folder),
             **_data(lists, folder),
             **_validated(artifacts),
         )

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef.behavior import suite
-from albef.behavior.subjects import Case, Subject, Vqa, fits
+from albef.behavior.subject import Case, Subject
+from albef.behavior.subjects import Vqa, fits
 
 KINDS = {"dog": ["cat"], "cat": ["dog"], "red": ["blue"]}
 
