@@ -21,7 +21,7 @@ from albef.tasks.job import spaced
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
 
-CASES = 150
+CASES = 100
 """Maximum number of rows of a test list, evenly spaced."""
 
 
