@@ -14,13 +14,13 @@ import torch
 
 from albef.behavior import suite
 from albef.behavior.pseudo_targets import pseudo_targets
-from albef.behavior.subjects import SUBJECTS
 from albef.behavior.words import kinds
 from albef.config import Config, section_of
 from albef.data.files import new_folder
 from albef.data.lists import Lists
 from albef.data.tokenizer import texts_of
-from albef.tasks import evaluation
+from albef.tasks import evaluation, registry
+from albef.tasks.behavior import Subject
 from albef.tasks.job import spaced
 from albef.tasks.vqa.evaluate import read_candidates
 
@@ -48,16 +48,18 @@ def run(config: Config, lists: Path, images: Path, tokenizer: Path, models: Path
     data = Lists(lists, images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    tasks = [name for name in SUBJECTS if getattr(config.tasks, name, None) is not None]
+    tested = [name for name in registry.names() if registry.provides(name, "behavior")]
+    tasks = [name for name in tested if getattr(config.tasks, name, None) is not None]
     tasks = [name for name in tasks if (models / name / "model.pth").is_file()]
     if not tasks:
-        raise BehaviorError(f"{models}: no model of {', '.join(SUBJECTS)}; run a finetune stage first")
+        raise BehaviorError(f"{models}: no model of {', '.join(tested)}; run a finetune stage first")
     words = _kinds(data)
     results: list[suite.Result] = []
     compared: dict[str, dict[str, tuple[int, int]]] = {}
     for task in tasks:
         model, encoder = evaluation.load(task, models / task, tokenizer)
-        subject = SUBJECTS[task](model.to(device), encoder, section_of(config, task), data)
+        behavior = registry.module(task, "behavior").Behavior
+        subject: Subject = behavior(model.to(device), encoder, section_of(config, task), data)
         found, compared[task] = suite.run(subject, words)
         results += found
     targets: list[dict[str, Any]] = []

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from albef.behavior.texts import FUNCTION_WORDS
 from albef.config import PretrainConfig
 from albef.data.lists import Rows
 from albef.inference.encode import pixels_of
 from albef.models.albef import ALBEF
 from albef.tasks.job import spaced
+from albef.tasks.texts import FUNCTION_WORDS
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder

@@ -15,11 +15,10 @@ from typing import Any
 
 from PIL import ImageEnhance, ImageOps
 
-from albef.behavior import texts
-from albef.behavior.subject import Case, Subject
-from albef.behavior.subjects import Vqa, fits
 from albef.behavior.words import content_words
 from albef.data.images import load_image
+from albef.tasks import texts
+from albef.tasks.behavior import Case, Subject
 
 Change = Callable[[Case], Case | None]
 
@@ -134,11 +133,10 @@ def _functionality(subject: Subject, predictions: Sequence[Any]) -> list[Result]
     for name, (about, applies) in {**FUNCTIONALITY, "others": others}.items():
         rows = [(c, subject.right(c, p), subject.shown(p)) for c, p in known if applies(c.text)]
         results.append(_result(subject, ("MFT", name, about), rows))
-    if isinstance(subject, Vqa):
-        about = "a number for 'how many', yes or no for 'is there'"
-        found = [(c, fits(c.text, p), p) for c, p in zip(subject.cases, predictions, strict=True)]
+    if subject.asks:
+        found = [(c, subject.fits(c, p), subject.shown(p)) for c, p in zip(subject.cases, predictions, strict=True)]
         answers = [(case, fit, shown) for case, fit, shown in found if fit is not None]
-        results.append(_result(subject, ("MFT", "kind of answer", about), answers))
+        results.append(_result(subject, ("MFT", "kind of answer", subject.asks), answers))
     return results
 
 

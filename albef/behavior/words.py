@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from itertools import combinations
 
-from albef.behavior.texts import FUNCTION_WORDS
 from albef.data.text import clean
+from albef.tasks.texts import FUNCTION_WORDS
 
 _MIN_PLACES = 3  # that two words of a kind have in common
 _MAX_WORDS = 60  # of a place; the most frequent ones

@@ -11,12 +11,14 @@ import torch
 
 from albef import cli
 from albef.behavior import commands
-from albef.behavior.subjects import SUBJECTS
 from albef.data.tokenizer import Encoder
 from albef.models.albef import ALBEF
+from albef.tasks import registry
 from albef.weights import checkpoint
 from tests.errors import refuses
 from tests.worlds import color_world, tiny_config, write_params
+
+TESTED = [name for name in registry.names() if registry.provides(name, "behavior")]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world, config = color_world(tmp_path_factory.mktemp("behavior") / "world", images=16), tiny_config()
     encoder = Encoder.from_file(world / "tokenizer" / "tokenizer.json")
     torch.manual_seed(0)
-    for task in (*SUBJECTS, "pretrain"):
+    for task in (*TESTED, "pretrain"):
         folder = world / ("pretrain" if task == "pretrain" else f"models/{task}")
         checkpoint.save(ALBEF(config.model, encoder.vocab_size, task), folder / "model.pth")
     folders = [f"--{name}={world / name}" for name in ("lists", "tokenizer", "models", "out")]
@@ -40,7 +42,7 @@ def read(world: Path, name: str) -> Any:
 
 def test_every_task_is_tested(tested: Path) -> None:
     rows = read(tested, "tests")["tests"]
-    by_task = {task: {row["test"]: row for row in rows if row["task"] == task} for task in SUBJECTS}
+    by_task = {task: {row["test"]: row for row in rows if row["task"] == task} for task in TESTED}
     for task, found in by_task.items():
         assert found["brightness"]["cases"] == found["mirror"]["cases"] == (32 if task == "grounding" else 16)
     assert by_task["retrieval"]["opposite"]["cases"] == 16  # "red above blue"

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef.behavior import suite
-from albef.behavior.subject import Case, Subject
-from albef.behavior.subjects import Vqa, fits
+from albef.tasks.behavior import Case, Subject
+from albef.tasks.vqa.behavior import Behavior as Vqa
+from albef.tasks.vqa.behavior import fits
 
 KINDS = {"dog": ["cat"], "cat": ["dog"], "red": ["blue"]}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from albef.behavior import texts
+from albef.tasks import texts
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ class Subject(ABC):
     """Whether the model scores how well a text fits its images (`support`)."""
     turn: ClassVar[tuple[str, str]] = ("opposite", "")
     """Name and content of the test with `turned`, where there is no `support`."""
+    asks: ClassVar[str] = ""
+    """Kinds of predictions that texts ask for, if `fits` tells."""
     refers: ClassVar[bool] = False
     """Whether a text refers to the first thing that it names."""
 
@@ -81,6 +83,10 @@ class Subject(ABC):
     def same(self, case: Case, first: Any, second: Any) -> bool:
         """Return whether two predictions are the same."""
         return bool(first == second)
+
+    def fits(self, case: Case, prediction: Any) -> bool | None:
+        """Return whether a prediction is of the kind that the text asks for; None if it can be any."""
+        return None
 
     def holds(self, case: Case) -> bool:
         """Return whether the text of a case fits its images."""
