@@ -85,7 +85,10 @@ class Subject(ABC):
         return bool(first == second)
 
     def fits(self, case: Case, prediction: Any) -> bool | None:
-        """Return whether a prediction is of the kind that the text asks for; None if it can be any."""
+        """Return whether a prediction is of the kind that the text asks for.
+
+        None: it can be of any kind.
+        """
         return None
 
     def holds(self, case: Case) -> bool:

@@ -1,9 +1,9 @@
 """Registry of tasks and endpoints, the only table of their names.
 
 A task is a package with a module ``spec`` (torch-free, defines ``SPEC``) and, as needed, ``train``, ``evaluate``,
-``behavior``, ``export``, ``endpoint``, ``client`` and ``report``. A package whose ``SPEC`` is an `EndpointSpec` is an endpoint that
-answers with the graphs of a task, and no task itself. Built-in packages are listed here; other distributions register
-theirs through the entry-point group ``albef.tasks`` (name -> package).
+``behavior``, ``export``, ``endpoint``, ``client`` and ``report``. A package whose ``SPEC`` is an `EndpointSpec` is an
+endpoint that answers with the graphs of a task, and no task itself. Built-in packages are listed here; other
+distributions register theirs through the entry-point group ``albef.tasks`` (name -> package).
 """
 
 from __future__ import annotations
