@@ -20,6 +20,7 @@ import pytest
 
 from albef.serving import access
 from albef.serving.client import Client, ServerUnavailableError
+from albef.serving.runtime import Runtime
 from albef.serving.server import ServerError, TritonServer
 from albef.serving.service import Access, Service
 from tests import ROOT
@@ -58,9 +59,23 @@ def gone(group: int, seconds: float = 5.0) -> bool:
     return not family(group)
 
 
-def test_crashed_server_leaves_nothing_behind(retrieval_alone, runtime):
-    server = TritonServer(retrieval_alone, runtime=runtime)
+def test_a_server_that_crashes_as_it_starts_is_tried_again_and_a_killed_one_leaves_nothing(
+    retrieval_alone, runtime, tmp_path
+):
+    class Flaky(Runtime):
+        """Runtime whose server aborts at its first start."""
+
+        @property
+        def server(self) -> Path:
+            script, mark = tmp_path / "tritonserver", tmp_path / "started"
+            text = f'[ -e "{mark}" ] && exec "{runtime.server}" "$@"\ntouch "{mark}"\nkill -ABRT $$\n'
+            script.write_text(f"#!/bin/sh\n{text}")
+            script.chmod(0o755)
+            return script
+
+    server = TritonServer(retrieval_alone, runtime=Flaky(runtime.root))
     server.start()
+    assert (tmp_path / "started").exists()
     pid = server.pid
     assert len(family(pid)) == 1 + len(list(retrieval_alone.iterdir()))  # the server, and a stub a model
     assert server.segments()
