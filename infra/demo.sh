@@ -67,10 +67,14 @@ set +m
 PYTHONUNBUFFERED=1 dvc repro | clock last
 
 echo
-echo "Registering the models in MLflow ..."
-from=(--repository artifacts/repository --evaluate artifacts/evaluate --lists artifacts/validated/lists)
-if albef registry register "${from[@]}" --models artifacts/finetune >/dev/null && albef registry compare >/dev/null; then
-  albef registry promote >/dev/null
+registered=.dvc/tmp/registered
+if [ ! -e "$registered" ] || [ artifacts/repository -nt "$registered" ]; then
+  echo "Registering the models in MLflow ..."
+  from=(--repository artifacts/repository --evaluate artifacts/evaluate --lists artifacts/validated/lists)
+  if albef registry register "${from[@]}" --models artifacts/finetune >/dev/null && albef registry compare >/dev/null; then
+    albef registry promote >/dev/null
+    touch "$registered"
+  fi
 fi
 
 echo "Starting the inference server ..."
