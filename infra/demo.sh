@@ -67,13 +67,13 @@ set +m
 PYTHONUNBUFFERED=1 dvc repro | clock last
 
 echo
-registered=.dvc/tmp/registered
+registered=scratch/registered # `make clean` removes it
 if [ ! -e "$registered" ] || [ artifacts/repository -nt "$registered" ]; then
   echo "Registering the models in MLflow ..."
   from=(--repository artifacts/repository --evaluate artifacts/evaluate --lists artifacts/validated/lists)
   if albef registry register "${from[@]}" --models artifacts/finetune >/dev/null && albef registry compare >/dev/null; then
     albef registry promote >/dev/null
-    touch "$registered"
+    mkdir -p scratch && touch "$registered"
   fi
 fi
 

@@ -18,7 +18,7 @@ from PIL import ImageEnhance, ImageOps
 from albef.behavior.words import content_words
 from albef.data.images import load_image
 from albef.tasks import texts
-from albef.tasks.behavior import Case, Subject
+from albef.tasks.behavior import Case, Scored, Subject, Turned
 
 Change = Callable[[Case], Case | None]
 
@@ -117,10 +117,11 @@ def run(subject: Subject, kinds: Mapping[str, list[str]]) -> tuple[list[Result],
     """
     predictions = subject.predict(subject.cases)
     results = [*_functionality(subject, predictions), *_invariance(subject, predictions)]
-    if subject.entails:
+    if isinstance(subject, Scored):
         scored, words = _direction(subject, kinds)
         return [*results, *scored], words
-    results.append(_changed(subject, predictions, ("DIR", *subject.turn), subject.turned, same=False))
+    if isinstance(subject, Turned):
+        results.append(_changed(subject, predictions, ("DIR", *subject.turn), subject.turned, same=False))
     return results, {}
 
 
@@ -167,7 +168,7 @@ def _changed(
     return _result(subject, names, rows)
 
 
-def _direction(subject: Subject, kinds: Mapping[str, list[str]]) -> tuple[list[Result], dict[str, tuple[int, int]]]:
+def _direction(subject: Scored, kinds: Mapping[str, list[str]]) -> tuple[list[Result], dict[str, tuple[int, int]]]:
     """Test whether texts that are made wrong fit worse, for all changes in one pass."""
     holding = [case for case in subject.cases if subject.holds(case)]
     pairs: list[tuple[str, str, Case, Case]] = []

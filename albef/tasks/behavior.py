@@ -53,10 +53,6 @@ class Subject(ABC):
     """
 
     task: ClassVar[str]
-    entails: ClassVar[bool] = False
-    """Whether the model scores how well a text fits its images (`support`)."""
-    turn: ClassVar[tuple[str, str]] = ("opposite", "")
-    """Name and content of the test with `turned`, where there is no `support`."""
     asks: ClassVar[str] = ""
     """Kinds of predictions that texts ask for, if `fits` tells."""
     refers: ClassVar[bool] = False
@@ -91,18 +87,29 @@ class Subject(ABC):
         """
         return None
 
+    def shown(self, prediction: Any) -> str:
+        """Return a prediction as text."""
+        return str(prediction)
+
+
+class Scored(Subject):
+    """Model that scores how well a text fits its images."""
+
     def holds(self, case: Case) -> bool:
         """Return whether the text of a case fits its images."""
         return True
 
+    @abstractmethod
     def support(self, cases: Sequence[Case]) -> NDArray[np.float32]:
         """Return a score for each text, which is higher the better it fits its images."""
-        raise NotImplementedError
 
+
+class Turned(Subject):
+    """Model without such a score, whose prediction must change with the text."""
+
+    turn: ClassVar[tuple[str, str]]
+    """Name and content of the test with `turned`."""
+
+    @abstractmethod
     def turned(self, case: Case) -> Case | None:
         """Return a case with another right prediction; None if there is none."""
-        return None
-
-    def shown(self, prediction: Any) -> str:
-        """Return a prediction as text."""
-        return str(prediction)

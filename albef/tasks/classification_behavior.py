@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef.data.lists import Rows
-from albef.tasks.behavior import Case, Subject
+from albef.tasks.behavior import Case, Scored
 from albef.tasks.classification_eval import ClassificationSet, classify
 
 
-class Classification(Subject):
+class Classification(Scored):
     """Task that classifies a text about images."""
 
-    entails = True
     labels: ClassVar[Sequence[str]]
     holding: ClassVar[str]
 

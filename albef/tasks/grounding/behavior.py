@@ -9,13 +9,13 @@ from typing import Any
 from albef.data.lists import Rows
 from albef.inference.boxes import best_box, iou
 from albef.tasks import texts
-from albef.tasks.behavior import Case, Subject
+from albef.tasks.behavior import Case, Turned
 from albef.tasks.grounding.evaluate import BOXES_FILE, GroundingSet, heat_maps
 
 _SAME_BOX = 0.5  # IoU
 
 
-class Behavior(Subject):
+class Behavior(Turned):
     """Grounding: the best proposal."""
 
     task = "grounding"

@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from albef.data.lists import Rows
 from albef.inference.encode import evaluating, words_of
-from albef.tasks.behavior import Case, Subject
+from albef.tasks.behavior import Case, Scored
 from albef.tasks.retrieval.evaluate import Images, RetrievalSet, encode_images
 from albef.tasks.retrieval.spec import MATCH
 
 _SHORTLIST = 4  # images that the model re-ranks
 
 
-class Behavior(Subject):
+class Behavior(Scored):
     """Retrieval: the best image for a caption among those of all cases."""
 
     task = "retrieval"
-    entails = True
 
     def read(self, rows: Rows) -> list[Case]:
         """Return the first caption of each image."""

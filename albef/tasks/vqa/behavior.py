@@ -9,11 +9,11 @@ from typing import Any
 
 from albef.data.lists import Rows
 from albef.tasks import texts
-from albef.tasks.behavior import Case, Subject
+from albef.tasks.behavior import Case, Turned
 from albef.tasks.vqa.evaluate import QuestionSet, answer, kind_of, normalize, read_candidates
 
 
-class Behavior(Subject):
+class Behavior(Turned):
     """Visual question answering: the best answer."""
 
     task = "vqa"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef.behavior import suite
-from albef.tasks.behavior import Case, Subject
+from albef.tasks.behavior import Case, Scored, Subject
 from albef.tasks.vqa.behavior import Behavior as Vqa
 from albef.tasks.vqa.behavior import fits
 
@@ -25,11 +25,10 @@ def case(row: int, text: str, truth: Any = "yes") -> Case:
     return Case(row, (image,), (f"{row}.png",), text, truth)
 
 
-class Reader(Subject):
+class Reader(Scored):
     """Model that answers by a rule from the text and the brightness of the left half."""
 
     task = "retrieval"
-    entails = True
 
     def __init__(self, cases: list[Case], rule: Any, score: Any = len) -> None:
         self.cases, self.rule, self.score = cases, rule, score
