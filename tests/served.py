@@ -95,7 +95,7 @@ def _once(result: Served, name: str, build: Callable[[], object]) -> None:
 
 def _export(result: Served, task: str) -> None:
     folder, config = result.folder, result.config
-    model = folder / "model" if task == "retrieval" else folder / "models" / task
+    model = folder / "models" / task
     checkpoint.save(random_model(folder, config, task=task), model / "model.pth")
     onnx.run(config, task, model, folder / "tokenizer", folder / "export" / task)
 

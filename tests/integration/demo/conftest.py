@@ -46,7 +46,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 def trained(model: Served) -> Path:
     """Folder of the stages of all tasks, with random weights."""
     write_params(model.config, model.folder / "params.yaml")
-    (model.folder / "models" / "retrieval").symlink_to(model.folder / "model")
     return model.folder / "models"
 
 

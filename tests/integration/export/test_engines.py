@@ -41,7 +41,7 @@ def halved(model: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_half_precision_has_a_tolerance_of_its_own(model: Served, halved: Path) -> None:
     config, words = tensorrt(model.config), tokenizers.load(model.folder / "tokenizer")
-    net = checkpoint.load(model.folder / "model" / "model.pth")[0].eval()
+    net = checkpoint.load(model.folder / "models" / "retrieval" / "model.pth")[0].eval()
     report = onnx.gate(config, net, "retrieval", halved, words, KEY)
     largest = max(output["max_abs"] for graph in report.values() for output in graph.values())
     assert config.export.tolerance < largest < TensorRtConfig().tolerance

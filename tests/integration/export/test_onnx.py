@@ -26,7 +26,7 @@ from tests.served import random_model, served_config
 
 @pytest.fixture(scope="module")
 def net(model):
-    return checkpoint.load(model.folder / "model" / "model.pth")[0]
+    return checkpoint.load(model.folder / "models" / "retrieval" / "model.pth")[0]
 
 
 def test_graphs_have_the_signature_of_the_contract(model, net):
@@ -125,7 +125,9 @@ def test_failed_gate_leaves_the_old_export(model, tmp_path):
 
 def test_unknown_task_is_named(model, tmp_path):
     with refuses(UnknownTaskError, "'guess'"):
-        export.run(model.config, "guess", model.folder / "model", model.folder / "tokenizer", tmp_path / "out")
+        export.run(
+            model.config, "guess", model.folder / "models" / "retrieval", model.folder / "tokenizer", tmp_path / "out"
+        )
 
 
 def test_tokenizer_of_another_size_is_refused(model, tmp_path):
@@ -133,11 +135,11 @@ def test_tokenizer_of_another_size_is_refused(model, tmp_path):
     words.add_tokens(["extraordinary"])
     words.save(str(tmp_path / "tokenizer.json"))
     with refuses(EvaluationError, "tokenizer.json", "model.pth"):
-        export.run(model.config, "retrieval", model.folder / "model", tmp_path, tmp_path / "out")
+        export.run(model.config, "retrieval", model.folder / "models" / "retrieval", tmp_path, tmp_path / "out")
 
 
 def test_hash_follows_what_answers_depend_on(model):
-    net = checkpoint.load(model.folder / "model" / "model.pth")[0]
+    net = checkpoint.load(model.folder / "models" / "retrieval" / "model.pth")[0]
     before = model_hash(net)
     with torch.no_grad():
         next(net.teacher.parameters()).add_(1)

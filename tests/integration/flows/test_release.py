@@ -52,7 +52,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     shutil.copyfile(ROOT / "tests/presets/tiny.yaml", root / "params.yaml")
     evaluations(artifacts / "evaluate")
     shutil.copytree(model.folder / "models", artifacts / "finetune")
-    shutil.copytree(model.folder / "model", artifacts / "finetune" / "retrieval")
     altered(model.repository, root / "other")
     store = f"sqlite:///{root}/mlflow.db"
     with (

@@ -31,7 +31,7 @@ TEMPLATES = ["{} above", "a flag of {} and something else"]
 def local(model, tmp_path_factory) -> albef.Albef:
     """The model of the endpoints in this process."""
     params = write_params(model.config, tmp_path_factory.mktemp("api") / "params.yaml")
-    return albef.load(model.folder / "model", params=params, device="cpu")
+    return albef.load(model.folder / "models" / "retrieval", params=params, device="cpu")
 
 
 def image_paths(model, *numbers: int) -> list[Path]:
