@@ -1,4 +1,4 @@
-"""Attention at the sizes of pretraining: our kernels beside those of torch, on a GPU.
+"""Attention at the sizes of pretraining in bf16: ours beside that of torch, on a GPU or a CPU.
 
 python -m benchmarks.attention --batch-size 64 256
 """
@@ -10,21 +10,26 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from albef.models import attention
 from albef.models.attention import ImageRows
 from benchmarks.load.loop import table
+from benchmarks.step import measure
 
 HEADS, WIDTH, PATCHES, WORDS = 12, 64, 257, 30
 BACKENDS = {
     "cuDNN": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
 }
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAUNCHES = ((2, 2), (4, 2), (4, 3), (8, 3))
 SWEEP = {
     "image": [(64, 32), (64, 64), (64, 128), (128, 32), (128, 64)],
@@ -47,11 +52,11 @@ def workloads(batch: int) -> list[Workload]:
     """Return the attention of a ViT block, of a text layer, and of texts to images."""
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
+        return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16).requires_grad_()
 
-    mask = torch.ones(2 * batch, WORDS, dtype=torch.bool, device="cuda")
+    mask = torch.ones(2 * batch, WORDS, dtype=torch.bool, device=DEVICE)
     mask[::2, WORDS // 2 :] = False
-    rows = torch.cat([torch.arange(batch), torch.randint(batch, (batch,)), torch.arange(batch).repeat(2)]).cuda()
+    rows = torch.cat([torch.arange(batch), torch.randint(batch, (batch,)), torch.arange(batch).repeat(2)]).to(DEVICE)
     places = ImageRows.of(rows, batch)
     return [
         Workload("image", [draw(batch, PATCHES, 3, HEADS, WIDTH)], attention.self_attention),
@@ -70,17 +75,19 @@ def workloads(batch: int) -> list[Workload]:
 
 def times(work: Workload) -> tuple[float, float]:
     """Return the median milliseconds of the forward and of the backward pass."""
-    from triton.testing import do_bench
-
     with torch.no_grad():
-        forward = do_bench(lambda: work.run(*work.inputs), warmup=5, rep=25, return_mode="median")
+        forward = _median(lambda: work.run(*work.inputs))
     out = work.run(*work.inputs)
     gradient = torch.randn_like(out)  # not zeros, which multiply faster
-    backward = do_bench(
-        lambda: torch.autograd.grad(out, work.inputs, gradient, retain_graph=True),
-        warmup=5, rep=25, return_mode="median",
-    )  # fmt: skip
-    return float(forward), float(backward)
+    return forward, _median(lambda: torch.autograd.grad(out, work.inputs, gradient, retain_graph=True))
+
+
+def _median(run: Callable[[], Any]) -> float:
+    if DEVICE.type == "cpu":
+        return 1e3 * measure(run, DEVICE, steps=9, warmup=2)
+    from triton.testing import do_bench
+
+    return float(do_bench(run, warmup=5, rep=25, return_mode="median"))
 
 
 def compare(batch: int) -> list[list[Any]]:
@@ -90,7 +97,8 @@ def compare(batch: int) -> list[list[Any]]:
         rows.append([batch, work.name, "ours", *(f"{ms:.3f}" for ms in times(work))])
         for name, backend in BACKENDS.items():
             try:
-                with attention.torch_only(), sdpa_kernel(backend):
+                fused = mock.patch.object(attention, "dot_product", F.scaled_dot_product_attention)
+                with attention.torch_only(), fused, sdpa_kernel(backend):
                     rows.append([batch, work.name, name, *(f"{ms:.3f}" for ms in times(work))])
             except RuntimeError:  # the backend does not support masks or dropout
                 continue
@@ -141,7 +149,7 @@ def main() -> None:
     if args.compile_share:
         sweep(args.batch_size[0], tuple(args.compile_share))
         return
-    print(torch.cuda.get_device_name(), "torch", torch.__version__)
+    print(torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU", "torch", torch.__version__)
     for size in args.batch_size:
         if args.sweep:
             print(

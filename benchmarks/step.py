@@ -144,30 +144,36 @@ def synchronizations(step: Callable[[], None]) -> int:
 
 
 KINDS = {
-    "attention": ("_forward", "_backward_queries", "_backward_keys", "fmha", "flash", "cudnn"),
-    "products": ("gemm", "nvjet", "cutlass", "xmma", "wgmma", "splitk"),
+    "attention": ("_forward", "_backward_queries", "_backward_keys", "fmha", "flash", "cudnn", "dot_product"),
+    "products": ("gemm", "nvjet", "cutlass", "xmma", "wgmma", "splitk", "aten::mm", "addmm", "bmm", "mkldnn"),
     "compiled": ("triton_",),
     "optimizer, teacher": ("multi_tensor", "foreach", "adam"),
     "gather, sort": ("index", "gather", "scatter", "sort"),
     "copies": ("memcpy", "memset", "copy"),
 }
-"""Kinds of kernels by parts of their names, first match counts."""
+"""Kinds of kernels, on a CPU operators, by parts of their names; the first match counts."""
 
 
-def breakdown(step: Callable[[], None], kernels: int, steps: int = 3) -> dict[str, float]:
+def breakdown(step: Callable[[], None], device: torch.device, kernels: int, steps: int = 3) -> dict[str, float]:
     """Return the milliseconds of a step by kind of kernel; print the slowest kernels."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    on_gpu = device.type == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
         for _ in range(steps):
             step()
-        torch.cuda.synchronize()
+        if on_gpu:
+            torch.cuda.synchronize()
+    times = {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count)
+        for event in profile.key_averages()
+    }
     totals: Counter[str] = Counter()
-    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
-    for event in events[:kernels]:
-        print(f"{event.self_device_time_total / 1e3 / steps:8.3f} ms {event.count // steps:5}  {event.key[:150]}")
-    for event in events:
-        name = event.key.lower()
+    for number, (key, (spent, count)) in enumerate(sorted(times.items(), key=lambda item: -item[1][0])):
+        milliseconds, name = spent / 1e3 / steps, key.lower()
+        if number < kernels:
+            print(f"{milliseconds:8.3f} ms {count // steps:5}  {key[:150]}")
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
-        totals[kind] += event.self_device_time_total / 1e3 / steps
+        totals[kind] += milliseconds
     return dict(totals.most_common())
 
 
@@ -202,14 +208,14 @@ def row_of(
 
     seconds = measure(step, device, steps, warmup)
     mfu = 100 * GFLOP_PER_SAMPLE * 1e9 * size / seconds / peak
-    waits, kinds = 0, ""
+    waits = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         waits = synchronizations(step)
         memory = torch.cuda.max_memory_reserved() / 2**30
-        kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in breakdown(step, kernels).items())
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in breakdown(step, device, kernels).items())
     loss = losses[0] if losses else loop.step.read()[0]["loss"]
     numbers = (f"{x:.1f}" for x in (1e3 * seconds, size / seconds, mfu, memory))
     row = [size, precision, variant, *numbers, waits, f"{loss:.3f}"]

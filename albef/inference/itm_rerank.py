@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from albef.models import attention
 from albef.models.albef import ALBEF
 from albef.models.bert import KeysValues
 from albef.models.text import FusionLayer
@@ -111,7 +111,7 @@ def _match(model: ALBEF, states: Tensor, queries: Tensor, keys_values: list[Keys
             states = states.view(1, -1, width)
             states = layer.cross_attention(states, (key, value))
         else:
-            mixed = F.scaled_dot_product_attention(queries.flatten(0, 1).transpose(0, 1)[None], key, value)
+            mixed = attention.dot_product(queries.flatten(0, 1).transpose(0, 1)[None], key, value)
             states = layer.cross_attention.finish(mixed, states.view(1, -1, width))
         states = layer.feed_forward(states)
     return model.itm_logits(states.view(count, -1, width)[:, 0])

@@ -1,4 +1,4 @@
-"""Attention on packed projections: own Triton kernels on GPUs, torch's elsewhere.
+"""Attention: own Triton kernels for packed projections on GPUs, torch elsewhere.
 
 T = texts, I = images, M = queries, N = keys, H = heads, D = width of a head.
 """
@@ -55,6 +55,26 @@ def fits_kernels(packed: Tensor) -> bool:
     return _kernels and packed.is_cuda and half and packed.shape[-1] in _HEAD_WIDTHS
 
 
+def dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Return attention ``(T, H, M, D)`` by torch.
+
+    Args:
+        query: ``(T, H, M, D)``.
+        key: ``(T, H, N, D)``.
+        value: ``(T, H, N, D)``.
+        mask: Boolean, broadcastable to ``(T, H, M, N)``, True where a token may be attended to; None for all.
+        dropout: Probability of dropping an attention weight.
+    """
+    if not query.is_cpu or query.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+    # torch's fused kernel for CPUs is slow in bf16: with its backward pass twice as slow as products for 257 tokens,
+    # eight times for 20 (benchmarks/attention.py).
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return F.dropout(scores.softmax(-1), dropout) @ value
+
+
 def self_attention(qkv: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Return self-attention ``(T, N, H, D)``.
 
@@ -71,7 +91,7 @@ def self_attention(qkv: Tensor, mask: Tensor | None = None, dropout: float = 0.0
         return mixed
     query, key, value = qkv.transpose(1, 3).unbind(2)
     keys = None if mask is None else mask[:, None, None]
-    return F.scaled_dot_product_attention(query, key, value, keys, dropout).transpose(1, 2)
+    return dot_product(query, key, value, keys, dropout).transpose(1, 2)
 
 
 def cross_attention(query: Tensor, keys_values: Tensor, rows: ImageRows | None = None, dropout: float = 0.0) -> Tensor:
@@ -96,7 +116,7 @@ def cross_attention(query: Tensor, keys_values: Tensor, rows: ImageRows | None =
     if rows is not None:
         keys_values = keys_values.index_select(0, rows.rows)
     key, value = keys_values.transpose(1, 3).unbind(2)
-    return F.scaled_dot_product_attention(query.transpose(1, 2), key, value, dropout_p=dropout).transpose(1, 2)
+    return dot_product(query.transpose(1, 2), key, value, None, dropout).transpose(1, 2)
 
 
 def _by_image(query: Tensor, keys_values: Tensor, rows: ImageRows, dropout: float) -> Tensor:

@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
             key, value = F.linear(states, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
             states = states[:, :1]
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        mixed = attention.dot_product(query, key, value, mask, dropout)
         return self._finish(mixed.transpose(1, 2).flatten(2), states)
 
     def _finish(self, mixed: Tensor, states: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class CrossAttention(nn.Module):
             ``(B, L, W)``.
         """
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(self.queries(states), *keys_values, attn_mask=mask, dropout_p=dropout)
+        mixed = attention.dot_product(self.queries(states), *keys_values, mask, dropout)
         return self.finish(mixed, states)
 
     def queries(self, states: Tensor) -> Tensor:

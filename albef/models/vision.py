@@ -68,11 +68,11 @@ class ConvStem(nn.Module):
 
 
 class _Attention(timm.layers.Attention):
-    """timm's self-attention, by the kernels of `albef.models.attention` where they fit."""
+    """timm's self-attention, by `albef.models.attention`."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
         """Map ``(B, N, W)`` to ``(B, N, W)``."""
-        if x.is_cuda and attn_mask is None and not any(options.values()):
+        if attn_mask is None and not any(options.values()):
             packed = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
             return cast(Tensor, self.proj(attention.self_attention(packed).flatten(2)))
         return cast(Tensor, super().forward(x, attn_mask, **options))

@@ -35,10 +35,13 @@ from tests.worlds import tiny_config
 SMALL = (64, 48)
 
 
-def test_a_pretraining_step_is_measured() -> None:
-    row = step.row_of(tiny_config(), 4, "fp32", "eager", steps=2, warmup=1, tokens=8)
+def test_a_pretraining_step_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    row = step.row_of(tiny_config(), 4, "fp32", "eager", steps=2, warmup=1, tokens=8, kernels=3)
     assert row[:3] == [4, "fp32", "eager"]
     assert float(row[3]) > 0
+    *operators, line = capsys.readouterr().out.splitlines()
+    assert [operator.split()[1] for operator in operators] == ["ms"] * 3
+    assert "products" in line
 
 
 def test_memory_of_training_data_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from albef.models import attention
@@ -50,6 +51,31 @@ def _compare(run: Callable[..., Tensor], *shapes: tuple[int, ...]) -> None:
     for mine, other, true in zip(ours, torchs, exact, strict=True):
         scale = true.norm()
         assert (mine.float() - true).norm() / scale < max(2 * (other.float() - true).norm() / scale, 4e-3)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 257), (20, 20), (30, 257)])
+def test_products_on_cpus_in_bf16(queries: int, keys: int) -> None:
+    torch.manual_seed(0)
+    shapes = ((3, 2, queries, 32), (3, 2, keys, 32), (3, 2, keys, 32))
+    inputs = [torch.randn(shape, dtype=torch.bfloat16).requires_grad_() for shape in shapes]
+    mask = torch.ones(3, 1, 1, keys, dtype=torch.bool)
+    mask[1, ..., keys // 2 :] = False
+    ours = _gradients(lambda *states: attention.dot_product(*states, mask), *inputs)
+    fused = _gradients(lambda *states: F.scaled_dot_product_attention(*states, mask), *inputs)
+    exact = _gradients(
+        lambda *states: attention.dot_product(*states, mask),
+        *(value.detach().float().requires_grad_() for value in inputs),
+    )
+    for mine, other, true in zip(ours, fused, exact, strict=True):
+        assert mine.dtype == torch.bfloat16
+        scale = true.norm()
+        assert (mine.float() - true).norm() / scale < max(2 * (other.float() - true).norm() / scale, 1e-2)
+    assert not ours[2][1, :, keys // 2 :].any()  # no gradient reaches what is masked
+
+    query, key, value = inputs[0], inputs[1], torch.ones_like(inputs[2])
+    dropped = attention.dot_product(query, key, value, None, 0.5).detach().float()
+    assert dropped.std() > 0.01
+    assert dropped.mean() == pytest.approx(1.0, abs=0.2)
 
 
 @needs_gpu
