@@ -1,4 +1,4 @@
-"""Attention at the sizes of pretraining in bf16: ours beside that of torch, on a GPU or a CPU.
+"""Attention in bf16 at the sizes of pretraining: ours beside that of torch.
 
 python -m benchmarks.attention --batch-size 64 256
 """

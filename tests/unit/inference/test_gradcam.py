@@ -38,14 +38,14 @@ def _attentions(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Every attention matrix of what runs from now on, in order, open to differentiation."""
     found: list[Tensor] = []
 
-    def explicit(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
+    def explicit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0) -> Tensor:
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
         found.append(scores.softmax(dim=-1))
         return found[-1] @ value
 
-    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", explicit)
+    monkeypatch.setattr("albef.models.attention.dot_product", explicit)
     return found
 
 
