@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
@@ -101,6 +103,22 @@ def _parse_graph(dot: str) -> dict[str, set[str]]:
     return graph
 
 
+def _workspace_copies(pid: int) -> set[Path]:
+    """Return the folders of experiments in which a process or its descendants work.
+
+    DVC removes the folder of an experiment at its end, but not if it is stopped.
+    """
+    base = ROOT / ".dvc" / "tmp" / "exps"
+    copies: set[Path] = set()
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.Error, ValueError):
+                parts = Path(each.cwd()).relative_to(base).parts
+                copies.add(base.joinpath(*parts[:2]))  # standalone/NAME
+    return copies
+
+
 class _ProcessGroups:
     """Process groups of running stages; Prefect would not stop them on cancellation."""
 
@@ -128,7 +146,8 @@ class _ProcessGroups:
         return process
 
     def stop(self, process: subprocess.Popen[str]) -> None:
-        """Stop a process group with SIGTERM, then with SIGKILL."""
+        """Stop a process group with SIGTERM, then with SIGKILL; remove copies of the workspace that it worked in."""
+        copies = _workspace_copies(process.pid)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
             deadline = time.monotonic() + GRACE_SECONDS
@@ -137,6 +156,8 @@ class _ProcessGroups:
                 os.killpg(process.pid, 0)
                 time.sleep(0.1)
             os.killpg(process.pid, signal.SIGKILL)
+        for copy in copies:
+            shutil.rmtree(copy, ignore_errors=True)
         with self._lock:
             self._processes.discard(process)
 

@@ -225,20 +225,22 @@ _dvc.ROOT = Path(sys.argv[1])
 
 @flow(name="stopped")
 def stopped():
-    _dvc.run("train@a")
+    RUN
 
+_dvc.GRACE_SECONDS = 3
 stopped()
 """
 
 
-def test_stopping_a_flow_stops_its_stages(toy: Path) -> None:
+@pytest.mark.parametrize("run", ['_dvc.run("train@a")', '_dvc.run_experiment(["share=0.75"], "train@a")'])
+def test_stopping_a_flow_stops_its_stages(toy: Path, run: str) -> None:
     # The stage saves its state when told to stop, as training does; its child ignores that and has to be killed.
     (toy / "train.sh").write_text(
-        "trap 'echo saved > saved; exit 143' TERM\n(trap '' TERM; echo $BASHPID > child; sleep 600) &\n"
-        "echo $$ > parent\nwhile true; do sleep 0.1; done\n"
+        f"trap 'echo saved > {toy}/saved; exit 143' TERM\n(trap '' TERM; echo $BASHPID > {toy}/child; sleep 600) &\n"
+        f"pwd > {toy}/folder\necho $$ > {toy}/parent\nwhile true; do sleep 0.1; done\n"
     )
     script = toy / "stopped.py"
-    script.write_text(SCRIPT.replace("_dvc.ROOT =", "_dvc.GRACE_SECONDS = 3\n_dvc.ROOT ="))
+    script.write_text(SCRIPT.replace("RUN", run))
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -252,6 +254,9 @@ def test_stopping_a_flow_stops_its_stages(toy: Path) -> None:
         process.wait(30)
         assert (toy / "saved").is_file()
         _wait_for(lambda: not any(_alive(pid) for pid in pids), 10)
+        folder = Path((toy / "folder").read_text().strip())
+        assert folder.is_relative_to(toy / ".dvc/tmp/exps") is ("experiment" in run)
+        assert folder.exists() is (folder == toy)  # nothing is left of an experiment
     finally:
         process.kill()
     # The lock of the killed run is no obstacle.
