@@ -62,6 +62,15 @@ def test_an_endpoint_has_a_bounded_queue(tmp_path):
     assert (policy.max_queue_size, policy.allow_timeout_override) == (5, True)
 
 
+def test_a_graph_has_no_queue_policy(tmp_path):  # with one, requests of another shape wait for half a second
+    path = tmp_path / "config.pbtxt"
+    for spec in retrieval.graphs(GraphSizes(64, 17, 128, 96, 32)).values():
+        path.write_text(pbtxt.render(spec, pbtxt.Deployment("onnxruntime", 16, 0, 1, max_queue=5)))
+        config = pbtxt.parse(path)
+        assert config.HasField("dynamic_batching")
+        assert not config.dynamic_batching.HasField("default_queue_policy")
+
+
 def test_graphs_chain():
     graphs = retrieval.graphs(GraphSizes(64, 17, 128, 96, 32))
     made = {t.name: t for name in (protocol.VISION, protocol.TEXT) for t in graphs[name].outputs}
