@@ -146,7 +146,10 @@ class _ProcessGroups:
         return process
 
     def stop(self, process: subprocess.Popen[str]) -> None:
-        """Stop a process group with SIGTERM, then with SIGKILL; remove copies of the workspace that it worked in."""
+        """Stop a process group with SIGTERM, then with SIGKILL.
+
+        Copies of the workspace in which it worked are removed.
+        """
         copies = _workspace_copies(process.pid)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
