@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def publish(names: list[str]) -> None:
     ]
     if rows:
         create_table_artifact(key="metrics", table=sorted(rows, key=lambda row: (row["stage"], row["metric"])))
-        _link("plots", _plots(), "Loss curves and plots of every stage")
+        _link("plots", _plots(), "Loss curves and plots of every stage", tracked=False)
     for key, (stage, page) in PAGES.items():
         if stage in names:
             _link(key, _dvc.ROOT / page, f"Written by stage {stage}")
@@ -58,18 +59,20 @@ def _plots() -> Path | None:
     return _dvc.ROOT / PLOTS / "index.html"
 
 
-def _link(key: str, page: Path | None, description: str) -> None:
+def _link(key: str, page: Path | None, description: str, tracked: bool = True) -> None:
     """Publish a link to a page.
 
-    It leads to MLflow if the page is there, because browsers open no files from a page of Prefect.
+    A page that is also an artifact in MLflow (``tracked``) is linked there, because browsers open no files from a page
+    of Prefect.
     """
     if page is None or not page.is_file():
         return
-    try:
-        link = _dvc.albef("tracking", "tracking", "url", str(page.relative_to(_dvc.ROOT / "artifacts"))).strip()
-    except _dvc.StageError:
-        link = page.as_uri()
-        description += f"; open {page} in a browser"
+    link = ""
+    if tracked:
+        with suppress(_dvc.StageError):
+            link = _dvc.albef("tracking", "tracking", "url", str(page.relative_to(_dvc.ROOT / "artifacts"))).strip()
+    if not link:
+        link, description = page.as_uri(), f"{description}; open {page} in a browser"
     create_link_artifact(key=key, link=link, description=description)
 
 
