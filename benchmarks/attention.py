@@ -97,8 +97,8 @@ def compare(batch: int) -> list[list[Any]]:
         rows.append([batch, work.name, "ours", *(f"{ms:.3f}" for ms in times(work))])
         for name, backend in BACKENDS.items():
             try:
-                fused = mock.patch.object(attention, "dot_product", F.scaled_dot_product_attention)
-                with attention.torch_only(), fused, sdpa_kernel(backend):
+                by_torch = mock.patch.object(attention, "dot_product", F.scaled_dot_product_attention)
+                with attention.torch_only(), by_torch, sdpa_kernel(backend):
                     rows.append([batch, work.name, name, *(f"{ms:.3f}" for ms in times(work))])
             except RuntimeError:  # the backend does not support masks or dropout
                 continue

@@ -74,12 +74,7 @@ def render(spec: ModelSpec, run: Deployment) -> str:
         "instance_group": [{"count": run.instances} if graph else {"count": run.instances, "kind": "KIND_CPU"}],
         "version_policy": {"latest": {"num_versions": run.versions}},
     }
-    if not graph:
-        # A request's parameter "timeout" counts: nobody waits for the answer any more. Graphs have no policy, because
-        # with one Triton 2.51 leaves a request whose shape differs from that of the one before it alone for 500 ms.
-        policy = {"allow_timeout_override": True, "max_queue_size": run.max_queue}
-        config["dynamic_batching"]["default_queue_policy"] = policy
-    else:
+    if graph:
         config["platform"] = "onnxruntime_onnx"
         config["parameters"] = {"intra_op_thread_count": {"string_value": str(run.threads)}}
         if run.tensorrt:
@@ -87,6 +82,11 @@ def render(spec: ModelSpec, run: Deployment) -> str:
             config["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [accelerator]}}
         warmup = {"name": "first", "batch_size": 1, "inputs": {tensor.name: _zeros(tensor) for tensor in spec.inputs}}
         config["model_warmup"] = [warmup]
+    else:
+        # A request's parameter "timeout" counts: nobody waits for the answer any more. Graphs have no policy, because
+        # with one Triton 2.51 leaves a request whose shape differs from that of the one before it alone for 500 ms.
+        policy = {"allow_timeout_override": True, "max_queue_size": run.max_queue}
+        config["dynamic_batching"]["default_queue_policy"] = policy
     try:
         return str(text_format.MessageToString(json_format.ParseDict(config, model_config_pb2.ModelConfig())))
     except json_format.ParseError as error:

@@ -147,8 +147,7 @@ def load(model, tmp_path_factory):
     params = write_params(model.config, tmp_path_factory.mktemp("api") / "params.yaml")
 
     def loaded(task: str) -> albef.Albef:
-        folder = model.folder / "models" / task
-        return albef.load(folder, params=params, device="cpu")
+        return albef.load(model.folder / "models" / task, params=params, device="cpu")
 
     return loaded
 
