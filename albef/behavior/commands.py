@@ -22,7 +22,6 @@ from albef.data.tokenizer import texts_of
 from albef.tasks import evaluation, registry
 from albef.tasks.behavior import Subject
 from albef.tasks.job import spaced
-from albef.tasks.vqa.evaluate import read_candidates
 
 _TEXTS = 10_000  # rows of a training list that kinds of words are derived from
 
@@ -48,18 +47,21 @@ def run(config: Config, lists: Path, images: Path, tokenizer: Path, models: Path
     data = Lists(lists, images)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    tested = [name for name in registry.names() if registry.provides(name, "behavior")]
+    tested = {
+        name: registry.module(name, "behavior").Behavior
+        for name in registry.names()
+        if registry.provides(name, "behavior")
+    }
     tasks = [name for name in tested if getattr(config.tasks, name, None) is not None]
     tasks = [name for name in tasks if (models / name / "model.pth").is_file()]
     if not tasks:
         raise BehaviorError(f"{models}: no model of {', '.join(tested)}; run a finetune stage first")
-    words = _kinds(data)
+    words = _kinds(data, set().union(*(behavior.answer_words(data) for behavior in tested.values())))
     results: list[suite.Result] = []
     compared: dict[str, dict[str, tuple[int, int]]] = {}
     for task in tasks:
         model, encoder = evaluation.load(task, models / task, tokenizer)
-        behavior = registry.module(task, "behavior").Behavior
-        subject: Subject = behavior(model.to(device), encoder, section_of(config, task), data)
+        subject: Subject = tested[task](model.to(device), encoder, section_of(config, task), data)
         found, compared[task] = suite.run(subject, words)
         results += found
     targets: list[dict[str, Any]] = []
@@ -74,17 +76,10 @@ def run(config: Config, lists: Path, images: Path, tokenizer: Path, models: Path
         _write(folder / "metrics.json", rates)
 
 
-def _kinds(data: Lists) -> dict[str, list[str]]:
-    """Return `kinds` of the words in training captions.
-
-    With an answer list, only words of answers count.
-    """
+def _kinds(data: Lists, answers: set[str]) -> dict[str, list[str]]:
+    """Return `kinds` of the words in training captions; with words of ``answers``, of these alone."""
     name = next((name for name in ("retrieval_train", "pretrain") if name in data), None)
-    if name is None:
-        return {}
-    answers = data.folder / "answer_list.json"
-    known = {word for text in read_candidates(answers) for word in text.lower().split()} if answers.is_file() else None
-    return kinds(_texts(data, name), known)
+    return {} if name is None else kinds(_texts(data, name), answers or None)
 
 
 def _texts(data: Lists, name: str) -> Iterator[str]:

@@ -64,6 +64,11 @@ class Subject(ABC):
         kept = [cases[row] for row in spaced(len(cases), CASES)]
         self.cases = [replace(case, row=row, text=clean(case.text)) for row, case in enumerate(kept)]
 
+    @classmethod
+    def answer_words(cls, lists: Lists) -> set[str]:
+        """Return the words of the answers that the task chooses from; none if it has no list of them."""
+        return set()
+
     @abstractmethod
     def read(self, rows: Rows) -> list[Case]:
         """Return the cases of a test list."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from albef.data.lists import Rows
+from albef.data.lists import Lists, Rows
 from albef.tasks import texts
 from albef.tasks.behavior import Case, Turned
 from albef.tasks.vqa.evaluate import QuestionSet, answer, kind_of, normalize, read_candidates
@@ -20,6 +20,12 @@ class Behavior(Turned):
     turn = ("opposite answer", "another answer with left and right, above and below exchanged, if yes was right")
 
     asks = "a number for 'how many', yes or no for 'is there'"
+
+    @classmethod
+    def answer_words(cls, lists: Lists) -> set[str]:
+        """Return the words of the candidate answers."""
+        path = lists.folder / "answer_list.json"
+        return {word for text in read_candidates(path) for word in text.lower().split()} if path.is_file() else set()
 
     def read(self, rows: Rows) -> list[Case]:
         """Return all questions; the right answer is the most frequent one."""
