@@ -66,7 +66,7 @@ class Subject(ABC):
 
     @classmethod
     def answer_words(cls, lists: Lists) -> set[str]:
-        """Return the words of the answers that the task chooses from; none if it has no list of them."""
+        """Return the words of the answers that the task chooses from, if it has a list."""
         return set()
 
     @abstractmethod
