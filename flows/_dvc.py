@@ -1,12 +1,13 @@
 """Prefect tasks that run the stages of the DVC pipeline.
 
 DVC defines the graph, the cache and the lock file. Every stage of ``dvc.yaml`` becomes a task that runs
-``dvc repro --single-item STAGE`` after its upstream stages. The graph is not duplicated here, and Prefect's own cache
-is disabled.
+``dvc repro --single-item STAGE`` after its upstream stages, unless ``dvc status`` found both it and them unchanged. The
+graph is not duplicated here, and Prefect's own cache is disabled.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,8 +25,10 @@ from typing import Any
 import psutil
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 ROOT = Path(__file__).resolve().parents[1]
 BAD_INPUT = 2  # exit code of an `albef` stage with invalid data or parameters
@@ -101,6 +104,16 @@ def _parse_graph(dot: str) -> dict[str, set[str]]:
     for upstream, stage in re.findall(r'"([^"]+)" -> "([^"]+)"', dot):
         graph[stage].add(upstream)
     return graph
+
+
+def _unchanged(graph: dict[str, set[str]]) -> set[str]:
+    """Return the stages of a graph in topological order that neither changed nor follow a changed one."""
+    changed = set(json.loads(dvc("--wait-for-lock", "status", "--json")))
+    unchanged: set[str] = set()
+    for stage, upstream in graph.items():
+        if stage not in changed and upstream <= unchanged:
+            unchanged.add(stage)
+    return unchanged
 
 
 def _workspace_copies(pid: int) -> set[Path]:
@@ -240,13 +253,19 @@ _RETRY_OPTIONS: dict[str, Any] = {
 
 
 @task(task_run_name="{stage}", **_RETRY_OPTIONS)
-def repro(stage: str, pull: bool = False) -> None:
+def repro(stage: str, pull: bool = False, unchanged: bool = False) -> State[None] | None:
     """Reproduce one stage, or download its outputs if ``pull`` is set.
+
+    Args:
+        unchanged: Nothing is left to do, which becomes the name of the final state.
 
     Raises:
         StageError: If the stage fails.
     """
+    if unchanged:
+        return Completed(name="Unchanged", message="its dependencies and outputs are those of the last run")
     _run_logged(stage, "--wait-for-lock", "repro", "--single-item", *(["--pull"] if pull else []), stage)
+    return None
 
 
 @task(task_run_name="{name}", **_RETRY_OPTIONS)
@@ -282,12 +301,14 @@ def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
     """
     graph = stages(*targets)
     _check_remote(push or pull)
-    tasks: dict[str, PrefectFuture[None]] = {}
+    unchanged = _unchanged(graph)
+    tasks: dict[str, PrefectFuture[Any]] = {}
     with _stop_processes_on_error():
         for stage, upstream in graph.items():
             tags = [stage.partition("@")[0], *(flow_run.tags or [])]
             wait_for = [tasks[name] for name in upstream]
-            tasks[stage] = repro.with_options(tags=tags).submit(stage, pull, wait_for=wait_for, return_state=False)
+            tagged = repro.with_options(tags=tags)
+            tasks[stage] = tagged.submit(stage, pull, stage in unchanged, wait_for=wait_for, return_state=False)
         wait(list(tasks.values()))
     failed = [future for future in tasks.values() if future.state.is_failed() or future.state.is_crashed()]
     for future in failed:

@@ -68,7 +68,7 @@ class Stack:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, f"did not happen in time\n{self.log.read_text()}"
-            time.sleep(0.2)
+            time.sleep(0.5)
         return found
 
     def ended(self, run: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_URL
 
@@ -108,6 +108,12 @@ def _logs(flow_run_id: str) -> list[str]:
     return [log.message for log in found]
 
 
+def _states(flow_run_id: str) -> dict[str, str]:
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return {run.name: run.state_name for run in client.read_task_runs(flow_run_filter=wanted)}
+
+
 def _status(root: Path) -> str:
     command = [sys.executable, "-m", "dvc", "status"]
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
@@ -149,10 +155,18 @@ def test_everything_runs_is_shown_and_leaves_dvc_clean(toy: Path, tmp_path_facto
     assert "accuracy" in _artifacts("metrics")
     assert not any(remote.iterdir())  # nothing leaves the machine unasked
 
+    assert set(_states(run_id).values()) == {"Completed"}
+
     made = (toy / "out/a").stat()
-    toy_flow("train@a", push=True)
+    _, run_id = toy_flow("train@a", push=True)
     assert (toy / "out/a").stat() == made
+    assert _states(run_id) == {"raw": "Unchanged", "train@a": "Unchanged"}
     assert any(path.is_file() and path.read_text() == "1\n" for path in remote.rglob("*"))
+
+    (toy / "out/b").unlink()
+    assert _dvc._unchanged(_dvc.stages()) == {"raw", "train@a"}  # not what follows train@b
+    (toy / "switch").write_text("2\n")
+    assert _dvc._unchanged(_dvc.stages()) == set()
 
 
 def test_what_the_remote_has_is_not_computed_again(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,10 @@ def traced(retrieval_alone, runtime, pki, model, tmp_path_factory) -> Iterator[T
                 parent = ["--header", f"traceparent: 00-{TRACE}-{PARENT}-{flags}"]
                 status, _ = curl(service, pki, "/v1/retrieval", *parent, "--json", json.dumps({"texts": [TEXT, TEXT]}))
                 assert status == 200
+        store = MlflowClient(f"sqlite:///{folder / 'server.db'}")
+        deadline = time.monotonic() + 30
+        while len(store.search_traces(locations=["0"])) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)  # a busy collector may still be storing what it got
         yield Traced(folder / "log", f"sqlite:///{folder / 'server.db'}", span.get_span_context())
 
 
