@@ -107,7 +107,11 @@ def _parse_graph(dot: str) -> dict[str, set[str]]:
 
 
 def _unchanged(graph: dict[str, set[str]]) -> set[str]:
-    """Return the stages of a graph in topological order that neither changed nor follow a changed one."""
+    """Return the stages that neither changed nor follow a changed one.
+
+    Args:
+        graph: Stages in topological order, each with its upstream stages.
+    """
     changed = set(json.loads(dvc("--wait-for-lock", "status", "--json")))
     unchanged: set[str] = set()
     for stage, upstream in graph.items():
