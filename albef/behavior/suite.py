@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import ImageEnhance, ImageOps
 
+from albef.behavior.backgrounds import tinted
 from albef.behavior.words import content_words
 from albef.data.images import load_image
 from albef.tasks import texts
@@ -70,6 +71,14 @@ def _darker(case: Case) -> Case:
     return replace(case, images=images)
 
 
+def _on_tint(case: Case) -> Case | None:
+    if texts.names_color(case.text) or "color" in case.text.split():
+        return None
+    images = [tinted(load_image(image)) for image in case.images]
+    found = tuple(image for image in images if image is not None)
+    return replace(case, images=found) if len(found) == len(images) else None
+
+
 def _mirrored(case: Case) -> Case | None:
     if texts.names_left_or_right(case.text):
         return None
@@ -96,6 +105,7 @@ INVARIANCE: dict[str, tuple[str, Change]] = {
         _of_text(texts.paraphrased),
     ),
     "brightness": ("same for a darker image", _darker),
+    "background": ("same on a tinted background of one or two colors, if the text is not about colors", _on_tint),
     "mirror": ("same for a mirrored image, if the text names no side", _mirrored),
     "exchange": ("same for the two images exchanged, with their sides in the text", _exchanged),
 }

@@ -146,13 +146,20 @@ class _Rollout:
 
         try:
             self.triton.unload_model(name, headers=self.client.headers)
-            deadline = time.monotonic() + self.client.timeout
-            while any(m.name == name and m.state not in ("", "UNAVAILABLE") for m in self._model_states()):
-                if time.monotonic() > deadline:
-                    raise ReleaseError(f"{self.client.url}: {name} is still loaded after {self.client.timeout:g} s")
-                time.sleep(0.05)
+            self.wait_for_end(name)
         except InferenceServerException as error:
             raise ReleaseError(f"{self.client.url}: {name}: cannot be unloaded: {error.message()}") from error
+
+    def wait_for_end(self, name: str, version: int | None = None) -> None:
+        """Wait until a model, or one version of it, has answered its last request and is unloaded."""
+        deadline = time.monotonic() + self.client.timeout
+        while any(
+            model.name == name and version in (None, int(model.version or 0)) and model.state not in ("", "UNAVAILABLE")
+            for model in self._model_states()
+        ):
+            if time.monotonic() > deadline:
+                raise ReleaseError(f"{self.client.url}: {name} is still loaded after {self.client.timeout:g} s")
+            time.sleep(0.05)
 
     def _model_states(self) -> Sequence[Any]:
         states: Sequence[Any] = self.triton.get_model_repository_index(headers=self.client.headers).models
@@ -211,6 +218,7 @@ class _Rollout:
         shutil.rmtree(folder / str(self.plan.version))
         if versions(folder):
             self.load(name)
+            self.wait_for_end(name, self.plan.version)
         else:
             self.unload(name)
             shutil.rmtree(folder)
@@ -305,10 +313,11 @@ def rollback(live: Path, url: str, timeout: float = 120.0, credentials: Credenti
     options = credentials.options(url)
     with Client(url, timeout=timeout, **options) as client:
         rollout = _Rollout(_Plan(live, live, newest, [], []), client, options)
-        # Endpoints first: a loaded endpoint needs its graphs.
+        # Endpoints first: an endpoint needs its graphs until it has answered the requests that it has accepted.
         for name in sorted(affected, key=lambda name: name not in endpoints):
             os.replace(live / name / str(newest), live / name / f"{WITHDRAWN}{newest}")
             rollout.load(name)
+            rollout.wait_for_end(name, newest)
         _check(client, default_probes([name for name in endpoints if name in affected]))
     return before[-1]
 

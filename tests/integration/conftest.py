@@ -12,7 +12,7 @@ from albef.serving.client import Client
 from albef.serving.runtime import Runtime, ensure
 from albef.serving.server import TritonServer
 from albef.serving.service import Access, Service
-from tests.served import Served, copy_retrieval
+from tests.served import Served, copy_endpoints
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +35,8 @@ def server(service: Service) -> TritonServer:
 
 @pytest.fixture(scope="session")
 def retrieval_alone(model: Served) -> Path:
-    """The repository with the retrieval endpoint alone, which a server loads in less time."""
-    return copy_retrieval(model.repository, model.folder / "alone")
+    """The repository with the retrieval endpoint alone."""
+    return copy_endpoints(model.repository, model.folder / "alone", "retrieval")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from albef.serving.server import TritonServer
 from albef.serving.service import Access, Service
 from tests import ROOT
 from tests.docs import blocks, execute
-from tests.served import Served, copy_retrieval
+from tests.served import Served, copy_endpoints
 from tests.unit.pipeline.test_graph import stages
 
 PAGE = ROOT / "docs/tutorial.md"
@@ -72,7 +72,7 @@ def test_every_step_of_the_tutorial(
     assert len(found(capsys.readouterr().out)) == 3
 
     # Exporting takes longer than all of the above and is tested elsewhere: the repository is that of other tests.
-    copy_retrieval(model.repository, tmp_path / "served")
+    copy_endpoints(model.repository, tmp_path / "served", "retrieval")
     run(*commands.pop(0))
     assert "64" in capsys.readouterr().out
     assert commands.pop(0) == ["serve", "--repository", "served"]

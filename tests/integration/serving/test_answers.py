@@ -26,7 +26,7 @@ from albef.serving.server import TritonServer
 from albef.serving.session import open_session
 from albef.tasks.retrieval import spec as retrieval
 from tests.errors import refuses
-from tests.served import Served, copy_retrieval
+from tests.served import Served, copy_endpoints
 
 
 class Reference:
@@ -289,7 +289,7 @@ def test_other_scores_versions_and_precisions(model, runtime, tmp_path, referenc
     )
     folder = model.folder
     repository.run(config, model.exported, folder / "lists", folder, folder / "tokenizer", tmp_path / "all")
-    alone = copy_retrieval(tmp_path / "all", tmp_path / "repository")
+    alone = copy_endpoints(tmp_path / "all", tmp_path / "repository", "retrieval")
     query = reference.text("red above blue")
     similarity = dict(reference.rank(query, 40, False))
     matched = dict(reference.rank(query, 40, True))

@@ -16,7 +16,7 @@ from albef.serving.server import TritonServer
 from tests import ROOT
 from tests.docs import blocks
 from tests.errors import refuses
-from tests.served import copy_retrieval
+from tests.served import copy_endpoints
 
 
 def index(*arguments) -> int:
@@ -33,7 +33,7 @@ def save_image(path, left, right="black"):
 
 @pytest.fixture
 def repository(model, tmp_path):
-    return copy_retrieval(model.repository, tmp_path / "repository")
+    return copy_endpoints(model.repository, tmp_path / "repository", "retrieval")
 
 
 def everything(client: Client, **query) -> dict[str, float]:

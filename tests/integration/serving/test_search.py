@@ -21,7 +21,7 @@ from albef.serving.service import Access, Service
 from albef.serving.transport import infer_arguments
 from tests.errors import refuses
 from tests.filters import HOSTILE
-from tests.served import copy_retrieval
+from tests.served import copy_endpoints
 
 TEXT = "red above blue"
 SOURCES = ("wiki", "web", None)
@@ -44,7 +44,7 @@ class Search:
 @pytest.fixture(scope="module")
 def search(model, runtime, tmp_path_factory) -> Iterator[Search]:
     folder = tmp_path_factory.mktemp("search")
-    repository = copy_retrieval(model.repository, folder / "repository")
+    repository = copy_endpoints(model.repository, folder / "repository", "retrieval")
     index = repository / "retrieval" / "1" / "index"
     server = TritonServer(repository, runtime=runtime)
     with Service(server, Access(http_port=0)) as service, Client(service.grpc_url) as client:
