@@ -16,6 +16,7 @@ from albef.data.files import new_folder
 from albef.data.lists import Images, Lists, names_in
 from albef.io import write_file
 from albef.report import about, behavior, figures, model_cards, record, summary, training
+from albef.report.search import searches
 from albef.report.section import Block, Cell, Section, Table
 from albef.report.source import ReportError, read_json
 from albef.tasks import registry
@@ -162,7 +163,7 @@ def write(
             exports=_exports(artifacts),
             cards=sorted(path.name for path in folder.glob("*_card*.md")),
             **training.runs(artifacts, folder, evaluated),
-            **training.searches(artifacts, folder),
+            **searches(artifacts, folder),
             **_data(lists, folder),
             **_validated(artifacts),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,33 @@ def read_metrics(path: Path) -> dict[str, float]:
     return data
 
 
+def read_columns(path: Path, leave_out: Collection[str] = ()) -> dict[str, list[float]]:
+    """Read a table of numbers as columns; empty cells are NaN.
+
+    Args:
+        leave_out: Columns that do not hold numbers.
+
+    Raises:
+        ReportError: If the file is missing or holds anything but numbers.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), [name for name in reader.fieldnames or () if name not in leave_out]
+            return {name: [float("nan" if row[name] == "" else row[name]) for row in rows] for name in names}
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read ({error.strerror}); run the stage that writes it") from error
+    except (TypeError, ValueError) as error:
+        raise ReportError(f"{path}: expected numbers under a header: {error}") from error
+
+
 def read_history(path: Path) -> dict[str, list[float]]:
     """Read a training history as columns; empty cells are NaN.
 
     Raises:
         ReportError: If the file is missing, lacks the column ``step`` or holds anything but numbers.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-            columns = {
-                name: [float("nan" if row[name] == "" else row[name]) for row in rows]
-                for name in (rows[0] if rows else {"step": ""})
-            }
-    except OSError as error:
-        raise ReportError(f"{path}: cannot be read ({error.strerror}); run the stage that writes it") from error
-    except (TypeError, ValueError) as error:
-        raise ReportError(f"{path}: expected numbers under a header: {error}") from error
+    columns = read_columns(path)
     if "step" not in columns:
         raise ReportError(f"{path}: expected a column 'step', found {', '.join(columns)}")
     return columns

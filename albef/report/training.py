@@ -1,16 +1,15 @@
-"""Curves and final values of training runs, and hyper-parameter searches."""
+"""Curves and final values of training runs."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from albef.report import figures
-from albef.report.section import Block, Cell, Section
+from albef.report.section import Block, Section
 from albef.report.source import read_history, read_metrics
 from albef.tasks import registry
 
@@ -52,20 +51,3 @@ def runs(artifacts: Path, out: Path, shown: Collection[str]) -> dict[str, Any]:
         for metric, value in sorted(read_metrics(folder / "metrics.json").items())
     ]
     return {"runs": finals if folders else None, "losses": bool(histories)}
-
-
-def searches(artifacts: Path, out: Path) -> dict[str, Any]:
-    """Return rows and figures of the hyper-parameter searches."""
-    plots: dict[str, str] = {}
-    rows: list[list[Cell]] = []
-    for path in sorted(artifacts.glob("tune/*/metrics.json")):
-        metrics, task = read_metrics(path), path.parent.name
-        name = next((key for key in metrics if f"{key}_before" in metrics), None)
-        if name is None:
-            continue  # the search was disabled
-        rows.append([task, name, metrics[f"{name}_before"], metrics[name], metrics.get("trials", 0.0)])
-        plot = path.parent / "plots" / "parallel.png"
-        if plot.is_file():
-            plots[task] = f"{task}_search.png"
-            shutil.copyfile(plot, out / plots[task])
-    return {"searches": rows, "plots": plots}

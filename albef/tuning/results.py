@@ -1,4 +1,4 @@
-"""Results of a search: best setting, table of trials and plots."""
+"""Results of a search: best setting and table of trials."""
 
 from __future__ import annotations
 
@@ -109,10 +109,7 @@ class Outcome:
 
 
 def write(outcome: Outcome, out: Path) -> None:
-    """Write ``best.yaml``, ``metrics.json``, ``trials.csv`` and the folder ``plots``.
-
-    The folder holds two plots, or none without trials.
-    """
+    """Write ``best.yaml``, ``metrics.json`` and ``trials.csv``."""
     from ruamel.yaml import YAML
 
     with new_folder(out) as folder:
@@ -120,10 +117,6 @@ def write(outcome: Outcome, out: Path) -> None:
             YAML().dump(as_params(outcome.task, outcome.changes), file)
         (folder / "metrics.json").write_text(json.dumps(outcome.metrics, indent=1) + "\n", encoding="utf-8")
         (folder / "trials.csv").write_text(to_csv(outcome), encoding="utf-8")
-        (folder / "plots").mkdir()
-        if outcome.trials:
-            _plot_parallel(outcome, folder / "plots" / "parallel.png")
-            _plot_progress(outcome, folder / "plots" / "progress.png")
 
 
 def as_params(task: str, setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,59 +155,3 @@ def to_csv(outcome: Outcome) -> str:
         value = trial.best if trial.history else ""
         writer.writerow([trial.name, value, len(trial.history), *(trial.setting[key] for key in keys), trial.error])
     return buffer.getvalue()
-
-
-def _plot_parallel(outcome: Outcome, path: Path) -> None:
-    """Plot parallel coordinates: one line per trial, darker for better metrics."""
-    from matplotlib.figure import Figure
-
-    trials = sorted((trial for trial in outcome.trials if trial.history), key=lambda trial: trial.best)
-    keys = [*outcome.setting, outcome.metric]
-    columns = [[trial.setting[key] for trial in trials] for key in keys[:-1]] + [[trial.best for trial in trials]]
-    figure = Figure(figsize=(1.8 * len(keys) + 1, 4), layout="constrained")
-    axes = figure.subplots()
-    for number, trial in enumerate(trials):
-        fraction = (number + 1) / len(trials)
-        heights = [_height(column, column[number]) for column in columns]
-        best = trial is outcome.best
-        axes.plot(heights, color="C3" if best else str(0.85 * (1 - fraction)), linewidth=2.5 if best else 1)
-    for position, column in enumerate(columns):
-        axes.axvline(position, color="0.7", linewidth=0.8)
-        axes.text(position, -0.04, f"{min(column):.3g}", ha="center", va="top", fontsize=8)
-        axes.text(position, 1.04, f"{max(column):.3g}", ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(keys)), keys)
-    axes.set_yticks([])
-    axes.set_ylim(-0.15, 1.15)
-    axes.set_title(f"{outcome.task}: settings and their metric, the best in red")
-    figure.savefig(path, dpi=100)
-
-
-def _height(column: list[float], value: float) -> float:
-    """Return the position of a value in its column, 0 to 1.
-
-    The scale is logarithmic if all values are positive.
-    """
-    from math import log
-
-    if min(column) > 0:
-        column, value = [log(each) for each in column], log(value)
-    low, high = min(column), max(column)
-    return 0.5 if low == high else (value - low) / (high - low)
-
-
-def _plot_progress(outcome: Outcome, path: Path) -> None:
-    """Plot the metric of each trial over epochs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for trial in outcome.trials:
-        if trial.history:
-            label = "before" if trial is outcome.baseline else "best" if trial is outcome.best else None
-            color = "C0" if trial is outcome.baseline else "C3" if trial is outcome.best else "0.7"
-            axes.plot(*zip(*trial.history, strict=True), marker="o", color=color, label=label)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(outcome.metric)
-    axes.set_title(f"{outcome.task}: validation by epoch")
-    axes.legend()
-    figure.savefig(path, dpi=100)

@@ -50,7 +50,7 @@ def run(
 
     Args:
         init: Folder of the ``model.pth`` that fine-tuning starts from.
-        out: Folder for ``best.yaml``, ``metrics.json``, ``trials.csv`` and plots.
+        out: Folder for ``best.yaml``, ``metrics.json`` and ``trials.csv``.
         work_dir: Folder for the state of the search, which is deleted at the end.
         tracking_uri: MLflow store; "none" disables tracking; None means ``MLFLOW_TRACKING_URI`` or a local SQLite file.
 

@@ -59,7 +59,7 @@ HOMES = {
     "ray": {"albef.cluster", "albef.tuning", "albef.validation.ray_data", "albef.workers"},
     "prefect": set(),
     "dvc": set(),
-    "matplotlib": {"albef.report", "albef.tasks.grounding.report", "albef.ablation.page", "albef.tuning"},
+    "matplotlib": {"albef.report", "albef.tasks.grounding.report", "albef.ablation.page"},
     "tritonclient": {"albef.serving"},
     "gradio": {"albef.demo"},
 }

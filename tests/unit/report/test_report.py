@@ -230,15 +230,20 @@ def test_nothing_evaluated_is_said(tmp_path: Path) -> None:
 
 def test_a_search_is_shown_where_there_was_one(artifacts: Path) -> None:
     for task, metrics in (("vqa", {"accuracy": 0.75, "accuracy_before": 0.625, "trials": 4}), ("retrieval", {})):
-        (artifacts / "tune" / task / "plots").mkdir(parents=True)
+        (artifacts / "tune" / task).mkdir(parents=True)
         (artifacts / "tune" / task / "metrics.json").write_text(json.dumps(metrics))
-    (artifacts / "tune" / "vqa" / "plots" / "parallel.png").write_bytes(b"an image")
+    trials = "trial,accuracy,epochs,optim.lr,alpha,error\na,0.75,2,0.001,0.4,\nb,0.5,2,0.01,0,\nc,,0,1,0.1,ValueError\n"
+    (artifacts / "tune" / "vqa" / "trials.csv").write_text(trials)
     page.run(artifacts, artifacts / "data", artifacts / "report")
     text = (artifacts / "report" / "index.html").read_text()
     row = '<td>vqa</td><td>accuracy</td><td class="n">0.625</td><td class="n">0.75</td><td class="n">4</td>'
     assert text.count(row) == 1
     assert "retrieval_search" not in text
-    assert (artifacts / "report" / "vqa_search.png").read_bytes() == b"an image"
+    chart = (artifacts / "report" / "vqa_search.svg").read_text()
+    words = re.findall(r"<text[^>]*>([^<]+)<", chart)
+    assert words == ["optim.lr", "alpha", "accuracy", "0.001", "0.01", "0", "0.4", "0.5", "0.75"]  # c has no metric
+    assert chart.count("#d55e00") == 1
+    assert chart in text
 
 
 def test_the_last_run_with_other_results_is_shown(artifacts: Path) -> None:

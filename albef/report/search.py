@@ -1,0 +1,60 @@
+"""Hyper-parameter searches: the settings that were tried, and their metric."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from albef.report.figures import chart
+from albef.report.section import Cell
+from albef.report.source import read_columns, read_metrics
+
+_BEST, _OTHER = "#d55e00", "#808080"
+
+
+def searches(artifacts: Path, out: Path) -> dict[str, Any]:
+    """Return rows of the hyper-parameter searches, and the names of their charts by task."""
+    plots: dict[str, str] = {}
+    rows: list[list[Cell]] = []
+    for path in sorted(artifacts.glob("tune/*/metrics.json")):
+        metrics, task = read_metrics(path), path.parent.name
+        name = next((key for key in metrics if f"{key}_before" in metrics), None)
+        if name is None:
+            continue  # the search was disabled
+        rows.append([task, name, metrics[f"{name}_before"], metrics[name], metrics.get("trials", 0.0)])
+        columns = read_columns(path.parent / "trials.csv", leave_out=("trial", "epochs", "error"))
+        if columns.get(name):
+            plots[task] = f"{task}_search.svg"
+            _draw(columns, name, out / plots[task])
+    return {"searches": rows, "plots": plots}
+
+
+def _draw(columns: dict[str, list[float]], metric: str, path: Path) -> None:
+    """Draw parallel coordinates: one line per trial, clearer for better metrics."""
+    values = columns[metric]
+    trials = sorted((row for row, value in enumerate(values) if not math.isnan(value)), key=lambda row: values[row])
+    names = [*(name for name in columns if name != metric), metric]
+    with chart(path, 1.8 * len(names) + 1, 4) as figure:
+        axes = figure.subplots()
+        for place, row in enumerate(trials, 1):
+            heights = [_height([columns[name][trial] for trial in trials], columns[name][row]) for name in names]
+            best = place == len(trials)
+            style: dict[str, Any] = {"color": _BEST, "linewidth": 2.5} if best else {"color": _OTHER, "alpha": place / len(trials)}
+            axes.plot(heights, **style)
+        for position, name in enumerate(names):
+            tried = [columns[name][trial] for trial in trials]
+            axes.axvline(position, color=_OTHER, linewidth=0.8, alpha=0.5)
+            axes.text(position, -0.04, f"{min(tried):.3g}", ha="center", va="top", fontsize=8)
+            axes.text(position, 1.04, f"{max(tried):.3g}", ha="center", va="bottom", fontsize=8)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_yticks([])
+        axes.set_ylim(-0.15, 1.15)
+
+
+def _height(column: list[float], value: float) -> float:
+    """Return the position of a value in its column, 0 to 1; logarithmic if all values are positive."""
+    if min(column) > 0:
+        column, value = [math.log(each) for each in column], math.log(value)
+    low, high = min(column), max(column)
+    return 0.5 if low == high else (value - low) / (high - low)
