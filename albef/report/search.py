@@ -53,7 +53,10 @@ def _draw(columns: dict[str, list[float]], metric: str, path: Path) -> None:
 
 
 def _height(column: list[float], value: float) -> float:
-    """Return the position of a value in its column, 0 to 1; logarithmic if all values are positive."""
+    """Return the position of a value in its column, 0 to 1.
+
+    The scale is logarithmic if all values are positive.
+    """
     if min(column) > 0:
         column, value = [math.log(each) for each in column], math.log(value)
     low, high = min(column), max(column)

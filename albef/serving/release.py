@@ -151,7 +151,7 @@ class _Rollout:
             raise ReleaseError(f"{self.client.url}: {name}: cannot be unloaded: {error.message()}") from error
 
     def wait_for_end(self, name: str, version: int | None = None) -> None:
-        """Wait until a model, or one version of it, has answered its last request and is unloaded."""
+        """Wait until a model, or one version of it, has answered all requests and is unloaded."""
         deadline = time.monotonic() + self.client.timeout
         while any(
             model.name == name and version in (None, int(model.version or 0)) and model.state not in ("", "UNAVAILABLE")
