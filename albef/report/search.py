@@ -39,9 +39,10 @@ def _draw(columns: dict[str, list[float]], metric: str, path: Path) -> None:
         axes = figure.subplots()
         for place, row in enumerate(trials, 1):
             heights = [_height([columns[name][trial] for trial in trials], columns[name][row]) for name in names]
-            best = place == len(trials)
-            style: dict[str, Any] = {"color": _BEST, "linewidth": 2.5} if best else {"color": _OTHER, "alpha": place / len(trials)}
-            axes.plot(heights, **style)
+            if place == len(trials):
+                axes.plot(heights, color=_BEST, linewidth=2.5)
+            else:
+                axes.plot(heights, color=_OTHER, alpha=place / len(trials))
         for position, name in enumerate(names):
             tried = [columns[name][trial] for trial in trials]
             axes.axvline(position, color=_OTHER, linewidth=0.8, alpha=0.5)
