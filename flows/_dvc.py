@@ -112,7 +112,7 @@ def _unchanged(graph: dict[str, set[str]]) -> set[str]:
     Args:
         graph: Stages in topological order, each with its upstream stages.
     """
-    changed = set(json.loads(dvc("--wait-for-lock", "status", "--json")))
+    changed = set(json.loads(dvc("--wait-for-lock", "status", "--json", *graph)))
     unchanged: set[str] = set()
     for stage, upstream in graph.items():
         if stage not in changed and upstream <= unchanged:
@@ -261,7 +261,7 @@ def repro(stage: str, pull: bool = False, unchanged: bool = False) -> State[None
     """Reproduce one stage, or download its outputs if ``pull`` is set.
 
     Args:
-        unchanged: Nothing is left to do, which becomes the name of the final state.
+        unchanged: Do nothing and end in the state "Unchanged".
 
     Raises:
         StageError: If the stage fails.

@@ -72,7 +72,7 @@ def _darker(case: Case) -> Case:
 
 
 def _on_tint(case: Case) -> Case | None:
-    if texts.names_color(case.text) or "color" in case.text.split():
+    if texts.names_color(case.text) or any(word.startswith("color") for word in case.text.split()):
         return None
     images = [tinted(load_image(image)) for image in case.images]
     found = tuple(image for image in images if image is not None)

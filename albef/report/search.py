@@ -24,30 +24,32 @@ def searches(artifacts: Path, out: Path) -> dict[str, Any]:
             continue  # the search was disabled
         rows.append([task, name, metrics[f"{name}_before"], metrics[name], metrics.get("trials", 0.0)])
         columns = read_columns(path.parent / "trials.csv", leave_out=("trial", "epochs", "error"))
-        if columns.get(name):
+        trials = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        if trials := [trial for trial in trials if not math.isnan(trial[name])]:
             plots[task] = f"{task}_search.svg"
-            _draw(columns, name, out / plots[task])
+            _draw(trials, [*(key for key in columns if key != name), name], out / plots[task])
     return {"searches": rows, "plots": plots}
 
 
-def _draw(columns: dict[str, list[float]], metric: str, path: Path) -> None:
-    """Draw parallel coordinates: one line per trial, clearer for better metrics."""
-    values = columns[metric]
-    trials = sorted((row for row, value in enumerate(values) if not math.isnan(value)), key=lambda row: values[row])
-    names = [*(name for name in columns if name != metric), metric]
+def _draw(trials: list[dict[str, float]], names: list[str], path: Path) -> None:
+    """Draw parallel coordinates: one line per trial through its values, clearer for better trials.
+
+    Args:
+        trials: Values by name, the best trial first.
+    """
+    columns = {name: [trial[name] for trial in trials] for name in names}
     with chart(path, 1.8 * len(names) + 1, 4) as figure:
         axes = figure.subplots()
-        for place, row in enumerate(trials, 1):
-            heights = [_height([columns[name][trial] for trial in trials], columns[name][row]) for name in names]
-            if place == len(trials):
-                axes.plot(heights, color=_BEST, linewidth=2.5)
+        for place, trial in reversed(list(enumerate(trials))):
+            heights = [_height(columns[name], trial[name]) for name in names]
+            if place:
+                axes.plot(heights, color=_OTHER, alpha=1 - place / len(trials))
             else:
-                axes.plot(heights, color=_OTHER, alpha=place / len(trials))
-        for position, name in enumerate(names):
-            tried = [columns[name][trial] for trial in trials]
+                axes.plot(heights, color=_BEST, linewidth=2.5)
+        for position, column in enumerate(columns.values()):
             axes.axvline(position, color=_OTHER, linewidth=0.8, alpha=0.5)
-            axes.text(position, -0.04, f"{min(tried):.3g}", ha="center", va="top", fontsize=8)
-            axes.text(position, 1.04, f"{max(tried):.3g}", ha="center", va="bottom", fontsize=8)
+            axes.text(position, -0.04, f"{min(column):.3g}", ha="center", va="top", fontsize=8)
+            axes.text(position, 1.04, f"{max(column):.3g}", ha="center", va="bottom", fontsize=8)
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks([])
         axes.set_ylim(-0.15, 1.15)

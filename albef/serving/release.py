@@ -18,7 +18,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -133,33 +134,38 @@ class _Rollout:
 
     def load(self, name: str) -> None:
         """Load a model from the current state of the repository."""
-        from tritonclient.utils import InferenceServerException
-
-        try:
+        with self._explained(name, "loaded"):
             self.triton.load_model(name, headers=self.client.headers)
-        except InferenceServerException as error:
-            raise ReleaseError(f"{self.client.url}: {name}: cannot be loaded: {error.message()}") from error
 
     def unload(self, name: str) -> None:
         """Unload a model and wait until it is unloaded."""
-        from tritonclient.utils import InferenceServerException
-
-        try:
+        with self._explained(name, "unloaded"):
             self.triton.unload_model(name, headers=self.client.headers)
-            self.wait_for_end(name)
-        except InferenceServerException as error:
-            raise ReleaseError(f"{self.client.url}: {name}: cannot be unloaded: {error.message()}") from error
+        self.wait_for_end(name)
 
     def wait_for_end(self, name: str, version: int | None = None) -> None:
         """Wait until a model, or one version of it, has answered all requests and is unloaded."""
         deadline = time.monotonic() + self.client.timeout
-        while any(
-            model.name == name and version in (None, int(model.version or 0)) and model.state not in ("", "UNAVAILABLE")
-            for model in self._model_states()
-        ):
-            if time.monotonic() > deadline:
-                raise ReleaseError(f"{self.client.url}: {name} is still loaded after {self.client.timeout:g} s")
-            time.sleep(0.05)
+        with self._explained(name, "unloaded"):
+            while any(
+                model.name == name
+                and version in (None, int(model.version or 0))
+                and model.state not in ("", "UNAVAILABLE")
+                for model in self._model_states()
+            ):
+                if time.monotonic() > deadline:
+                    raise ReleaseError(f"{self.client.url}: {name} is still loaded after {self.client.timeout:g} s")
+                time.sleep(0.05)
+
+    @contextmanager
+    def _explained(self, name: str, done: str) -> Iterator[None]:
+        """Turn a failure of the server into the sentence that says what could not be done."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            yield
+        except InferenceServerException as error:
+            raise ReleaseError(f"{self.client.url}: {name}: cannot be {done}: {error.message()}") from error
 
     def _model_states(self) -> Sequence[Any]:
         states: Sequence[Any] = self.triton.get_model_repository_index(headers=self.client.headers).models

@@ -45,7 +45,8 @@ def test_photos_have_no_background_to_tint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "applies"), [("a dog", True), ("a dog on blue", False), ("what color is the dog", False)]
+    ("text", "applies"),
+    [("a dog", True), ("a dog on blue", False), ("what color is the dog", False), ("dogs of two colors", False)],
 )
 def test_texts_about_colors_are_left_out(text: str, applies: bool) -> None:
     (_, change) = suite.INVARIANCE["background"]
