@@ -307,11 +307,11 @@ def run(*targets: str, push: bool = False, pull: bool = False) -> list[str]:
     _check_remote(push or pull)
     unchanged = _unchanged(graph)
     tasks: dict[str, PrefectFuture[Any]] = {}
+    # No tags of its own: Prefect takes two seconds for a task with tags, to look for their limits.
+    tagged = repro.with_options(tags=flow_run.tags or [])
     with _stop_processes_on_error():
         for stage, upstream in graph.items():
-            tags = [stage.partition("@")[0], *(flow_run.tags or [])]
             wait_for = [tasks[name] for name in upstream]
-            tagged = repro.with_options(tags=tags)
             tasks[stage] = tagged.submit(stage, pull, stage in unchanged, wait_for=wait_for, return_state=False)
         wait(list(tasks.values()))
     failed = [future for future in tasks.values() if future.state.is_failed() or future.state.is_crashed()]
