@@ -37,7 +37,7 @@ _QUIET = {
 def _prepare(args: argparse.Namespace) -> None:
     from albef.datasets import prepare
 
-    prepare.run(configuration.load(args.params).prepare, args.raw, args.out)
+    prepare.run(configuration.load(args.params).prepare, args.raw, args.out, args.work_dir)
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -258,7 +258,9 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     add("inspect", _inspect, "check the raw data against expectations; write a page", "raw", "out")
-    add("prepare", _prepare, "write tables of the built-in data set, of JSON lists, or of pairs", "raw", "out")
+    prepare = add(
+        "prepare", _prepare, "write tables of the built-in data set, of JSON lists, or of pairs", "raw", "out"
+    )
     validate = add("validate", _validate, "data gate: expectations, their page, clean lists", "data", "out")
     add("tokenizer", _tokenizer, "train or convert the tokenizer", "lists", "out")
     inputs = ("lists", "images", "tokenizer")
@@ -304,7 +306,7 @@ def parser() -> argparse.ArgumentParser:
     url.add_argument("--tracking-uri", help="MLflow store")
     deliver = commands.add_parser("deliver", description="deprecated; use `albef tracking sync`")
     deliver.set_defaults(function=_deliver)
-    for command in (validate, evaluate):
+    for command in (prepare, validate, evaluate):
         command.add_argument("--work-dir", type=Path, default=work_dir, help="folder for the state of the run")
     for command in (pretrain, finetune, tune, report, sync, deliver):
         content = "checkpoints" if command in (pretrain, finetune, tune) else "buffered tracking data"

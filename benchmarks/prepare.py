@@ -79,12 +79,12 @@ def write_raw(folder: Path, rows: int, distinct: int, width: int, height: int) -
         (folder / f"retrieval_{split}.json").write_text(json.dumps(records))
 
 
-def write_params(path: Path) -> None:
+def write_params(path: Path, max_side: int | None) -> None:
     """Write the demo's parameters with the lists as source."""
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     files = {name: [f"{name}.json"] for name in ("pretrain", "retrieval_val", "retrieval_test")}
-    params["prepare"] |= {"source": "lists", "lists": {"image_root": ".", "files": files}}
+    params["prepare"] |= {"source": "lists", "max_side": max_side, "lists": {"image_root": ".", "files": files}}
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
 
@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--distinct", type=int, default=10_000, help="different images")
     parser.add_argument("--size", type=int, nargs=2, default=[128, 96], metavar=("WIDTH", "HEIGHT"), help="of an image")
+    parser.add_argument("--max-side", type=int, help="longer side that `prepare` shrinks images to; default: no change")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to write the data; default: the folder for temporary files")
     args = parser.parse_args(argv)
@@ -135,11 +136,11 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(prefix="albef-prepare-", dir=args.folder) as temporary:
             folder = Path(temporary)
             write_raw(folder / "raw", rows, min(args.distinct, rows), *args.size)
-            write_params(folder / "params.yaml")
+            write_params(folder / "params.yaml", args.max_side)
             data, params = str(folder / "data"), ("--params", str(folder / "params.yaml"))
             out = ("--out", str(folder / "validated"), "--work-dir", str(folder / "work"))
             commands = {
-                "prepare": ("prepare", *params, "--raw", str(folder / "raw"), "--out", data),
+                "prepare": ("prepare", *params, "--raw", str(folder / "raw"), "--out", data, *out[2:]),
                 "validate": ("validate", *params, "--data", data, *out),
             }
             for name, command in commands.items():

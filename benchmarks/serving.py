@@ -4,6 +4,7 @@
     python -m benchmarks.serving graphs --repository artifacts/repository
     python -m benchmarks.serving soak --repository artifacts/repository [--minutes 10]
     python -m benchmarks.serving overload --repository artifacts/repository [--factor 2] [--seconds 60]
+    python -m benchmarks.serving priority --repository artifacts/repository [--concurrency 16] [--seconds 20]
     python -m benchmarks.serving cache --repository artifacts/repository
     python -m benchmarks.serving precision --repository artifacts/repository --artifacts artifacts
 
@@ -22,7 +23,7 @@ from typing import Any
 from albef import config as configuration
 from albef.serving import runtime
 from albef.tasks import registry
-from benchmarks.load import cache, endpoints, graphs, machine, overload, precision, soak, variants
+from benchmarks.load import cache, endpoints, graphs, machine, overload, precision, priority, soak, variants
 from benchmarks.load.loop import Load, line, table
 from benchmarks.load.questions import KINDS, SIZE
 
@@ -75,6 +76,14 @@ def _overload(args: argparse.Namespace) -> tuple[Any, int]:
     results = overload.measure(args.repository, kind, args.factor, args.seconds, args.deadline, args.images, args.size)
     print(table(overload.HEADER, map(overload.row, results)))
     return results, 0
+
+
+def _priority(args: argparse.Namespace) -> tuple[Any, int]:
+    (kind,), (bulk,) = _kinds(args)[:1], args.concurrency
+    results = priority.measure(args.repository, kind, bulk, args.seconds, args.images, args.size)
+    print(table(priority.HEADER, map(priority.row, results)))
+    runs = [{**each, "callers": vars(each["callers"]), "others": vars(each["others"])} for each in results]
+    return runs, int(any(each["callers"].failures or each["others"].failures for each in results))
 
 
 def _cache(args: argparse.Namespace) -> tuple[Any, int]:
@@ -149,6 +158,8 @@ def parser() -> argparse.ArgumentParser:
     beyond.add_argument("--factor", type=float, default=2, help="offered requests as a multiple of the capacity")
     beyond.add_argument("--seconds", type=float, default=60, help="duration of the overload")
     beyond.add_argument("--deadline", type=float, default=5, help="seconds in which an answer is of use")
+    ranked = add("priority", _priority, "measure two callers beside bulk work of both priorities", [16], 64)
+    ranked.add_argument("--seconds", type=float, default=20, help="duration of each measurement")
     alone = add(
         "graphs",
         _graphs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -46,8 +47,19 @@ def write_list(path: Path, records: Any) -> dict[str, Any]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces ``path`` if the block succeeds."""
+    """Yield a temporary folder that replaces ``path`` if the block succeeds.
+
+    Those of processes that were killed are removed; an old folder that such a process had moved away comes back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        pid = left.name.removeprefix(f".{path.name}.").removesuffix(".old")
+        if not pid.isdecimal() or Path("/proc", pid).exists():
+            continue
+        if left.suffix == ".old" and not path.exists():
+            os.replace(left, path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

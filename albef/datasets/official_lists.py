@@ -6,23 +6,18 @@ one root, evaluation captions as lists, labels as strings, file names with their
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from albef.config import ListsConfig
 from albef.data.files import write_list
-from albef.data.images import ImageError, read_bytes
+from albef.data.lists import IMAGE_FOLDER
 from albef.data.schema import EXTRAS, NLVR_LABELS, Record, SchemaError, images_of, known_lists, problems
-from albef.datasets import json_stream, refcoco, tables
+from albef.datasets import image_parts, json_stream, refcoco, tables
 from albef.datasets.image_numbers import ImageNumbers
 from albef.progress import Progress
-
-_READ_AHEAD = 256
-"""Images in memory at the same time."""
 
 
 def _identity(record: Record) -> Record:
@@ -54,7 +49,7 @@ def _nlvr(record: Record) -> Record:
 _NORMALIZERS: dict[str, Callable[[Record], Record]] = {"retrieval": _retrieval, "ve": _entailment, "nlvr": _nlvr}
 
 
-def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> dict[str, Any]:
+def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None, work: Path) -> dict[str, Any]:
     """Join and normalize the lists of ``config``; `albef validate` checks the records.
 
     Args:
@@ -62,6 +57,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
         out: Folder to write.
         max_side: Longer side, in pixels, that larger images are shrunk to. Images of grounding keep their size, which
             the boxes refer to.
+        work: Folder for images until all are written, from which an interrupted run goes on.
 
     Returns:
         The manifest.
@@ -74,9 +70,9 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
     numbers, grounding, names = _numbers(config, raw)
     places = numbers.finish()
     others = {}
-    with tables.Writer(out) as writer:
-        for path, data in _contents(numbers, root, max_side):
-            writer.image(path, data)
+    entry = image_parts.write(numbers, root, max_side, work, out / IMAGE_FOLDER)
+    writer = tables.ListWriter(out)
+    with writer:
         for name in Progress(names, description="lists", unit="lists"):
             if name not in known_lists():
                 value = _boxes(config, raw, grounding) if name == "grounding_boxes" else _joined(name, config, raw)
@@ -86,8 +82,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None) -> 
             several = len(config.files[name]) > 1
             for file, record, images in _records(name, config, raw):
                 writer.record(name, record, list(islice(places, len(images))), file if several else None)
-    manifest = writer.manifest()
-    return {"source": "lists", **manifest, "lists": manifest["lists"] | others}
+    return {"source": "lists", "lists": writer.manifest()["lists"] | others, "images": entry}
 
 
 def _numbers(config: ListsConfig, raw: Path) -> tuple[ImageNumbers, list[Record], list[str]]:
@@ -118,27 +113,6 @@ def _records(name: str, config: ListsConfig, raw: Path) -> Iterator[tuple[str, A
     for file in config.files[name]:
         for record in rows_of(name, file, config, raw):
             yield file, record, () if problems(record, kind) else images_of(record)
-
-
-def _contents(images: ImageNumbers, root: Path, max_side: int | None) -> Iterator[tuple[str, bytes | None]]:
-    """Yield paths and encoded images, sorted by path."""
-
-    def content(image: tuple[str, bool]) -> bytes | None:
-        path, shrink = image
-        try:
-            data = read_bytes(root / path)
-        except ImageError:
-            return None
-        return data if max_side is None or not shrink else tables.shrink(data, max_side)
-
-    # Files are read ahead, and Pillow releases the interpreter lock while it shrinks them.
-    with (
-        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-        Progress(images, description="images", unit="images") as paths,
-    ):
-        rest = iter(paths)
-        while ahead := list(islice(rest, _READ_AHEAD)):
-            yield from zip((path for path, _ in ahead), pool.map(content, ahead), strict=True)
 
 
 def check(config: ListsConfig, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from itertools import islice
@@ -18,12 +19,14 @@ from albef.datasets.emoji import world as worlds
 from albef.io import write_file
 
 
-def run(config: PrepareConfig, raw: Path, out: Path) -> None:
+def run(config: PrepareConfig, raw: Path, out: Path, work_dir: Path | None = None) -> None:
     """Write the data set.
 
     Args:
         raw: Raw data: the folder of sprites for the emoji data set, or of official lists and their images.
         out: Folder to write; an existing one is replaced once the new one is complete.
+        work_dir: Folder for images of lists until all are written, from which an interrupted run goes on; by default
+            beside ``out``.
 
     Raises:
         LexiconError: If a sprite is unreadable or there are too few.
@@ -33,7 +36,8 @@ def run(config: PrepareConfig, raw: Path, out: Path) -> None:
     config.check()
     with new_folder(out) as folder:
         if config.lists is not None and config.source == "lists":
-            manifest = official_lists.convert(config.lists, raw, folder, config.max_side)
+            work = (work_dir or out.parent) / f"prepare-{hashlib.sha256(bytes(out.resolve())).hexdigest()[:16]}"
+            manifest = official_lists.convert(config.lists, raw, folder, config.max_side, work)
         elif config.pairs is not None and config.source == "stream":
             assert config.stream is not None
             manifest = _stream(config.pairs, config.stream, raw, folder, config.max_side)

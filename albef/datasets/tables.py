@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
@@ -22,22 +22,24 @@ JPEG_QUALITY = 95
 """Quality of images that were shrunk; others keep their bytes."""
 
 
-class Writer(AbstractContextManager["Writer"]):
-    """Writes lists and images.
+def digest_line(path: str, data: bytes | None) -> bytes:
+    """Return what an image adds to the hash of all images."""
+    return f"{path}\0{hashlib.sha256(data).hexdigest() if data is not None else 'missing'}\n".encode()
+
+
+class ListWriter(AbstractContextManager["ListWriter"]):
+    """Writes lists.
 
     Args:
         out: Folder to write.
     """
 
     def __init__(self, out: Path) -> None:
-        self.out, self.digest = out, hashlib.sha256()
-        self.images = ImageWriter(out / IMAGE_FOLDER)
+        self.out = out
         self.lists: dict[str, RecordWriter] = {}
 
-    def image(self, path: str, data: bytes | None) -> int:
-        """Add an image and return its row; see `ImageWriter.add`."""
-        self.digest.update(f"{path}\0{hashlib.sha256(data).hexdigest() if data is not None else 'missing'}\n".encode())
-        return self.images.add(path, data)
+    def __enter__(self) -> Self:
+        return self
 
     def list(self, name: str) -> None:
         """Create a list, which may stay empty."""
@@ -50,11 +52,11 @@ class Writer(AbstractContextManager["Writer"]):
         self.lists[name].add(record, images, source)
 
     def __exit__(self, *error: Any) -> None:
-        for writer in (self.images, *self.lists.values()):
+        for writer in self.lists.values():
             writer.__exit__(*error)
 
     def manifest(self) -> dict[str, Any]:
-        """Return rows and hash by list, and number and hash of the images.
+        """Return rows and hash by list.
 
         Call it after the end of writing.
         """
@@ -62,7 +64,33 @@ class Writer(AbstractContextManager["Writer"]):
             name: {"rows": writer.rows, "sha256": file_hash(self.out / f"{name}{SUFFIX}")}
             for name, writer in self.lists.items()
         }
-        return {"lists": lists, "images": {"count": self.images.rows, "sha256": self.digest.hexdigest()}}
+        return {"lists": lists}
+
+
+class Writer(ListWriter):
+    """Writes lists and images.
+
+    Args:
+        out: Folder to write.
+    """
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(out)
+        self.digest = hashlib.sha256()
+        self.images = ImageWriter(out / IMAGE_FOLDER)
+
+    def image(self, path: str, data: bytes | None) -> int:
+        """Add an image and return its row; see `ImageWriter.add`."""
+        self.digest.update(digest_line(path, data))
+        return self.images.add(path, data)
+
+    def __exit__(self, *error: Any) -> None:
+        self.images.__exit__(*error)
+        super().__exit__(*error)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return rows and hash by list, and number and hash of the images; see `ListWriter.manifest`."""
+        return super().manifest() | {"images": {"count": self.images.rows, "sha256": self.digest.hexdigest()}}
 
 
 def write(
@@ -81,7 +109,8 @@ def write(
         Entries of the manifest: rows and hash by list, number and hash of the images.
     """
     others = {}
-    with Writer(out) as writer:
+    writer = Writer(out)
+    with writer:
         rows = {path: writer.image(path, data) for path, data in images}
         for name, records in lists.items():
             if name not in known_lists():

@@ -17,6 +17,8 @@ from albef.serving.requests import InvalidRequestError
 MAX_ELEMENTS = 2**22
 """Most elements of a tensor; far below what overflows a 64-bit size."""
 MAX_ID_LENGTH = 128
+PRIORITY = "priority"
+"""Parameter of a request, as in Triton: 1, the default, comes before 2."""
 _SIZES = {"BOOL": 1, "INT32": 4, "INT64": 8, "FP32": 4}
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -42,7 +44,8 @@ def check(request: Any, spec: ModelSpec) -> None:
         raise InvalidRequestError(f"the request id has {len(request.id)} characters, expected at most {MAX_ID_LENGTH}")
     if request.id.startswith(PROBE_ID):
         raise InvalidRequestError(f"the request id starts with {PROBE_ID!r}, which the server reserves")
-    _no_parameters(request.parameters, "the request")
+    _no_parameters([name for name in request.parameters if name != PRIORITY], "the request")
+    low_priority(request)
     _check_names([tensor.name for tensor in request.inputs], spec.input_names, "input")
     _check_names([tensor.name for tensor in request.outputs], spec.output_names, "output")
     for output in request.outputs:
@@ -57,8 +60,24 @@ def check(request: Any, spec: ModelSpec) -> None:
         _check_contents(tensor, count, raw[number] if raw else None)
 
 
+def low_priority(request: Any) -> bool:
+    """Return whether a request has the priority 2, which comes after 1, the default.
+
+    Raises:
+        InvalidRequestError: If it is neither.
+    """
+    if PRIORITY not in request.parameters:
+        return False
+    value = request.parameters[PRIORITY]
+    kind = value.WhichOneof("parameter_choice")
+    priority = getattr(value, kind) if kind in ("int64_param", "uint64_param") else None
+    if priority not in (1, 2):
+        raise InvalidRequestError(f"the parameter {PRIORITY!r} is {priority}, expected the integer 1 or 2")
+    return bool(priority == 2)
+
+
 def _no_parameters(parameters: Any, owner: str) -> None:
-    """Refuse parameters: shared memory, classification of outputs, sequences and scheduling are not for clients."""
+    """Refuse parameters: shared memory, classification of outputs and sequences are not for clients."""
     if parameters:
         raise InvalidRequestError(f"{owner} has the parameter {min(parameters)[:40]!r}, expected none")
 

@@ -82,7 +82,11 @@ class _Connection(ABC):
         tls: Tls | Path | bool | None = None,
         token: str | None = None,
         admin_key: str | None = None,
+        priority: int = 1,
     ) -> None:
+        if priority not in (1, 2):
+            raise ValueError(f"priority is {priority!r}, expected 1 or 2")
+        self.priority = priority
         self.url, self.timeout, self.retries, self.version = url, timeout, retries, version
         self.headers = access.headers(token, admin_key)
         self.triton = self._connect(channel_arguments(tls, retry=retries != 0))
@@ -114,11 +118,13 @@ class Client(_Connection):
             presents a certificate. By default the connection is not encrypted.
         token: Token that the server requires, see ``albef serve --tokens``.
         admin_key: Administrator's key, for `models` and releases.
+        priority: 1, or 2 for bulk work such as embedding a collection, which other requests overtake.
 
     Within a span of OpenTelemetry, requests belong to its trace.
 
     Raises:
         AccessError: If a PEM file cannot be read.
+        ValueError: If there is no such priority.
     """
 
     def _connect(self, arguments: dict[str, Any]) -> Any:
@@ -251,7 +257,8 @@ class Client(_Connection):
     def ask(self, request: Request[T]) -> list[T]:
         """Send a request and return one answer per row."""
         attempts = Attempts(self.timeout, self.retries)
-        arguments = infer_arguments(request, self.version) | {"headers": with_trace_context(self.headers)}
+        arguments = infer_arguments(request, self.version, self.priority)
+        arguments["headers"] = with_trace_context(self.headers)
         while True:
             try:
                 with translated_errors(self.url, request.spec.name):
@@ -329,15 +336,18 @@ class AsyncClient(_Connection):
         )
         return (await self.ask(request))[0]
 
-    async def ask(self, request: Request[T], *, headers: Mapping[str, str] | None = None) -> list[T]:
+    async def ask(
+        self, request: Request[T], *, headers: Mapping[str, str] | None = None, priority: int | None = None
+    ) -> list[T]:
         """See `Client.ask`.
 
         Args:
             headers: Metadata of this request, instead of the client's own.
+            priority: Priority of this request, instead of the client's.
         """
         attempts = Attempts(self.timeout, self.retries)
-        given = self.headers if headers is None else headers
-        arguments = infer_arguments(request, self.version) | {"headers": with_trace_context(given)}
+        arguments = infer_arguments(request, self.version, priority or self.priority)
+        arguments["headers"] = with_trace_context(self.headers if headers is None else headers)
         while True:
             try:
                 with translated_errors(self.url, request.spec.name):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Header, Response
+from fastapi import FastAPI, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
@@ -198,12 +198,15 @@ def _route(client: AsyncClient, endpoint: str) -> Callable[..., Awaitable[Answer
     model = _body(endpoint)
 
     async def answer(
-        body: Any, authorization: str | None = Header(None), traceparent: str | None = Header(None)
+        body: Any,
+        authorization: str | None = Header(None),
+        traceparent: str | None = Header(None),
+        priority: int = Query(1, ge=1, le=2, description="2: other requests overtake this one"),
     ) -> Answers:
         arguments = {name: getattr(body, name) for name in type(body).model_fields}
         token = (authorization or "").partition(" ")[2]
         headers = access.headers(token) | trace_context({"traceparent": traceparent})
-        answers = await client.ask(requests.build(endpoint, **arguments), headers=headers)
+        answers = await client.ask(requests.build(endpoint, **arguments), headers=headers, priority=priority)
         return Answers(answers=requests.plain(answers))
 
     answer.__annotations__["body"] = model

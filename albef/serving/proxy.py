@@ -149,15 +149,22 @@ class Proxy:
         spec = self._endpoint(request.model_name)
         try:
             checks.check(request, spec)
-            timeout = self._remaining(context)
-            with self.admission.admit(spec.name, request.ByteSize(), timeout):
-                # Triton drops requests whose time has passed while they waited.
-                request.parameters["timeout"].int64_param = int(timeout * 1e6)
-                return await self.forward("ModelInfer", request, timeout, trace_context(_metadata(context)))
+            if checks.low_priority(request):
+                async with self.admission.turn(spec.name, request.ByteSize(), self._remaining(context)):
+                    return await self._infer(request, context, size=0)
+            return await self._infer(request, context, request.ByteSize())
         except InvalidRequestError as error:
             raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
         except CapacityError as error:
             raise RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.retry_after) from error
+
+    async def _infer(self, request: Any, context: Any, size: int) -> Any:
+        timeout = self._remaining(context)
+        with self.admission.admit(request.model_name, size, timeout):
+            request.parameters.clear()
+            # Triton drops requests whose time has passed while they waited.
+            request.parameters["timeout"].int64_param = int(timeout * 1e6)
+            return await self.forward("ModelInfer", request, timeout, trace_context(_metadata(context)))
 
     def _remaining(self, context: Any) -> float:
         remaining = context.time_remaining()

@@ -126,8 +126,11 @@ def channel_arguments(tls: Tls | Path | bool | None = None, *, retry: bool = Tru
     return arguments
 
 
-def infer_arguments(request: Request[T], version: int | None = None) -> dict[str, Any]:
+def infer_arguments(request: Request[T], version: int | None = None, priority: int = 1) -> dict[str, Any]:
     """Return the arguments of tritonclient's ``infer``.
+
+    Args:
+        priority: 1, or 2 for a request that others overtake.
 
     Raises:
         InvalidRequestError: If the request is larger than a server accepts.
@@ -151,6 +154,7 @@ def infer_arguments(request: Request[T], version: int | None = None) -> dict[str
         "inputs": inputs,
         "outputs": outputs,
         "request_id": secrets.token_hex(8),  # appears in the server's logs and traces
+        "priority": priority if priority != 1 else 0,  # 0: not sent
     }
 
 

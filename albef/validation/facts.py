@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from albef import ray_data
 from albef.data.lists import IMAGE_FOLDER, file_of, names_in
 from albef.data.schema import EXTRAS, SchemaError
 from albef.data.tables import ImageTable, RecordTable
 from albef.io import file_hash, write_file
 from albef.progress import Progress
-from albef.validation import image_facts, ray_data, record_facts
+from albef.validation import image_facts, record_facts
 
 if TYPE_CHECKING:
     import pyarrow as pa

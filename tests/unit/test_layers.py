@@ -23,7 +23,7 @@ LAYERS = [
     {"tasks.registry"},
     {"config"},
     {"losses", "distributed", "cluster"},
-    {"workers"},
+    {"workers", "ray_data"},
     {"models", "data"},
     {"weights", "inference", "datasets", "tracking", "serving", "report", "presets", "init_lists"},
     {"index", "validation"},
@@ -56,7 +56,7 @@ HEAVY += ("onnxscript", "faiss", "tritonclient", "gradio")
 HOMES = {
     "mlflow": {"albef.tracking", "albef.registry"},
     "great_expectations": {"albef.validation"},
-    "ray": {"albef.cluster", "albef.tuning", "albef.validation.ray_data", "albef.workers"},
+    "ray": {"albef.cluster", "albef.tuning", "albef.ray_data", "albef.workers"},
     "prefect": set(),
     "dvc": set(),
     "matplotlib": {"albef.report", "albef.tasks.grounding.report", "albef.ablation.page"},

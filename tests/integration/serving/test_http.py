@@ -48,6 +48,13 @@ def test_answers_are_those_over_grpc(service: Service, client) -> None:  # type:
     assert [[each["id"] for each in row] for row in found] == [[match.id for match in row] for row in expected]
 
 
+@pytest.mark.parametrize(("priority", "status"), [(1, 200), (2, 200), (3, 400)])
+def test_priorities_are_accepted(service: Service, priority: int, status: int) -> None:
+    curl = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--json", '{"texts": ["red"]}']
+    done = subprocess.run([*curl, f"{service.http_url}/v1/embed?priority={priority}"], capture_output=True, check=True)
+    assert int(done.stdout) == status
+
+
 def test_every_endpoint_is_described(service: Service) -> None:
     description = json.loads(get(service, "/openapi.json"))
     served = [path.removeprefix("/v1/") for path in description["paths"] if path.startswith("/v1/")]

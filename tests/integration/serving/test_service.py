@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,6 +136,24 @@ def test_an_open_network_address_is_refused(retrieval_alone, runtime, capsys):
     options = ["serve", "--repository", str(retrieval_alone), "--address", "0.0.0.0"]
     assert cli.main(options) == 2
     assert "--tokens" in capsys.readouterr().err
+
+
+# -- priorities
+
+
+def test_requests_of_low_priority_are_overtaken(service, model):
+    image, questions = model.folder / "images/0.png", [f"is it {number}" for number in range(8)]
+    with (
+        Client(service.grpc_url, priority=2) as low,
+        Client(service.grpc_url) as normal,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        bulk = [pool.submit(low.answer_many, image, questions, generate=True) for _ in range(12)]
+        wait(bulk, return_when=FIRST_COMPLETED)
+        expected = normal.answer_many(image, questions, generate=True)
+        overtaken = sum(not each.done() for each in bulk)
+        assert all(each.result() == expected for each in bulk)
+    assert overtaken >= 4  # of eleven; without priorities this request is the last
 
 
 # -- supervision

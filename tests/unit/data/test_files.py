@@ -35,6 +35,16 @@ def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    out, dead = tmp_path / "out", 2**22 + 1  # above the largest number of a process
+    for name in (f".out.{dead}", f".out.{dead}.old", ".out.1", ".outer.1", f".other.{dead}"):
+        write_file(tmp_path / name / "a.txt", name)
+    with new_folder(out):
+        assert (out / "a.txt").read_text() == f".out.{dead}.old"
+    assert list(out.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".other.{dead}", ".out.1", ".outer.1", "out"]
+
+
 def test_lists_read_back(tmp_path: Path) -> None:
     records = [{"image": "ä.png", "caption": "one\ntwo"}, {"image": "b.png", "caption": ["half \ud83d"]}]
     entry = write_list(tmp_path / "list.json", records)

@@ -17,8 +17,8 @@ WRAPPER = "sh infra/albef.sh "
 """Start of the command of every stage."""
 
 # Modules that every command imports and that do not decide its results: parameters and command line are compared by DVC
-# itself, the registry maps names to modules, tracking and progress only observe, `io` writes what it gets, `cluster`
-# and `workers` start processes.
+# itself, the registry maps names to modules, tracking and progress only observe, `io` writes what it gets, `cluster`,
+# `ray_data` and `workers` start processes.
 _NEUTRAL = (
     "albef.cli",
     "albef.cluster",
@@ -27,6 +27,7 @@ _NEUTRAL = (
     "albef.config_parsing",
     "albef.io",
     "albef.progress",
+    "albef.ray_data",
     "albef.tasks.registry",
     "albef.tasks.spec",
     "albef.tracking",

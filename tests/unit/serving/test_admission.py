@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 
 import pytest
@@ -61,3 +62,38 @@ def test_a_request_that_would_be_answered_too_late_is_refused(monkeypatch: pytes
         stack.enter_context(admission.admit("vqa", 1, timeout=60))
     with admission.admit("vqa", 1, timeout=1):  # nothing is in progress
         pass
+
+
+def test_requests_of_low_priority_wait_for_each_other_and_not_for_others() -> None:
+    admission = Admission(max_requests=3, max_bytes=100)
+    answered: list[int] = []
+
+    async def low(number: int, answer: asyncio.Event, timeout: float = 60) -> None:
+        async with admission.turn("vqa", 10, timeout):
+            with admission.admit("vqa", 0, timeout):
+                await answer.wait()
+                answered.append(number)
+
+    async def run() -> None:
+        answers = [asyncio.Event() for _ in range(5)]
+        tasks = [asyncio.create_task(low(number, answer)) for number, answer in enumerate(answers)]
+        await asyncio.sleep(0)
+        assert (admission.total, admission.bytes) == (5, 50)
+        with admission.admit("vqa", 1, 60):  # does not wait
+            assert admission.total == 6
+        with pytest.raises(CapacityError):
+            await low(5, answers[0])  # three wait
+        tasks[4].cancel()
+        answers[1].set()
+        await tasks[1]
+        with pytest.raises(CapacityError):
+            await low(6, answers[0], timeout=0.01)  # no turn in time
+        for answer in answers:
+            answer.set()
+        await asyncio.gather(*tasks[:4])
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[4]
+
+    asyncio.run(run())
+    assert answered == [1, 0, 2, 3]
+    assert (admission.total, admission.bytes) == (0, 0)

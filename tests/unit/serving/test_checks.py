@@ -53,6 +53,16 @@ def test_valid_requests_pass(task: str) -> None:
     checks.check(message(task), registry.endpoints()[task])
 
 
+@pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
+def test_priorities_are_read(kind: str) -> None:
+    request = message("vqa")
+    assert not checks.low_priority(request)
+    for priority in (1, 2):
+        setattr(request.parameters["priority"], kind, priority)
+        checks.check(request, registry.endpoints()["vqa"])
+        assert checks.low_priority(request) == (priority == 2)
+
+
 def test_values_in_contents_pass() -> None:
     request = message("retrieval")
     del request.raw_input_contents[:]
@@ -118,6 +128,9 @@ REFUSED: dict[str, tuple[Callable[[Any], object], tuple[object, ...]]] = {
         ("'shared_memory_region'", "'image'"),
     ),
     "sequence": (parameter(lambda r: r, "sequence_id", 3), ("'sequence_id'",)),
+    "unknown priority": (parameter(lambda r: r, "priority", 3), ("'priority'", 3, 1, 2)),
+    "priority as text": (lambda r: setattr(r.parameters["priority"], "string_param", "2"), ("'priority'",)),
+    "empty priority": (lambda r: r.parameters["priority"], ("'priority'",)),
     "unknown input": (lambda r: setattr(r.inputs[0], "name", "photo"), ("'photo'", "image", "boxes")),
     "unknown output": (lambda r: setattr(r.outputs[0], "name", "map"), ("'map'", "heat_map")),
     "an input twice": (again, ("'image'",)),
@@ -178,4 +191,4 @@ def test_damaged_messages_are_refused_or_harmless(junk: bytes, at: int, removed:
         assert 0 < np.prod(np.array(tensor.shape, dtype=object)) <= checks.MAX_ELEMENTS
         assert not tensor.parameters
     assert not any(output.parameters for output in request.outputs)
-    assert not request.parameters
+    assert set(request.parameters) <= {checks.PRIORITY}
