@@ -51,6 +51,9 @@ class StreamConfig:
     """Pretraining on shards that are read while training (`albef.data.stream`); ``prepare.pairs`` names them."""
 
     rows: AtLeast1  # pairs of an epoch
+    sources: dict[str, AtLeast1] | None = (
+        None  # shards as in prepare.pairs.path -> pairs that they have; null: no other
+    )
     open_shards: AtLeast1 = 4  # shards that a loading process reads at a time
     window: AtLeast1 = 256  # samples that it takes from each of them before it shuffles
     sample: AtLeast1 = 2000  # pairs that are prepared: for the tokenizer, the data gate and retrieval
@@ -78,6 +81,16 @@ class PrepareConfig:
             raise ConfigError(f"prepare.pairs: missing key; expected path for the source {self.source!r}")
         if self.source == "stream" and self.stream is None:
             raise ConfigError("prepare.stream: missing key; expected rows for the source 'stream'")
+        if self.source == "stream" and self.pairs is not None and self.pairs.path not in self.stream_sources():
+            raise ConfigError(
+                f"prepare.stream.sources: expected all sources, prepare.pairs.path ({self.pairs.path}) included"
+            )
+
+    def stream_sources(self) -> dict[str, int]:
+        """Return the sources of a stream, with their pairs."""
+        assert self.stream is not None
+        assert self.pairs is not None
+        return self.stream.sources or {self.pairs.path: self.stream.rows}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
 """Order of samples that are read from shards while training.
 
-A loading process reads several shards at a time: it takes some samples of each, shuffles them, and uses them before it
-goes on. The order follows from the seed and the position of each process in its shards. A position is a few numbers,
-which travel with the batches and are saved in checkpoints; to resume, a process skips to its position in the shards
-that were open. Shards are dealt out to the loading processes of all ranks, so this is exact if both numbers are the
-same; otherwise the stream starts again.
+A loading process reads several shards of a source at a time: it takes some samples of each, shuffles them, and uses
+them before it goes on. The order follows from the seed and the position of each process in its shards. A position is a
+few numbers, which travel with the batches and are saved in checkpoints; to resume, a process skips to its position in
+the shards that were open. Shards are dealt out to the loading processes of all ranks, so this is exact if both numbers
+are the same; otherwise the stream starts again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,16 +27,34 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class StreamSource:
+    """A source of a stream.
+
+    Args:
+        pattern: As in the parameters.
+        first: Its first shard.
+        shards: Number of its shards, which follow one another.
+        pairs: Pairs that it has.
+    """
+
+    pattern: str
+    first: int
+    shards: int
+    pairs: int
+
+
+@dataclass(frozen=True)
 class StreamSpec:
     """Shards to train on, from the manifest of the prepared data.
 
     Args:
-        shards: Paths or URLs.
+        shards: Paths or URLs, by source.
         rows: Pairs of an epoch.
         open_shards: Shards that a process reads at a time.
         window: Samples that it takes from each of them at a time.
         image, caption: Columns; see `albef.data.shards.read`.
         held_out: Fraction of the pairs that are kept for evaluation, by their keys.
+        sources: Arguments of `StreamSource`; None for a single one.
     """
 
     shards: list[str]
@@ -45,6 +64,13 @@ class StreamSpec:
     image: str | None
     caption: str | None
     held_out: float
+    sources: list[dict[str, Any]] | None = None
+
+    def by_source(self) -> list[StreamSource]:
+        """Return the sources."""
+        if self.sources is None:
+            return [StreamSource("", 0, len(self.shards), self.rows)]
+        return [StreamSource(**source) for source in self.sources]
 
 
 def spec_of(data: Path) -> StreamSpec | None:
@@ -95,15 +121,19 @@ class Reader:
         process, processes: Number of this loading process among those of all ranks.
         seed: Seed of the order.
         position: Where to start.
+        source: Number of the source, which has an order of its own.
     """
 
-    def __init__(self, spec: StreamSpec, process: int, processes: int, seed: int, position: Position) -> None:
-        self.spec, self.process, self.processes, self.seed = spec, process, processes, seed
+    def __init__(
+        self, spec: StreamSpec, process: int, processes: int, seed: int, position: Position, source: int = 0
+    ) -> None:
+        self.spec, self.process, self.processes = spec, process, processes
+        self.seeds = [seed, source] if source else [seed]
         self.position = position
         self.failed: list[str] = []
 
     def _order(self, turn: int) -> list[int]:
-        order = np.random.default_rng([self.seed, turn]).permutation(len(self.spec.shards))
+        order = np.random.default_rng([*self.seeds, turn]).permutation(len(self.spec.shards))
         return [int(shard) for shard in order[self.process :: self.processes]]
 
     def __iter__(self) -> Iterator[tuple[int, ShardSample]]:
@@ -127,7 +157,7 @@ class Reader:
             idle = 0 if window else idle + 1
             if idle > len(spec.shards):
                 return
-            order = np.random.default_rng([self.seed, self.process, place.window]).permutation(len(window))
+            order = np.random.default_rng([*self.seeds, self.process, place.window]).permutation(len(window))
             for used in range(place.used, len(window)):
                 self.position = replace(place, used=used + 1)
                 yield window[int(order[used])]

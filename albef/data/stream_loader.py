@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from albef.config import ModelConfig, TrainConfig
+from albef.config import ModelConfig, PretrainConfig, TrainConfig
 from albef.data.datasets import Sample
 from albef.data.faults import PartFaults
 from albef.data.image_text import PairDataset, number_of
 from albef.data.images import ImageError, StoredImage
 from albef.data.lists import Images, Rows
 from albef.data.shards import ShardError, ShardSample, place_of
-from albef.data.stream import Position, Reader, StreamSpec, key_of
+from albef.data.stream import StreamSpec, key_of
+from albef.data.stream_mixing import MixedReader
 
 if TYPE_CHECKING:
     from albef.data.tokenizer import Encoder
@@ -82,16 +82,18 @@ class _Parts(IterableDataset[dict[str, Any]]):
         loader, info = self.loader, get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         place = (loader.consumed + worker) % workers
-        position = Position(**loader.positions.get(place, {}))
-        rank, ranks = loader.shard
-        reader = Reader(loader.dataset.spec, rank * workers + place, ranks * workers, loader.seed, position)
+        (rank, ranks), state = loader.shard, loader.positions.get(place)
+        process, processes = rank * workers + place, ranks * workers
+        reader = MixedReader(loader.dataset.spec, process, processes, loader.seed, loader.temperature, state)
         part = loader.consumed + worker
         samples = iter(reader)
         while True:
             yield self._part(reader, samples, loader.sizes[part % len(loader.sizes)], place)
             part += workers
 
-    def _part(self, reader: Reader, stream: Iterator[tuple[int, ShardSample]], size: int, place: int) -> dict[str, Any]:
+    def _part(
+        self, reader: MixedReader, stream: Iterator[tuple[int, ShardSample]], size: int, place: int
+    ) -> dict[str, Any]:
         dataset = self.loader.dataset
         samples: list[Sample] = []
         faults = PartFaults(0, {})
@@ -99,47 +101,45 @@ class _Parts(IterableDataset[dict[str, Any]]):
         while len(samples) < size:
             following = next(stream, None)
             if following is None or bad == _MOST_BAD:
-                faults.reasons |= {number_of(reason): reason for reason in reader.failed}
-                faults.lost = "all shards" if following is None else f"{bad} samples in a row"
+                faults.reasons |= {number_of(reason): reason for reason in reader.take_failures()}
+                faults.lost = "all shards of a source" if following is None else f"{bad} samples in a row"
                 return {"faults": faults}
             shard, sample = following
             if place_of(key_of(dataset.spec.shards[shard], sample)) < dataset.spec.held_out:
                 continue
             try:
-                samples.append(dataset.sample_of(shard, sample, reader.position.turn))
+                samples.append(dataset.sample_of(shard, sample, reader.turn))
                 bad = 0
             except ValueError as error:
                 faults.skipped += 1
                 bad += 1
                 faults.reasons[number_of(str(error))] = str(error)
-        faults.skipped += len(reader.failed)
-        faults.reasons |= {number_of(reason): reason for reason in reader.failed}
-        reader.failed.clear()
+        failed = reader.take_failures()
+        faults.skipped += len(failed)
+        faults.reasons |= {number_of(reason): reason for reason in failed}
         batch: dict[str, Any] = dict(dataset.collate(self.loader.encoder, samples))
-        batch["position"] = (place, _plain(reader.position))
+        batch["position"] = (place, reader.state())
         return {**batch, "faults": faults} if faults.skipped else batch
-
-
-def _plain(position: Position) -> dict[str, Any]:
-    return {**asdict(position), "open": tuple(tuple(each) for each in position.open)}
 
 
 class StreamLoader:
     """Loader of the parts of batches of a rank from a stream; the counterpart of `albef.data.loader.TrainLoader`.
 
     Raises:
-        ShardError: If there are fewer shards than loading processes.
+        ShardError: If a source has fewer shards than there are loading processes.
     """
 
     def __init__(
         self, dataset: StreamSet, encoder: Encoder, train: TrainConfig, shard: tuple[int, int] = (0, 1)
     ) -> None:
-        count, processes = len(dataset.spec.shards), shard[1] * max(1, train.num_workers)
-        if count < processes:
-            raise ShardError(
-                f"{count} shards for {processes} loading processes of all ranks, each of which needs one; lower "
-                "num_workers or world_size, or write smaller shards"
-            )
+        processes = shard[1] * max(1, train.num_workers)
+        for source in dataset.spec.by_source():
+            if source.shards < processes:
+                raise ShardError(
+                    f"{source.pattern or 'the stream'}: {source.shards} shards for {processes} loading processes of "
+                    "all ranks, each of which needs one; lower num_workers or world_size, or write smaller shards"
+                )
+        self.temperature = (train.mixing_temperature if isinstance(train, PretrainConfig) else None) or 1.0
         self.dataset, self.encoder, self.shard, self.seed = dataset, encoder, shard, train.seed
         parts, (rank, ranks) = train.parts(shard[1]), shard
         shares = np.array_split(np.arange(train.batch_size), ranks * parts)[rank * parts : (rank + 1) * parts]

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,8 +31,6 @@ ROWS = 50_000
 """Images of a part."""
 RAY_ROWS = 300_000
 """Images to shrink from which on Ray Data does it; it takes about 10 seconds to start."""
-_READ_AHEAD = 256
-"""Images in memory at the same time."""
 _DONE = "part.json"
 
 
@@ -77,18 +74,12 @@ class Part:
                 count()
             return
         digest = hashlib.sha256()
-        with (
-            new_folder(self.folder) as folder,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-        ):
-            rest = iter(names)
+        with new_folder(self.folder) as folder:
             with ImageWriter(folder / IMAGE_FOLDER) as writer:
-                # Files are read ahead, and Pillow releases the interpreter lock while it shrinks them.
-                while ahead := list(islice(rest, _READ_AHEAD)):
-                    for (path, _), data in zip(ahead, pool.map(self._content, ahead), strict=True):
-                        digest.update(tables.digest_line(path, data))
-                        writer.add(path, data)
-                        count()
+                for (path, _), data in tables.in_threads(self._content, names):
+                    digest.update(tables.digest_line(path, data))
+                    writer.add(path, data)
+                    count()
             write_file(folder / _DONE, json.dumps({"files": files, "sha256": digest.hexdigest()}))
 
     def _files(self, names: Iterable[Any]) -> str:

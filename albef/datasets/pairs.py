@@ -93,12 +93,15 @@ def write(config: PairsConfig, pairs: Iterable[Pair], out: Path, max_side: int |
         SchemaError: If there is no image.
     """
     missing = 0
+
+    def content(pair: Pair) -> bytes | None:
+        return pair.image if pair.image is None or max_side is None else tables.shrink(pair.image, max_side)
+
     with tables.Writer(out) as writer:
-        for pair in Progress(pairs, description="pairs", unit="images"):
-            if pair.image is None:
+        for pair, image in tables.in_threads(content, Progress(pairs, description="pairs", unit="images")):
+            if image is None:
                 missing += 1
                 continue
-            image = pair.image if max_side is None else tables.shrink(pair.image, max_side)
             row = writer.image(pair.path, image)
             split = split_of(pair.key, config.val, config.test)
             if split != "train":

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from albef.config import ConfigError, EmojiConfig, PairsConfig, PrepareConfig, StreamConfig
 from albef.data import shards
 from albef.data.files import new_folder
-from albef.data.stream import StreamSpec, key_of
+from albef.data.shards import ShardSample
+from albef.data.stream import StreamSource, StreamSpec, key_of
 from albef.datasets import official_lists, pairs, tables
 from albef.datasets.emoji import lists as emoji_lists
 from albef.datasets.emoji import world as worlds
@@ -40,7 +44,7 @@ def run(config: PrepareConfig, raw: Path, out: Path, work_dir: Path | None = Non
             manifest = official_lists.convert(config.lists, raw, folder, config.max_side, work)
         elif config.pairs is not None and config.source == "stream":
             assert config.stream is not None
-            manifest = _stream(config.pairs, config.stream, raw, folder, config.max_side)
+            manifest = _stream(config.pairs, config.stream, config.stream_sources(), raw, folder, config.max_side)
         elif config.pairs is not None and config.source == "pairs":
             manifest = pairs.write(config.pairs, pairs.read(config.pairs, raw), folder, config.max_side)
         else:
@@ -48,15 +52,23 @@ def run(config: PrepareConfig, raw: Path, out: Path, work_dir: Path | None = Non
         write_file(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def _stream(config: PairsConfig, stream: StreamConfig, raw: Path, out: Path, max_side: int | None) -> dict[str, Any]:
-    """Prepare the first pairs of the shards; training reads all of them itself."""
-    names = shards.expand(config.path, raw)
-    samples = (
-        (shard, sample) for shard in names for sample in shards.read(shard, image=config.image, caption=config.caption)
+def _stream(
+    config: PairsConfig, stream: StreamConfig, patterns: dict[str, int], raw: Path, out: Path, max_side: int | None
+) -> dict[str, Any]:
+    """Prepare the first pairs of each source; training reads all of them itself."""
+    names, sources = list[str](), list[StreamSource]()
+    for pattern, rows in patterns.items():
+        found = shards.expand(pattern, raw)
+        sources.append(StreamSource(pattern, len(names), len(found), rows))
+        names += found
+    shares = np.diff(np.linspace(0, stream.sample, len(sources) + 1).astype(int))
+    samples = chain.from_iterable(
+        islice(_samples(config, names[source.first : source.first + source.shards]), int(share))
+        for source, share in zip(sources, shares, strict=True)
     )
     first = (
         pairs.Pair(key_of(shard, sample), f"{number:09}{sample.suffix}", sample.image, sample.captions)
-        for number, (shard, sample) in enumerate(islice(samples, stream.sample))
+        for number, (shard, sample) in enumerate(samples)
     )
     manifest = pairs.write(config, first, out, max_side)
     spec = StreamSpec(
@@ -67,8 +79,15 @@ def _stream(config: PairsConfig, stream: StreamConfig, raw: Path, out: Path, max
         image=config.image,
         caption=config.caption,
         held_out=config.val + config.test,
+        sources=None if stream.sources is None else [asdict(source) for source in sources],
     )
     return {**manifest, "source": "stream", "stream": asdict(spec)}
+
+
+def _samples(config: PairsConfig, names: list[str]) -> Iterator[tuple[str, ShardSample]]:
+    for shard in names:
+        for sample in shards.read(shard, image=config.image, caption=config.caption):
+            yield shard, sample
 
 
 def _check(config: EmojiConfig) -> None:

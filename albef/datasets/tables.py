@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from PIL import Image
 
@@ -20,6 +23,11 @@ from albef.io import file_hash
 
 JPEG_QUALITY = 95
 """Quality of images that were shrunk; others keep their bytes."""
+_READ_AHEAD = 64
+"""Images in memory at the same time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def digest_line(path: str, data: bytes | None) -> bytes:
@@ -126,6 +134,17 @@ def write(
 def _image_rows(record: Any, kind: str, rows: Mapping[str, int]) -> list[int]:
     # The images of a malformed record are unknown; `albef validate` reports it.
     return [] if problems(record, kind) else [rows[path] for path in images_of(record)]
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Yield each item and what ``work`` returns for it, in order; a number of items are in memory.
+
+    Threads suffice: files are waited for, and Pillow releases the interpreter lock while it shrinks an image.
+    """
+    rest = iter(items)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while ahead := list(islice(rest, _READ_AHEAD)):
+            yield from zip(ahead, pool.map(work, ahead), strict=True)
 
 
 def shrink(data: bytes, side: int) -> bytes:

@@ -65,7 +65,8 @@ def run(config: PrepareConfig, gate: ValidateConfig, raw: Path, out: Path) -> No
         if config.source == "lists" and config.lists is not None:
             sizes, findings = _lists(runner, config.lists, raw)
         elif config.source == "stream" and config.pairs is not None:
-            sizes, findings = {"pairs": dict.fromkeys(expand(config.pairs.path, raw), 0)}, []
+            found = (shard for pattern in config.stream_sources() for shard in expand(pattern, raw))
+            sizes, findings = {"pairs": dict.fromkeys(found, 0)}, []
         elif config.source == "pairs" and config.pairs is not None:
             sizes, findings = _pairs(runner, config.pairs, raw)
         else:

@@ -50,10 +50,12 @@ class Pretrain(Task):
         config = self.config.pretrain
         stream = spec_of(data.lists.images.folder)
         if stream is not None:
-            if config.mixing_temperature is not None or config.captions != "random":
+            if config.captions != "random":
+                raise ConfigError("pretrain.captions: a stream draws captions at random; remove the key")
+            if config.mixing_temperature is not None and stream.sources is None:
                 raise ConfigError(
-                    "pretrain.mixing_temperature and pretrain.captions: a stream has one source and draws captions at "
-                    "random; remove these keys"
+                    "pretrain.mixing_temperature: the stream has one source; name several with their pairs in "
+                    "prepare.stream.sources, or remove the key"
                 )
             return StreamSet(stream, data.lists.images, self.config.model, self.config.pretrain, PRETRAIN_CROP)
         return PairDataset.of(data.lists["pretrain"], self.config.model, self.config.pretrain, PRETRAIN_CROP)

@@ -46,7 +46,7 @@ def storage() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shards(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Ten shards, one of which is cut off; one image is damaged."""
+    """Ten shards, one of which is cut off; one image is damaged. The result is the pattern of the first six."""
     client = boto3.client("s3", endpoint_url=storage)
     client.create_bucket(Bucket="pairs")
     folder = tmp_path_factory.mktemp("shards")
@@ -59,19 +59,21 @@ def shards(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         if shard == 7:
             cut_within(path, 24)
         client.upload_file(str(path), "pairs", path.name)
-    return "s3://pairs/{00000..00009}.tar"
+    return "s3://pairs/{00000..00005}.tar"
 
 
 def _config(shards: str, workers: int) -> Config:
     config = tiny_config(epochs=3, num_workers=workers, augment="randaugment", max_bad_share=0.2, checkpoint_every=2)
+    train = dataclasses.replace(config.pretrain, mixing_temperature=2.0)
+    sources = {shards: 90, "s3://pairs/{00006..00009}.tar": 10}
     prepare = dataclasses.replace(
         config.prepare,
         source="stream",
         pairs=PairsConfig(path=shards, val=HELD_OUT, test=HELD_OUT),
-        stream=StreamConfig(rows=64, open_shards=2, window=3, sample=40),
+        stream=StreamConfig(rows=64, sources=sources, open_shards=2, window=3, sample=40),
     )
     gate = dataclasses.replace(config.validate, on_bad_record="quarantine", max_bad_share=0.2)
-    return dataclasses.replace(config, prepare=prepare, validate=gate)
+    return dataclasses.replace(config, prepare=prepare, validate=gate, pretrain=train)
 
 
 @pytest.fixture(scope="module")

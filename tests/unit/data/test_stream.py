@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from albef.data.lists import Images
 from albef.data.shards import ShardError, place_of
 from albef.data.stream import Position, Reader, StreamSpec, spec_of
 from albef.data.stream_loader import StreamLoader, StreamSet
+from albef.data.stream_mixing import MixedReader
 from albef.data.tokenizer import Encoder
 from albef.io import write_file
 from tests.errors import refuses
@@ -92,6 +94,50 @@ def test_a_lost_shard_is_left_out(spec: StreamSpec, tmp_path: Path, monkeypatch:
     assert keys(nothing, 1) == []
 
 
+@pytest.fixture(scope="module")
+def mixed(spec: StreamSpec) -> StreamSpec:
+    """Three shards of 10 pairs by declaration, and four of 90."""
+    sources = [
+        {"pattern": "a", "first": 0, "shards": 3, "pairs": 10},
+        {"pattern": "b", "first": 3, "shards": 4, "pairs": 90},
+    ]
+    return replace(spec, sources=sources)
+
+
+@given(temperature=st.floats(1, 8), stops=st.lists(st.integers(1, 30), max_size=3))
+@settings(max_examples=25)
+def test_sources_have_their_shares(mixed: StreamSpec, temperature: float, stops: list[int]) -> None:
+    whole = [shard for shard, _ in islice(MixedReader(mixed, 0, 2, 5, temperature), sum(stops) + 60)]
+    weights = [10 ** (1 / temperature), 90 ** (1 / temperature)]
+    for count in range(1, len(whole)):
+        expected = count * weights[0] / sum(weights)
+        assert abs(sum(shard < 3 for shard in whole[:count]) - expected) < 1.01
+    state, found = None, list[int]()
+    for count in [*stops, 60]:
+        reader = MixedReader(mixed, 0, 2, 5, temperature, state)
+        found += [shard for shard, _ in islice(reader, count)]
+        state = json.loads(json.dumps(reader.state()))
+    assert found == whole
+
+
+def test_a_single_source_is_read_as_before(spec: StreamSpec) -> None:
+    alone = keys(Reader(spec, 0, 1, 5, reached := Position()), 60)
+    assert [(shard, sample.number) for shard, sample in islice(MixedReader(spec, 0, 1, 5), 60)] == alone
+    before = Reader(spec, 0, 1, 5, reached)
+    keys(before, 20)  # its position, as old checkpoints have it
+    resumed = MixedReader(spec, 0, 1, 5, state=asdict(before.position))
+    assert [(shard, sample.number) for shard, sample in islice(resumed, 40)] == alone[20:]
+
+
+def test_a_lost_source_ends_the_stream(mixed: StreamSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_PAUSES", ())
+    lost = replace(mixed, shards=[*(str(tmp_path / f"{number}.tar") for number in range(3)), *mixed.shards[3:]])
+    reader = MixedReader(lost, 0, 1, 5)
+    assert {shard for shard, _ in islice(reader, 50)} <= {3, 4, 5, 6}
+    assert reader.take_failures()
+    assert reader.take_failures() == []
+
+
 def loader(spec: StreamSpec, encoder: Encoder, shard: tuple[int, int] = (0, 1), **train: object) -> StreamLoader:
     config = tiny_config(batch_size=8, augment="randaugment", **train)
     return StreamLoader(
@@ -126,6 +172,18 @@ def test_ranks_share_batches_and_shards(spec: StreamSpec, encoder: Encoder) -> N
     assert [[len(part["image"]) for part in each.batches(0)] for each in loaders] == [[2] * 8] * 2
     with refuses(ShardError, 7, 8, "num_workers"):
         loader(spec, encoder, (0, 4), num_workers=2)
+
+
+def test_batches_have_all_sources(mixed: StreamSpec, encoder: Encoder) -> None:
+    drawn = []
+    for temperature in (None, 1e6):
+        stream = loader(replace(mixed, rows=160), encoder)
+        train = replace(tiny_config(batch_size=8).pretrain, mixing_temperature=temperature)
+        *_, last = StreamLoader(stream.dataset, encoder, train).batches(0)
+        drawn.append(last["position"][1]["drawn"])
+    assert drawn == [[16, 144], [80, 80]]
+    with refuses(ShardError, "a", 3, 4):
+        loader(mixed, encoder, (0, 2), num_workers=2)
 
 
 def test_held_out_pairs_are_never_seen(spec: StreamSpec, encoder: Encoder) -> None:
