@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Small, since workers exchange little data through Ray."""
+_PLACE = re.compile(r"(?:^|//)([^:/]+):(\d+)$")
+"""Host and port in an address."""
 
 
 @contextlib.contextmanager
@@ -21,6 +25,9 @@ def cluster(cpus: int) -> Iterator[None]:
 
     Args:
         cpus: Minimum number of CPUs of a local cluster. It may exceed the number of cores.
+
+    Raises:
+        ConnectionError: If no cluster answers at ``RAY_ADDRESS``.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -36,7 +43,13 @@ def cluster(cpus: int) -> Iterator[None]:
         "_node_ip_address": "127.0.0.1",
     }
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    ray.init(address=address or "local", **quiet, **({} if address else local))
+    try:
+        if address and (place := _PLACE.search(address)):  # Ray itself would wait for a missing cluster
+            socket.create_connection((place[1], int(place[2])), timeout=10).close()
+        ray.init(address=address or "local", **quiet, **({} if address else local))
+    except OSError as error:
+        text = f"{address}: no Ray cluster answers ({error})"
+        raise ConnectionError(f"{text}; check RAY_ADDRESS, and set RAY_AUTH_MODE=token if it has a token") from error
     try:
         yield
     finally:
