@@ -101,7 +101,7 @@ class Admission:
         late = load.running >= _FEW and expected > _SHARE * timeout
         if load.running >= self.max_requests or late:
             raise _refusal(f"{endpoint}: {load.running} requests are in progress, try again later", expected)
-        with self._memory(size, expected):
+        with self._memory(size, expected, self.max_bytes):
             load.begin(time.monotonic())
             try:
                 yield
@@ -126,7 +126,7 @@ class Admission:
         text = f"{endpoint}: {load.waiting} requests of low priority are waiting, try again later"
         if load.waiting >= self.max_requests:
             raise _refusal(text, expected)
-        with self._memory(size, expected):
+        with self._memory(size, expected, self.max_bytes // 2):  # the other half is for requests that do not wait
             load.waiting += 1
             try:
                 async with asyncio.timeout(_SHARE * timeout):
@@ -141,8 +141,8 @@ class Admission:
                 load.turns.release()
 
     @contextmanager
-    def _memory(self, size: int, expected: float) -> Iterator[None]:
-        if self.bytes and self.bytes + size > self.max_bytes:
+    def _memory(self, size: int, expected: float, most: int) -> Iterator[None]:
+        if self.bytes and self.bytes + size > most:
             raise _refusal("the requests in progress take all memory, try again later", expected)
         self.bytes += size
         try:

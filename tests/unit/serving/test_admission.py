@@ -97,3 +97,16 @@ def test_requests_of_low_priority_wait_for_each_other_and_not_for_others() -> No
     asyncio.run(run())
     assert answered == [1, 0, 2, 3]
     assert (admission.total, admission.bytes) == (0, 0)
+
+
+def test_waiting_requests_take_half_of_the_memory() -> None:
+    async def run() -> None:
+        admission = Admission(max_requests=9, max_bytes=100)
+        async with admission.turn("vqa", 40, 60):
+            with pytest.raises(CapacityError):
+                await admission.turn("vqa", 20, 60).__aenter__()
+            with admission.admit("vqa", 60, 60):
+                assert admission.bytes == 100
+        assert admission.bytes == 0
+
+    asyncio.run(run())
