@@ -80,7 +80,7 @@ test-unit: git $(INSTALLED) ## run the unit tests, which need no server
 lint: $(INSTALLED) ## run ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --num-workers 2
 
 ui: setup ## run Prefect and MLflow on loopback until Ctrl-C
 	@infra/ui.sh

@@ -22,6 +22,11 @@ trap 'finish; exit 0' INT TERM
 
 PREFECT_PORT="$prefect_port" infra/ui.sh &
 ui=$!
+# Each attempt to deploy starts Python, which would slow down the start of the server.
+until (: <"/dev/tcp/127.0.0.1/$prefect_port") 2>/dev/null; do
+  kill -0 "$ui" 2>/dev/null || { wait "$ui" || true; exit 1; }
+  sleep 0.2
+done
 until infra/deploy.sh >"$log" 2>&1; do
   kill -0 "$ui" 2>/dev/null || { wait "$ui" || true; exit 1; }
   grep -q "No Prefect server answers" "$log" || { cat "$log" >&2; exit 1; }
