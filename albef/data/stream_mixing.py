@@ -56,9 +56,10 @@ class MixedReader:
         self.turn = 0
 
     def __iter__(self) -> Iterator[tuple[int, ShardSample]]:
-        """Yield shard and sample; `state` is where to resume after it, and `turn` how often its shards were begun.
+        """Yield shard and sample.
 
-        It ends if no shard of a source can be read.
+        `state` is where to resume after it, and `turn` how often its shards were begun. It ends if no shard of a source
+        can be read.
         """
         streams = [iter(reader) for reader in self.readers]
         while True:

@@ -54,11 +54,17 @@ class Part:
     def digest(self) -> str | None:
         """Return the hash of the content, None if it is not written yet."""
         done = self._done()
-        return None if done is None else done["sha256"]
+        return None if done is None else str(done["sha256"])
 
-    def _done(self) -> dict[str, str] | None:
+    def tables(self) -> list[Path]:
+        """Return the files of the tables."""
+        return sorted((self.folder / IMAGE_FOLDER).glob(f"*{SUFFIX}"))
+
+    def _done(self) -> dict[str, Any] | None:
         path = self.folder / _DONE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        # A run that was killed while it moved them leaves fewer.
+        return done if done is not None and done["tables"] == len(self.tables()) else None
 
     def write(self, count: Callable[[], object] = lambda: None) -> None:
         """Write the tables, unless this was done with the same files.
@@ -80,10 +86,12 @@ class Part:
                     digest.update(tables.digest_line(path, data))
                     writer.add(path, data)
                     count()
-            write_file(folder / _DONE, json.dumps({"files": files, "sha256": digest.hexdigest()}))
+            count_of_tables = len(list((folder / IMAGE_FOLDER).iterdir()))
+            done = {"files": files, "tables": count_of_tables, "sha256": digest.hexdigest()}
+            write_file(folder / _DONE, json.dumps(done))
 
     def _files(self, names: Iterable[Any]) -> str:
-        """Return a hash of what the content depends on: sizes and times instead of the files' bytes."""
+        """Return a hash of what the content depends on, with sizes and times instead of bytes."""
         digest = hashlib.sha256(f"{self.code} {self.max_side}".encode())
         for path, shrink in names:
             try:
@@ -132,12 +140,11 @@ def write(found: Iterable[tuple[str, bool]], root: Path, max_side: int | None, w
             for part in parts:
                 part.write(progress.update)
     digest = hashlib.sha256("".join(str(part.digest()) for part in parts).encode()).hexdigest()
-    if not parts:
+    if parts:
+        out.mkdir(parents=True)
+    else:
         ImageWriter(out).__exit__(None, None, None)
-        return {"count": 0, "sha256": digest}
-    out.mkdir(parents=True)
-    written = [file for part in parts for file in sorted((part.folder / IMAGE_FOLDER).glob(f"*{SUFFIX}"))]
-    for number, file in enumerate(written):
+    for number, file in enumerate([file for part in parts for file in part.tables()]):
         shutil.move(file, out / f"{number:05}{SUFFIX}")
     shutil.rmtree(work)
     return {"count": total, "sha256": digest}

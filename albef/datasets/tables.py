@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -137,14 +137,20 @@ def _image_rows(record: Any, kind: str, rows: Mapping[str, int]) -> list[int]:
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Yield each item and what ``work`` returns for it, in order; a number of items are in memory.
+    """Yield each item and what ``work`` returns for it, in order.
 
-    Threads suffice: files are waited for, and Pillow releases the interpreter lock while it shrinks an image.
+    A number of items are in memory. Threads suffice: files are waited for, and Pillow releases the interpreter lock
+    while it shrinks an image.
     """
-    rest = iter(items)
+    ahead: deque[tuple[T, Future[R]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while ahead := list(islice(rest, _READ_AHEAD)):
-            yield from zip(ahead, pool.map(work, ahead), strict=True)
+        for item in items:
+            ahead.append((item, pool.submit(work, item)))
+            if len(ahead) == _READ_AHEAD:
+                first, result = ahead.popleft()
+                yield first, result.result()
+        for first, result in ahead:
+            yield first, result.result()
 
 
 def shrink(data: bytes, side: int) -> bytes:

@@ -37,7 +37,11 @@ def measure(
 
 
 def _together(url: str, questions: Questions, images: int, callers: dict[int, int], seconds: float) -> dict[int, Run]:
-    """Run groups of callers at the same time, each with the priority that is the absolute value of its key."""
+    """Run groups of callers at the same time.
+
+    Args:
+        callers: Number of callers by key, whose absolute value is their priority.
+    """
     runs = {key: Run() for key in callers}
 
     def group(key: int, count: int) -> None:

@@ -46,7 +46,11 @@ def storage() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shards(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Ten shards, one of which is cut off; one image is damaged. The result is the pattern of the first six."""
+    """Upload ten shards, of which one is cut off and one has a damaged image.
+
+    Returns:
+        The pattern of the first six.
+    """
     client = boto3.client("s3", endpoint_url=storage)
     client.create_bucket(Bucket="pairs")
     folder = tmp_path_factory.mktemp("shards")

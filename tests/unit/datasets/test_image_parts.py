@@ -101,3 +101,24 @@ def test_parts_of_other_files_are_not_used(
     found = image_parts.write(NAMES, folder / "raw", side, folder / "work", folder / "new")
     assert len(read) == (8 if change == "side" else 3)
     assert found == write(folder, "fresh", side)
+
+
+def test_a_run_that_ended_while_it_moved_tables_goes_on(
+    folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = write(folder, "whole")
+    move = image_parts.shutil.move
+
+    def killed(source: Path, target: Path) -> None:
+        if target.name == "00001.arrow":
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_parts.shutil, "move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(folder, "out")
+    read.clear()
+    assert write(folder, "new") == expected
+    assert read == ["0.png", "1.png", "2.png"]  # the first part, whose table has gone with the folder
+    assert list(ImageTable(folder / "new").paths()) == [name for name, _ in NAMES]
