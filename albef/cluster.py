@@ -48,6 +48,8 @@ def cluster(cpus: int) -> Iterator[None]:
             socket.create_connection((place[1], int(place[2])), timeout=10).close()
         ray.init(address=address or "local", **quiet, **({} if address else local))
     except OSError as error:
+        if not address:
+            raise
         text = f"{address}: no Ray cluster answers ({error})"
         raise ConnectionError(f"{text}; check RAY_ADDRESS, and set RAY_AUTH_MODE=token if it has a token") from error
     try:

@@ -51,9 +51,7 @@ class StreamConfig:
     """Pretraining on shards that are read while training (`albef.data.stream`); ``prepare.pairs`` names them."""
 
     rows: AtLeast1  # pairs of an epoch
-    sources: dict[str, AtLeast1] | None = (
-        None  # shards as in prepare.pairs.path -> pairs that they have; null: no other
-    )
+    sources: dict[str, AtLeast1] | None = None  # shards, as in pairs.path -> their pairs; null: those of pairs.path
     open_shards: AtLeast1 = 4  # shards that a loading process reads at a time
     window: AtLeast1 = 256  # samples that it takes from each of them before it shuffles
     sample: AtLeast1 = 2000  # pairs that are prepared: for the tokenizer, the data gate and retrieval

@@ -138,10 +138,10 @@ def main(argv: list[str] | None = None) -> None:
             write_raw(folder / "raw", rows, min(args.distinct, rows), *args.size)
             write_params(folder / "params.yaml", args.max_side)
             data, params = str(folder / "data"), ("--params", str(folder / "params.yaml"))
-            out = ("--out", str(folder / "validated"), "--work-dir", str(folder / "work"))
+            out, work = str(folder / "validated"), ("--work-dir", str(folder / "work"))
             commands = {
-                "prepare": ("prepare", *params, "--raw", str(folder / "raw"), "--out", data, *out[2:]),
-                "validate": ("validate", *params, "--data", data, *out),
+                "prepare": ("prepare", *params, "--raw", str(folder / "raw"), "--out", data, *work),
+                "validate": ("validate", *params, "--data", data, "--out", out, *work),
             }
             for name, command in commands.items():
                 found = cost(*command, cores=args.cores)

@@ -54,7 +54,7 @@ class StreamSpec:
         window: Samples that it takes from each of them at a time.
         image, caption: Columns; see `albef.data.shards.read`.
         held_out: Fraction of the pairs that are kept for evaluation, by their keys.
-        sources: Arguments of `StreamSource`; None for a single one.
+        sources: Arguments of `StreamSource`; None for a single one, as in data of earlier versions.
     """
 
     shards: list[str]

@@ -71,8 +71,7 @@ def convert(config: ListsConfig, raw: Path, out: Path, max_side: int | None, wor
     places = numbers.finish()
     others = {}
     entry = image_parts.write(numbers, root, max_side, work, out / IMAGE_FOLDER)
-    writer = tables.ListWriter(out)
-    with writer:
+    with tables.ListWriter(out) as writer:
         for name in Progress(names, description="lists", unit="lists"):
             if name not in known_lists():
                 value = _boxes(config, raw, grounding) if name == "grounding_boxes" else _joined(name, config, raw)

@@ -42,9 +42,8 @@ def run(config: PrepareConfig, raw: Path, out: Path, work_dir: Path | None = Non
         if config.lists is not None and config.source == "lists":
             work = (work_dir or out.parent) / f"prepare-{hashlib.sha256(bytes(out.resolve())).hexdigest()[:16]}"
             manifest = official_lists.convert(config.lists, raw, folder, config.max_side, work)
-        elif config.pairs is not None and config.source == "stream":
-            assert config.stream is not None
-            manifest = _stream(config.pairs, config.stream, config.stream_sources(), raw, folder, config.max_side)
+        elif config.pairs is not None and config.stream is not None and config.source == "stream":
+            manifest = _stream(config, config.pairs, config.stream, raw, folder)
         elif config.pairs is not None and config.source == "pairs":
             manifest = pairs.write(config.pairs, pairs.read(config.pairs, raw), folder, config.max_side)
         else:
@@ -52,34 +51,32 @@ def run(config: PrepareConfig, raw: Path, out: Path, work_dir: Path | None = Non
         write_file(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
-def _stream(
-    config: PairsConfig, stream: StreamConfig, patterns: dict[str, int], raw: Path, out: Path, max_side: int | None
-) -> dict[str, Any]:
+def _stream(config: PrepareConfig, columns: PairsConfig, stream: StreamConfig, raw: Path, out: Path) -> dict[str, Any]:
     """Prepare the first pairs of each source; training reads all of them itself."""
     names, sources = list[str](), list[StreamSource]()
-    for pattern, rows in patterns.items():
+    for pattern, rows in config.stream_sources().items():
         found = shards.expand(pattern, raw)
         sources.append(StreamSource(pattern, len(names), len(found), rows))
         names += found
     shares = np.diff(np.linspace(0, stream.sample, len(sources) + 1).astype(int))
     samples = chain.from_iterable(
-        islice(_samples(config, names[source.first : source.first + source.shards]), int(share))
+        islice(_samples(columns, names[source.first : source.first + source.shards]), int(share))
         for source, share in zip(sources, shares, strict=True)
     )
     first = (
         pairs.Pair(key_of(shard, sample), f"{number:09}{sample.suffix}", sample.image, sample.captions)
         for number, (shard, sample) in enumerate(samples)
     )
-    manifest = pairs.write(config, first, out, max_side)
+    manifest = pairs.write(columns, first, out, config.max_side)
     spec = StreamSpec(
         shards=names,
         rows=stream.rows,
         open_shards=stream.open_shards,
         window=stream.window,
-        image=config.image,
-        caption=config.caption,
-        held_out=config.val + config.test,
-        sources=None if stream.sources is None else [asdict(source) for source in sources],
+        image=columns.image,
+        caption=columns.caption,
+        held_out=columns.val + columns.test,
+        sources=[asdict(source) for source in sources],
     )
     return {**manifest, "source": "stream", "stream": asdict(spec)}
 

@@ -117,8 +117,7 @@ def write(
         Entries of the manifest: rows and hash by list, number and hash of the images.
     """
     others = {}
-    writer = Writer(out)
-    with writer:
+    with Writer(out) as writer:
         rows = {path: writer.image(path, data) for path, data in images}
         for name, records in lists.items():
             if name not in known_lists():

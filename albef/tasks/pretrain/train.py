@@ -52,7 +52,7 @@ class Pretrain(Task):
         if stream is not None:
             if config.captions != "random":
                 raise ConfigError("pretrain.captions: a stream draws captions at random; remove the key")
-            if config.mixing_temperature is not None and stream.sources is None:
+            if config.mixing_temperature is not None and len(stream.by_source()) == 1:
                 raise ConfigError(
                     "pretrain.mixing_temperature: the stream has one source; name several with their pairs in "
                     "prepare.stream.sources, or remove the key"
