@@ -105,29 +105,19 @@ def compare(batch: int) -> list[list[Any]]:
     return rows
 
 
-def sweep(batch: int, share: tuple[int, int] | None = None) -> list[list[Any]]:
-    """Return the three fastest tile sizes of every kernel and workload.
-
-    Args:
-        share: Only compile every n-th kernel, the i-th of each n: several processes fill the cache faster than one.
-    """
+def sweep(batch: int) -> list[list[Any]]:
+    """Return the three fastest tile sizes of every kernel and workload."""
     from albef.models.triton_attention import TILES, Blocks
 
     rows: list[list[Any]] = []
-    number = 0
     for work in workloads(batch):
         short = {"image": (False, False), "text": (True, True), "cross": (True, False)}[work.name]
         for kernel, part in (("forward", 0), ("backward_queries", 1), ("backward_keys", 1)):
             before, found = TILES[kernel, *short], []
             for sizes in itertools.product(SWEEP[work.name], LAUNCHES):
-                number += 1
                 TILES[kernel, *short] = Blocks(*sizes[0], *sizes[1])
                 try:
-                    if share is not None and number % share[1] == share[0]:
-                        out = work.run(*work.inputs)
-                        torch.autograd.grad(out, work.inputs, torch.randn_like(out))
-                    elif share is None:
-                        found.append((times(work)[part], (*sizes[0], *sizes[1])))
+                    found.append((times(work)[part], (*sizes[0], *sizes[1])))
                 except Exception:  # too much shared memory or too many registers
                     continue
             TILES[kernel, *short] = before
@@ -135,8 +125,7 @@ def sweep(batch: int, share: tuple[int, int] | None = None) -> list[list[Any]]:
                 best = sorted(found)[:3]
                 TILES[kernel, *short] = Blocks(*best[0][1])
                 rows += [[batch, work.name, kernel, sizes, f"{ms:.3f}"] for ms, sizes in best]
-        if share is None:
-            rows.append([batch, work.name, "all best", "", " + ".join(f"{ms:.3f}" for ms in times(work))])
+        rows.append([batch, work.name, "all best", "", " + ".join(f"{ms:.3f}" for ms in times(work))])
     return rows
 
 
@@ -144,11 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--sweep", action="store_true", help="try tile sizes of our kernels")
-    parser.add_argument("--compile-share", type=int, nargs=2, metavar=("I", "N"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.compile_share:
-        sweep(args.batch_size[0], tuple(args.compile_share))
-        return
     print(torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU", "torch", torch.__version__)
     for size in args.batch_size:
         if args.sweep:

@@ -99,7 +99,6 @@ def _cache(args: argparse.Namespace) -> tuple[Any, int]:
 def _precision(args: argparse.Namespace) -> tuple[Any, int]:
     kinds = _kinds(args)
     tasks = list(dict.fromkeys(registry.endpoint(KINDS[name].endpoint).task for name in kinds))
-    print(f"bf16: {variants.bf16_kernel() or 'has a kernel'}\n")
     speeds, losses = [], []
     print(table(precision.SPEED, []))
     for result in precision.measure(args.repository, kinds, tasks, args.variants, args.batches, args.rounds, args.size):

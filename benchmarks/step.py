@@ -21,12 +21,13 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from ruamel.yaml import YAML
@@ -52,20 +53,6 @@ class Words:
     cls: int = 2
     sep: int = 3
     mask: int = 4
-
-
-class Rows:
-    """Stand-in for a training set, of which a step needs the length only."""
-
-    def __len__(self) -> int:
-        return 1_000_000
-
-
-class NoTracker:
-    """Tracker that drops everything."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        pass
 
 
 def synthetic_batch(config: Config, words: Words, size: int, tokens: int, device: torch.device) -> dict[str, Tensor]:
@@ -125,10 +112,10 @@ def loop_of(config: Config, words: Words, variant: str, size: int, device: torch
     torch.compiler.reset()
     config = replace(config, pretrain=train, distributed=replace(config.distributed, world_size=1))
     task = task_class("pretrain")(config, words)  # type: ignore[arg-type]
-    task.dataset = lambda data: Rows()  # type: ignore[assignment, method-assign, return-value]
+    task.dataset = lambda data: range(1_000_000)  # type: ignore[assignment, method-assign, return-value]
     with tempfile.TemporaryDirectory() as folder:
         data = TaskData(None, words)  # type: ignore[arg-type]
-        loop = Loop(task, data, Path(folder), Path(folder), NoTracker(), device)  # type: ignore[arg-type]
+        loop = Loop(task, data, Path(folder), Path(folder), mock.Mock(), device)
     loop.task.train()
     return loop
 
@@ -223,24 +210,6 @@ def row_of(
     return row
 
 
-def run(
-    preset: str,
-    sizes: Sequence[int],
-    precisions: Sequence[str],
-    variants: Sequence[str],
-    steps: int,
-    warmup: int,
-    tokens: int,
-    kernels: int = 0,
-    official: Path | None = None,
-) -> list[list[Any]]:
-    """Return the rows of the table, each measured in a process of its own."""
-    cases = list(itertools.product(sizes, precisions, variants))
-    settings = [steps, warmup, tokens, kernels, official]
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        return [pool.submit(_row_of, preset, *case, *settings).result() for case in cases]
-
-
 def _row_of(preset: str, *arguments: Any) -> list[Any]:
     torch.set_num_threads(os.cpu_count() or 1)
     return row_of(from_dict(YAML(typ="safe").load(presets.content(preset)), Config, preset), *arguments)
@@ -261,7 +230,9 @@ def main() -> None:
     official = None if args.official is None else args.official.resolve()
     variants = [*(["official"] if official else []), *args.variants]
     settings = (args.steps, args.warmup, args.tokens, args.kernels, official)
-    rows = run(args.preset, args.batch_size, args.precision, variants, *settings)
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        cases = itertools.product(args.batch_size, args.precision, variants)
+        rows = [pool.submit(_row_of, args.preset, *case, *settings).result() for case in cases]
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"\n{name}, torch {torch.__version__}\n\n{table(HEADER, rows)}")
 

@@ -8,7 +8,6 @@ bounded. Errors in this module are logged and never fail a request.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import random
@@ -16,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -24,6 +23,9 @@ from PIL import Image
 from albef.data.text import clean
 from albef.io import utc_now
 from albef.serving import protocol
+
+if TYPE_CHECKING:
+    from albef.data.tokenizer import Encoder
 
 FOLDER, FRACTION = "ALBEF_SAMPLE_REQUESTS", "ALBEF_SAMPLE_SHARE"
 """Environment variables: output folder (an absolute path), and fraction of requests to sample."""
@@ -43,13 +45,6 @@ _SIDE = 64
 Stats = dict[str, float | None]
 
 
-class TextEncoder(Protocol):
-    """Part of `albef.data.tokenizer.Encoder` used here."""
-
-    tokenizer: Any
-    unk: int
-
-
 def image_stats(image: Image.Image, size: int) -> Stats:
     """Return statistics of an RGB image.
 
@@ -64,7 +59,7 @@ def image_stats(image: Image.Image, size: int) -> Stats:
     return dict(zip(IMAGE, values, strict=True))
 
 
-def text_stats(text: str, encoder: TextEncoder) -> Stats:
+def text_stats(text: str, encoder: Encoder) -> Stats:
     """Return statistics of a text before truncation.
 
     These are words, tokens, tokens per word (pieces) and the fraction of unknown tokens.
@@ -77,44 +72,26 @@ def text_stats(text: str, encoder: TextEncoder) -> Stats:
     return dict(zip(TEXT, values, strict=True))
 
 
-def _defer_errors(method: Callable[..., None]) -> Callable[..., None]:
-    """Store exceptions in the draft instead of raising them.
-
-    `Sampler.write` reports them after the request is answered.
-    """
-
-    @functools.wraps(method)
-    def call(self: Draft, *args: Any) -> None:
-        try:
-            method(self, *args)
-        except Exception as error:
-            self.error = error
-
-    return call
-
-
 class Draft:
-    """Statistics of one request, collected while it is answered."""
+    """Input of one request, collected while it is answered; its statistics follow afterwards."""
 
     def __init__(self) -> None:
         self.images: list[Stats] = []
         self.image_rows: list[int] = []
-        self.texts: list[Stats] = []
-        self.error: Exception | None = None
+        self.texts: Sequence[str] = []
+        self.encoder: Encoder | None = None
 
     def add_image(self, stats: Stats) -> None:
         """Add the next distinct image."""
         self.images.append(stats)
 
-    @_defer_errors
     def set_image_rows(self, rows: Sequence[int]) -> None:
         """Set the number of the distinct image of each row."""
         self.image_rows = list(rows)
 
-    @_defer_errors
-    def set_texts(self, texts: Sequence[str], encoder: TextEncoder) -> None:
+    def set_texts(self, texts: Sequence[str], encoder: Encoder) -> None:
         """Set the texts, one per row."""
-        self.texts = [text_stats(text, encoder) for text in texts]
+        self.texts, self.encoder = texts, encoder
 
     def records(self, rows: int, outputs: Mapping[str, Any]) -> list[Stats]:
         """Return the statistics of each row of an answered request."""
@@ -122,7 +99,8 @@ class Draft:
         for record, number in zip(records, self.image_rows, strict=False):
             record |= self.images[number]
         for record, text in zip(records, self.texts, strict=False):
-            record |= text
+            assert self.encoder is not None
+            record |= text_stats(text, self.encoder)
         if protocol.PROBABILITIES in outputs:
             best = np.asarray(outputs[protocol.PROBABILITIES]).max(axis=1)
             for record, value in zip(records, best, strict=True):
@@ -166,8 +144,6 @@ class Sampler:
     def write(self, draft: Draft, rows: int, outputs: Mapping[str, Any]) -> None:
         """Write the statistics of an answered request."""
         try:
-            if draft.error is not None:
-                raise draft.error
             head = {"time": utc_now(), "endpoint": self._endpoint, "version": self._version}
             lines = [json.dumps({**head, **stats}) + "\n" for stats in draft.records(rows, outputs)]
             self._append("".join(lines).encode())

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from albef.config import GatewayConfig
@@ -312,21 +311,6 @@ def _next_crash() -> Iterator[None]:
         _logger.warning("%s", error)
 
 
-@contextlib.contextmanager
-def _signals(event: threading.Event) -> Iterator[None]:
-    """Set ``event`` on SIGINT and SIGTERM within the block."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def serve(service: Service) -> None:
     """Run a service until SIGINT or SIGTERM; main thread only.
 
@@ -334,25 +318,26 @@ def serve(service: Service) -> None:
         ServerError: If it does not start.
         SystemExit: With `GAVE_UP` if it keeps dying.
     """
-    with _signals(service.stopping):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: service.stopping.set())
+    try:
         try:
-            try:
-                service.start()
-            except ServerError:
-                if service.stopping.is_set():
-                    return
-                raise
-            print(
-                f"serving {service.server.repository}: gRPC {service.grpc_url}, "
-                + (f"HTTP {service.http_url}, " if service.http_url else "")
-                + f"metrics http://{service.server.metrics_url}/metrics; Ctrl-C stops",
-                flush=True,
-            )
-            try:
-                service.watch()
-            except ServerError as error:
-                if not service.stopping.is_set():
-                    print(f"albef serve: {error}", file=sys.stderr)
-                    raise SystemExit(GAVE_UP) from error
-        finally:
-            service.stop()
+            service.start()
+        except ServerError:
+            if service.stopping.is_set():
+                return
+            raise
+        print(
+            f"serving {service.server.repository}: gRPC {service.grpc_url}, "
+            + (f"HTTP {service.http_url}, " if service.http_url else "")
+            + f"metrics http://{service.server.metrics_url}/metrics; Ctrl-C stops",
+            flush=True,
+        )
+        try:
+            service.watch()
+        except ServerError as error:
+            if not service.stopping.is_set():
+                print(f"albef serve: {error}", file=sys.stderr)
+                raise SystemExit(GAVE_UP) from error
+    finally:
+        service.stop()

@@ -20,8 +20,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -115,12 +115,8 @@ class Loop:
     Rows that cannot be read are replaced by others and listed in ``skipped_rows.jsonl``; see `albef.data.faults`.
 
     Args:
-        task: Model and losses.
-        data: Data of the task.
         work_dir: Folder for checkpoints of exactly this run (see `albef.training.state.fingerprint`).
         out: Folder for the results.
-        tracker: Tracker that metrics are logged to.
-        device: Device to train on.
         stop_file: File whose existence stops several ranks as SIGTERM stops a single process.
     """
 
@@ -189,6 +185,7 @@ class Loop:
         )
         with _on_sigterm(self.stop_file, self.device) as stop, bar, ExitStack() as stack:
             stack.callback(self.writer.wait)  # after an error, too: the run resumes from what was saved before it
+            stack.callback(self.__dict__.pop, "loader", None)  # ends its processes; garbage collection waits for them
             for epoch in range(len(self.progress.validation), self.config.epochs):
                 if self.progress.step < (epoch + 1) * self.steps_per_epoch:
                     self._epoch(epoch, bar, stop)
@@ -229,34 +226,35 @@ class Loop:
         if start == 0:
             self.skipped_rows.begin_epoch()
         logged, logged_at = self.progress.step, time.perf_counter()
-        for parts in self._parts(on_device(self.loader.batches(epoch, start), self.device)):
-            self.skipped_rows.add(parts)
-            for part in parts:
-                self.loader.use(part)
-            self.train_step(parts)
-            bar.update()
-            step = self.progress.step
-            only = step == self.steps_per_epoch * self.config.epochs and not self.progress.history
-            if step % self.config.log_every == 0 or only:
-                row = self._log()
-                self.skipped_rows.check(step)
-                rate = (step - logged) * self.config.batch_size / (time.perf_counter() - logged_at)
-                logged, logged_at = step, time.perf_counter()
-                self.tracker.log_metrics({**row, "images_per_second": rate}, step)
-                bar.set_postfix(refresh=False, loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
-                if self.is_main:
-                    _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
-            last, stopped = step % self.steps_per_epoch == 0, stop.requested(step)
-            if stopped or (step % self.config.checkpoint_every == 0 and not last):
-                self.step.check()
-                self._save()
-            if stopped:
-                _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
-                raise SystemExit(128 + signal.SIGTERM)
+        with closing(self._batches(epoch, start)) as batches:
+            for parts in batches:
+                self.skipped_rows.add(parts)
+                for part in parts:
+                    self.loader.use(part)
+                self.train_step(parts)
+                bar.update()
+                step = self.progress.step
+                only = step == self.steps_per_epoch * self.config.epochs and not self.progress.history
+                if step % self.config.log_every == 0 or only:
+                    row = self._log()
+                    self.skipped_rows.check(step)
+                    rate = (step - logged) * self.config.batch_size / (time.perf_counter() - logged_at)
+                    logged, logged_at = step, time.perf_counter()
+                    self.tracker.log_metrics({**row, "images_per_second": rate}, step)
+                    bar.set_postfix(refresh=False, loss=f"{row['loss']:.3f}", images_s=f"{rate:.0f}")
+                    if self.is_main:
+                        _logger.info("%s: step %d, loss %.3f, %.0f images/s", self.task.name, step, row["loss"], rate)
+                last, stopped = step % self.steps_per_epoch == 0, stop.requested(step)
+                if stopped or (step % self.config.checkpoint_every == 0 and not last):
+                    self.step.check()
+                    self._save()
+                if stopped:
+                    _logger.warning("%s: stopped by SIGTERM at step %d; run again to resume", self.task.name, step)
+                    raise SystemExit(128 + signal.SIGTERM)
 
-    def _parts(self, batches: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the parts of each batch."""
-        batches = iter(batches)
+    def _batches(self, epoch: int, start: int) -> Generator[list[dict[str, Any]]]:
+        """Yield the parts of each batch, on the device."""
+        batches = on_device(self.loader.batches(epoch, start), self.device)
         while parts := list(islice(batches, self.config.parts(distributed.world_size()))):
             yield parts
 

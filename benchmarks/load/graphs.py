@@ -52,7 +52,7 @@ def measure(repository: Path, runtime: Runtime, kinds: Sequence[str], load: Load
         for name, rows in inputs.items():
             file = Path(folder) / f"{name}.json"
             perf.write_inputs(file, rows)
-            graph = Graph(repository / name, 1)
+            graph = Graph(repository / name)
             names = [output.name for output in graph.session.get_outputs()]
 
             ask = partial(_ask, graph, rows, names)

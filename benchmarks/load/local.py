@@ -15,12 +15,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -99,16 +99,6 @@ class InferenceResponse:
         self.outputs, self.error = output_tensors, error
 
 
-class Logger:
-    """Logger that writes to stderr."""
-
-    @staticmethod
-    def log_error(text: str) -> None:
-        print(text, file=sys.stderr)
-
-    log_warn = log_error
-
-
 def input_of(request: Request, name: str) -> Tensor | None:
     """Return an input of a request, or None."""
     return Tensor(name, request[name]) if name in request else None
@@ -117,22 +107,9 @@ def input_of(request: Request, name: str) -> Tensor | None:
 def backend_utils() -> ModuleType:
     """Return the parts of Triton's module that endpoints use, except graph calls."""
     module = ModuleType(MODULE)
-    classes = {each.__name__: each for each in (Tensor, TritonError, InferenceResponse, Logger, MetricFamily)}
+    classes = {each.__name__: each for each in (Tensor, TritonError, InferenceResponse, MetricFamily)}
     module.__dict__.update(classes, get_input_tensor_by_name=input_of, TRITONSERVER_RESPONSE_COMPLETE_FINAL=1)
     return module
-
-
-@contextmanager
-def _preserve_sys_path() -> Iterator[None]:
-    """Undo changes of ``sys.path`` on exit.
-
-    An endpoint prepends its own folder; here it uses `albef` from this checkout.
-    """
-    path = list(sys.path)
-    try:
-        yield
-    finally:
-        sys.path[:] = path
 
 
 def load_endpoint(file: Path) -> type[Any]:
@@ -142,7 +119,7 @@ def load_endpoint(file: Path) -> type[Any]:
     if spec is None or spec.loader is None:
         raise FileNotFoundError(file)
     module = importlib.util.module_from_spec(spec)
-    with _preserve_sys_path():
+    with mock.patch.object(sys, "path", list(sys.path)):  # to which an endpoint adds its own copy of `albef`
         spec.loader.exec_module(module)
     endpoint: type[Any] = module.TritonPythonModel
     return endpoint
@@ -181,10 +158,10 @@ class Graph:
         record: List that receives the inputs of each run, or None.
     """
 
-    def __init__(self, folder: Path, version: int, file: Path | None = None) -> None:
+    def __init__(self, folder: Path, file: Path | None = None) -> None:
         config = pbtxt.parse(folder / "config.pbtxt")
         threads = int(config.parameters["intra_op_thread_count"].string_value)
-        self.session = open_session(file or folder / str(version) / "model.onnx", threads)
+        self.session = open_session(file or folder / "1" / "model.onnx", threads)
         self.slots = FairSemaphore(max(group.count for group in config.instance_group))
         self.seconds = 0.0
         self.record: list[dict[str, Any]] | None = None
@@ -205,16 +182,12 @@ class Local:
     Args:
         repository: Model repository.
         name: Name of the endpoint.
-        files: ONNX files that replace some graphs, by graph name, such as ``vision``.
     """
 
-    def __init__(self, repository: Path, name: str, version: int = 1, files: dict[str, Path] | None = None) -> None:
-        folder, files = repository.resolve(), files or {}
-        base = load_endpoint(folder / name / str(version) / "model.py")
-        self.graphs = {
-            graph: Graph(folder / model, version, files.get(graph))
-            for graph, model in registry.graph_models(name).items()
-        }
+    def __init__(self, repository: Path, name: str) -> None:
+        folder = repository.resolve()
+        base = load_endpoint(folder / name / "1" / "model.py")
+        self.graphs = {graph: Graph(folder / model) for graph, model in registry.graph_models(name).items()}
         graphs = self.graphs
 
         class InProcess(base):
@@ -227,7 +200,7 @@ class Local:
         self.endpoint.initialize(
             {
                 "model_name": name,
-                "model_version": str(version),
+                "model_version": "1",
                 "model_repository": str(folder / name),
                 "model_config": json.dumps({"max_batch_size": config.max_batch_size}),
             }

@@ -58,7 +58,7 @@ def latencies(
 ) -> Iterator[dict[str, Any]]:
     """Yield latencies of each graph and batch size for both precisions, measured alternately."""
     for name, rows in inputs.items():
-        original, variant = Graph(repository / name, 1), Graph(repository / name, 1, files[name])
+        original, variant = Graph(repository / name), Graph(repository / name, files[name])
         outputs = [output.name for output in original.session.get_outputs()]
         for batch in batches:
             feeds, times = tiled(rows[0], batch), ([], [])  # type: tuple[dict[str, Any], tuple[list[float], list[float]]]

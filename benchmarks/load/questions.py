@@ -99,18 +99,14 @@ class Questions:
 
     Args:
         count: Number of requests; higher indices start over.
-        seed: First seed.
     """
 
-    def __init__(self, kind: Kind, count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> None:
+    def __init__(self, kind: Kind, count: int, size: tuple[int, int] = SIZE) -> None:
         self.kind = kind
-        self._requests = [kind.make(_cached_image(seed + number, size), seed + number) for number in range(count)]
+        self._requests = [kind.make(_cached_image(number, size), number) for number in range(count)]
 
     def __getitem__(self, number: int) -> Request[Any]:
         return self._requests[number % len(self._requests)]
-
-    def __len__(self) -> int:
-        return len(self._requests)
 
 
 _cached_image = functools.lru_cache(maxsize=4096)(make_image)

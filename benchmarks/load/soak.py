@@ -38,26 +38,19 @@ def memory(pids: Sequence[int]) -> dict[str, float]:
     """Return resident and proportional MiB of some processes; Pss counts shared pages once."""
     totals = {"Rss": 0.0, "Pss": 0.0}
     for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for line in lines:
-            key, _, rest = line.partition(":")
-            if key in totals:
-                totals[key] += int(rest.split()[0]) / 1024
+        with suppress(psutil.Error):
+            found = psutil.Process(pid).memory_full_info()
+            totals["Rss"] += found.rss / 2**20
+            totals["Pss"] += found.pss / 2**20
     return totals
 
 
 def slope(minutes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
     """Return least-squares slope and standard error; NaN below three points."""
-    x, y = np.asarray(minutes), np.asarray(values)
-    if len(x) < 3:
+    if len(minutes) < 3:
         return float("nan"), float("nan")
-    centered = x - x.mean()
-    gradient = float(centered @ y / (centered @ centered))
-    residuals = y - y.mean() - gradient * centered
-    return gradient, float(np.sqrt(residuals @ residuals / (len(x) - 2) / (centered @ centered)))
+    (gradient, _), covariance = np.polyfit(minutes, values, 1, cov=True)
+    return float(gradient), float(np.sqrt(covariance[0, 0]))
 
 
 _TARGETS = {

@@ -46,24 +46,6 @@ VARIANTS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-def bf16_kernel() -> str:
-    """Return ONNX Runtime's error for a bf16 matrix product; empty if supported."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper
-
-    def value(name: str) -> Any:
-        return helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [2, 2])
-
-    node = helper.make_node("MatMul", ["a", "b"], ["c"], name="product")
-    graph = helper.make_graph([node], "probe", [value("a"), value("b")], [value("c")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    try:
-        ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception as error:
-        return str(error)
-    return ""
-
-
 def tiled(feeds: dict[str, Any], rows: int) -> dict[str, Any]:
     """Repeat the row of a request ``rows`` times."""
     return {name: np.repeat(array[:1], rows, axis=0) for name, array in feeds.items()}

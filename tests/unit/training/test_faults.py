@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,8 +93,10 @@ def test_counts_and_weights_do_not_depend_on_workers_or_kills(
     _after(killed, monkeypatch, kill)
     with pytest.raises(_Killed):
         killed.run()
+    assert not multiprocessing.active_children()
     again = _loop(damaged, tmp_path / "killed", name, num_workers=2, **change)
     metrics = again.run()
+    assert not multiprocessing.active_children()
     assert metrics["skipped_rows"] == 4  # two rows in each of two epochs
     assert again.progress.history[-1]["skipped_rows"] == 4
     for file in ("history.csv", "metrics.json", LIST):
