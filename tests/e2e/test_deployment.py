@@ -110,6 +110,7 @@ def orchestrated(tree: Tree, folder: Path) -> Iterator[Stack]:
         "MLFLOW_PORT": str(free_port()),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "NO_COLOR": "1",
     }
     # A variable of a harness in this very process would lead the commands to it.
