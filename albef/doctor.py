@@ -17,13 +17,7 @@ _MIN_DISK, _MIN_SHM, _MIN_MEMORY = 5 * 2**30, 64 * 2**20, 4 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check.
-
-    Args:
-        subject: Subject of the check.
-        text: State of the subject.
-        mend: Command or advice if there is a problem, otherwise None.
-    """
+    """Result of a check; ``mend`` is the command or advice if there is a problem."""
 
     subject: str
     text: str
@@ -50,11 +44,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def examine(params: Path) -> Iterator[Finding]:
-    """Check everything that commands need.
-
-    Args:
-        params: Parameter file.
-    """
+    """Check everything that commands need."""
     yield Finding("Python", f"{sys.version.split()[0]} at {sys.executable}")
     yield from packages(metadata.requires("albef") or ())
     yield from _memory()
@@ -65,11 +55,7 @@ def examine(params: Path) -> Iterator[Finding]:
 
 
 def packages(requirements: Iterable[str]) -> Iterator[Finding]:
-    """Check the installed versions of all dependencies.
-
-    Args:
-        requirements: Requirements of a distribution, as in its metadata.
-    """
+    """Check the installed versions of all dependencies."""
     from packaging.requirements import Requirement
 
     wrong: dict[str, list[str]] = {}

@@ -126,13 +126,7 @@ class ReplacingSet(Dataset[Any]):
 
 @dataclass
 class SkippedRows:
-    """Bad rows of a run, the same on all ranks after `gather`.
-
-    Args:
-        name: Name of the task.
-        dataset: Training set.
-        folder: Folder of the results.
-    """
+    """Bad rows of a run, the same on all ranks after `gather`."""
 
     name: str
     dataset: TrainSet

@@ -34,10 +34,6 @@ class StreamSet(PairDataset):
     """Pairs of a stream; ``len`` is that of an epoch.
 
     It has no rows of its own: samples come from `StreamLoader`.
-
-    Args:
-        spec: The shards.
-        images: Images of the prepared data.
     """
 
     def __init__(

@@ -130,11 +130,7 @@ class ImageTable:
 
 
 class ImageWriter(AbstractContextManager["ImageWriter"]):
-    """Writes the tables of images.
-
-    Args:
-        folder: Folder to create.
-    """
+    """Writes the tables of images."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -259,11 +255,7 @@ class RecordTable(Sequence[Record]):
 
 
 class RecordWriter(AbstractContextManager["RecordWriter"]):
-    """Writes the table of a list.
-
-    Args:
-        file: Path or open binary file.
-    """
+    """Writes the table of a list."""
 
     def __init__(self, file: Path | BinaryIO) -> None:
         import pyarrow as pa

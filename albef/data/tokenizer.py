@@ -165,11 +165,7 @@ def special_tokens(tokenizer: Tokenizer, where: str = "tokenizer") -> tuple[str,
 
 
 class Encoder:
-    """Text encoder that cleans and tokenizes batches.
-
-    Args:
-        tokenizer: Result of `load`.
-    """
+    """Text encoder that cleans and tokenizes batches."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer

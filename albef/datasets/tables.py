@@ -36,11 +36,7 @@ def digest_line(path: str, data: bytes | None) -> bytes:
 
 
 class ListWriter(AbstractContextManager["ListWriter"]):
-    """Writes lists.
-
-    Args:
-        out: Folder to write.
-    """
+    """Writes lists."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -76,11 +72,7 @@ class ListWriter(AbstractContextManager["ListWriter"]):
 
 
 class Writer(ListWriter):
-    """Writes lists and images.
-
-    Args:
-        out: Folder to write.
-    """
+    """Writes lists and images."""
 
     def __init__(self, out: Path) -> None:
         super().__init__(out)

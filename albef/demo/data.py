@@ -17,12 +17,7 @@ _EXAMPLES = 4
 
 
 class Data:
-    """Data beside the models, each part empty where it is missing.
-
-    Args:
-        images: Folder of images, with subfolders.
-        lists: Folder of the lists of `albef validate`.
-    """
+    """Data beside the models, each part empty where it is missing."""
 
     def __init__(self, images: Path, lists: Path) -> None:
         self.folder, self.lists = images, lists

@@ -27,10 +27,6 @@ _BUILT_IN = "emoji"
 class Local:
     """Models of training stages; see `albef.demo.models.Models`.
 
-    Args:
-        folder: Folder with the stages, which are named by task.
-        data: Data of the page.
-
     Raises:
         SourceError: If there is no model, or none of the images to search.
         ValueError: If a model or an image cannot be read.

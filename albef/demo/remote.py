@@ -21,11 +21,6 @@ _ENDPOINTS = {**TASKS, "compare": "compare", "classify": "classify"}
 class Remote:
     """Client of a server, which closes with the ``with`` block; see `albef.demo.models.Models`.
 
-    Args:
-        url: Host and port of the gRPC service.
-        credentials: What the server knows this client by.
-        data: Data of the page.
-
     Raises:
         NoSuchEndpointError: If the server has none of the endpoints.
         ServingError: If it does not answer.

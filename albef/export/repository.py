@@ -154,11 +154,7 @@ def _max_tokens(config: Config, task: str) -> int:
 def _add_endpoint(
     folder: Path, config: Config, name: str, origin: dict[str, str], sizes: GraphSizes, tokenizer: Path
 ) -> EndpointFolder:
-    """Write an endpoint, except for the settings.
-
-    Args:
-        origin, sizes: Metadata and sizes of its graphs.
-    """
+    """Write an endpoint, except for the settings."""
     spec, serve = registry.endpoint(name), config.serve
     train = train_config(config, spec.task)
     # Requests queue while the instance is busy; a queue delay would only slow down single requests.

@@ -136,11 +136,7 @@ def _losses(history: dict[str, list[float]]) -> list[str]:
 
 
 def scenes(shown: Sequence[tuple[str, str]], images: Images, path: Path, columns: int = 6) -> None:
-    """Draw images with captions in a grid.
-
-    Args:
-        shown: Image paths and captions.
-    """
+    """Draw images with captions in a grid."""
     rows = -(-len(shown) // columns)
     figure = new_figure(2.2 * columns, 2.7 * rows)
     panels: Any = figure.subplots(rows, columns, squeeze=False)

@@ -32,11 +32,7 @@ def searches(artifacts: Path, out: Path) -> dict[str, Any]:
 
 
 def _draw(trials: list[dict[str, float]], names: list[str], path: Path) -> None:
-    """Draw parallel coordinates: one line per trial through its values, clearer for better trials.
-
-    Args:
-        trials: Values by name, the best trial first.
-    """
+    """Draw parallel coordinates: one line per trial through its values, clearer for better trials."""
     columns = {name: [trial[name] for trial in trials] for name in names}
     with chart(path, 1.8 * len(names) + 1, 4) as figure:
         axes = figure.subplots()

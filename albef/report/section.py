@@ -48,13 +48,7 @@ Block = Text | Image | Table
 
 @dataclass(frozen=True)
 class Section:
-    """Inputs and outputs of a section.
-
-    Args:
-        source: Folder of the task's evaluation.
-        images: Images of the data set.
-        out: Folder of the page.
-    """
+    """Inputs and outputs of a section."""
 
     task: str
     source: Path

@@ -46,11 +46,7 @@ class Case:
 
 
 class Subject(ABC):
-    """Model of a task with its cases.
-
-    Args:
-        config: Section of the task.
-    """
+    """Model of a task with its cases."""
 
     task: ClassVar[str]
     asks: ClassVar[str] = ""

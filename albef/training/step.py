@@ -31,13 +31,6 @@ class TrainStep:
 
     A step whose loss or gradient is not finite changes no weights and no optimizer state; it is counted. Teacher and
     queue, which the forward pass updates, stay finite.
-
-    Args:
-        task: Model and losses.
-        forward: The task, or the task wrapped for several ranks.
-        optimizer: From `albef.training.optim.build_optimizer`.
-        config: Training parameters.
-        device: Device of the task.
     """
 
     def __init__(

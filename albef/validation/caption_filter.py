@@ -33,9 +33,6 @@ _LEAST_PROBABILITY = 0.02
 class CaptionFilter:
     """Drops captions, and records without another one.
 
-    Args:
-        config: Limits.
-
     Raises:
         ConfigError: If a language is unknown.
     """

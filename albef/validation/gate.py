@@ -145,11 +145,7 @@ def _reasons(findings: Iterable[Finding]) -> dict[int, str]:
 
 
 class Quarantine(AbstractContextManager["Quarantine"]):
-    """JSON list of bad records with their reasons, written one by one.
-
-    Args:
-        path: File to write.
-    """
+    """JSON list of bad records with their reasons, written one by one."""
 
     def __init__(self, path: Path) -> None:
         self._file, self._empty = path.open("w", encoding="utf-8"), True

@@ -13,13 +13,7 @@ from albef.validation.gx_runner import Finding
 def write(
     path: Path, title: str, rows: Mapping[str, int], findings: Sequence[Finding], warnings: Collection[str] = ()
 ) -> None:
-    """Write the page.
-
-    Args:
-        rows: Number of records, by list.
-        findings: Findings on these lists.
-        warnings: Names of expectations that may fail.
-    """
+    """Write the page."""
     lists = []
     for name, count in rows.items():
         own = [finding for finding in findings if finding.list == name]

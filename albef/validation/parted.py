@@ -13,13 +13,7 @@ from albef.validation.gx_runner import REPORT_EXAMPLES, Finding, GxRunner
 
 
 class PartedList:
-    """Validation of one list.
-
-    Args:
-        runner: Runner that validates the parts.
-        name: Name of the list.
-        expectations: Expectations on its rows.
-    """
+    """Validation of one list."""
 
     def __init__(self, runner: GxRunner, name: str, expectations: Sequence[Any]) -> None:
         self._runner, self._name, self._expectations = runner, name, list(expectations)

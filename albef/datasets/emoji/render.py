@@ -12,12 +12,7 @@ from albef.datasets.emoji.scenes import Scene
 
 
 class Renderer:
-    """Renderer of square images that caches resized sprites and backgrounds.
-
-    Args:
-        lexicon: Sprites of the scenes.
-        side: Pixels per side of an image.
-    """
+    """Renderer of square images that caches resized sprites and backgrounds."""
 
     def __init__(self, lexicon: Lexicon, side: int) -> None:
         self.lexicon = lexicon

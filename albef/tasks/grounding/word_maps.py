@@ -34,13 +34,7 @@ def tokens_of_words(tokens: Sequence[str]) -> list[tuple[str, list[int]]]:
 
 
 def word_maps(job: Job, source: ImageSource, text: str, true: Box, chosen: Box, block: int) -> Image.Image:
-    """Draw the image with its boxes, and a heat map per word (`word_panels`).
-
-    Args:
-        source: The image.
-        true, chosen: The true box and the chosen proposal.
-        block: Fusion layer.
-    """
+    """Draw the image with its boxes, and a heat map per word (`word_panels`)."""
     original = load_image(source)
     image = resized(original)
     scale = image.width / original.width
