@@ -117,7 +117,7 @@ def _expected(hint: Any) -> str:
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _section(value, hint, where)
+        return from_dict(value, hint, where)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         try:
@@ -151,10 +151,19 @@ def _names_model(data: Any, field: dataclasses.Field[Any]) -> bool:
     return data is not None
 
 
-def _section(data: Any, cls: type, where: str) -> Any:
+def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
+    """Build the dataclass ``cls`` from plain data.
+
+    Args:
+        data: Nested mappings, as read from YAML or JSON.
+        where: Prefix of the key in error messages.
+
+    Raises:
+        ConfigError: If a key is unknown, missing or mistyped.
+    """
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {data!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     data = _current_keys(data, cls, where)
     _check_keys(data, list(fields), where)
     hints = field_types(cls)
@@ -189,20 +198,6 @@ def read(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot read the parameter file ({error.strerror})") from error
     except YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
-
-
-def from_dict(data: Any, cls: type[T], where: str = "params") -> T:
-    """Build the dataclass ``cls`` from plain data.
-
-    Args:
-        data: Nested mappings, as read from YAML or JSON.
-        where: Prefix of the key in error messages.
-
-    Raises:
-        ConfigError: If a key is unknown, missing or mistyped.
-    """
-    result: T = _section(data, cls, where)
-    return result
 
 
 def replaced(section: T, values: Any, where: str = "params") -> T:

@@ -43,7 +43,7 @@ def launch(
     settings: DistributedConfig,
     name: str,
     work_dir: Path,
-    function: Callable[[torch.device, Path], None],
+    function: Callable[[torch.device, Path], object],
     resumes: bool = True,
 ) -> None:
     """Run a function in every worker.

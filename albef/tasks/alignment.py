@@ -172,25 +172,11 @@ class AlignmentTask(Task):
         """Return the losses of a step; ``negatives`` as in `align`."""
         train = self.train_config(self.config)
         assert isinstance(train, AlignTrainConfig)
-        return align_images(self.model, batch, alpha, negatives, train.gather_negatives)
+        if not self.model.config.official_quirks:
+            self.model.clamp_temperature()  # the official fine-tuning does not clamp it
+        return align(self.model, batch, alpha, batch["image_id"], negatives, gather=train.gather_negatives).losses
 
     @classmethod
     def search_space(cls) -> dict[str, tuple[str, float, float]]:
         """Return the search space common to all tasks, and the temperature."""
         return {**super().search_space(), "temperature": ("loguniform", 0.02, 0.3)}
-
-
-def align_images(
-    model: ALBEF,
-    batch: Batch,
-    alpha: float | Tensor,
-    negatives: tuple[Tensor, Tensor] | None = None,
-    gather: bool = False,
-) -> dict[str, Tensor]:
-    """Return the losses of `align` with positives by ``image_id (B,)``.
-
-    Used by retrieval and grounding (paper section 5).
-    """
-    if not model.config.official_quirks:
-        model.clamp_temperature()  # the official fine-tuning does not clamp it
-    return align(model, batch, alpha, ids=batch["image_id"], negatives=negatives, gather=gather).losses

@@ -12,7 +12,7 @@ from albef.config import Config, section_of, to_dict
 from albef.io import write_file
 from albef.tracking.origin import run_tags
 from albef.tracking.system import system_metrics
-from albef.tracking.tracker import DataSet, Tracker, resolve
+from albef.tracking.tracker import Tracker, resolve
 
 
 def absolute_uri(uri: str | None) -> str:
@@ -51,7 +51,8 @@ def start_run(
     """
     recorded = {"model": to_dict(config.model), "train": to_dict(section_of(config, name)), **params}
     tags = {"task": name, "mlflow.source.name": f"albef {name}", **({"data": data} if data else {})}
-    data_sets = [DataSet(path.stem, data[:36], path.resolve().as_uri()) for path in lists]
+    digest = data[:36]  # all that MLflow stores
+    data_sets = [{"name": path.stem, "digest": digest, "uri": path.resolve().as_uri()} for path in lists]
     write_file(folder / "config.json", json.dumps(recorded, indent=1) + "\n")
     with start(name, recorded, tags, folder, uri, data_sets=data_sets) as tracker:
         tracker.log_artifact(folder / "config.json")

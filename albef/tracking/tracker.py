@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from albef.io import write_file
 from albef.tracking.mlflow_sync import BufferUpload, connect, first_line, sync_abandoned
@@ -32,17 +32,6 @@ _CLOSE_SECONDS = 30.0
 _RETRY_SECONDS = 5.0  # retries after the end of the run, for a store that is only busy
 _MAX_BACKOFF = 30.0
 _GATHER_SECONDS = 2.0  # batching values into few requests takes less time from training
-
-
-class DataSet(NamedTuple):
-    """Data that a run reads.
-
-    ``digest`` has at most 36 characters, which MLflow stores.
-    """
-
-    name: str
-    digest: str
-    uri: str
 
 
 def resolve(uri: str | None) -> str:
@@ -108,7 +97,7 @@ class Tracker:
         folder: Path,
         work_dir: Path | None = None,
         parent: dict[str, Any] | None = None,
-        data_sets: Sequence[DataSet] = (),
+        data_sets: Sequence[dict[str, str]] = (),
     ) -> None:
         self.uri = uri
         self.identity: dict[str, Any] = {"name": name}
@@ -118,8 +107,7 @@ class Tracker:
         if uri == "none":
             return
         self.identity |= _identity(folder)
-        read = [data_set._asdict() for data_set in data_sets]
-        header = {**self.identity, "uri": uri, "experiment": EXPERIMENT, "parent": parent, "data_sets": read}
+        header = {**self.identity, "uri": uri, "experiment": EXPERIMENT, "parent": parent, "data_sets": [*data_sets]}
         root = (work_dir or folder.parent) / BUFFERS
         try:
             self._buffer = OfflineBuffer.create(root, {**header, "params": _flatten(params), "tags": dict(tags)})

@@ -15,7 +15,7 @@ from albef.data.tokenizer import Encoder
 from albef.tasks.base import TaskData, task_class
 from albef.tracking.tracker import Tracker
 from albef.training.loop import Loop
-from albef.training.run import device_of
+from albef.training.run import device
 from albef.tuning.space import trial_config
 from albef.weights import checkpoint as model_file
 
@@ -86,7 +86,7 @@ def run(proposal: Mapping[str, Any], config: Config, task_name: str, inputs: Inp
     # A child run of the search's run: killed, unless the last epoch is reported or an error is raised.
     with Tracker(inputs.uri, name, setting, inputs.tags, folder, search_dir, inputs.parent) as tracker:
         reporter = Reporter(tracker, str(kind.selection))
-        loop = Loop(task, data, work_dir, folder / "out", reporter, device_of())
+        loop = Loop(task, data, work_dir, folder / "out", reporter, device())
         reporter.steps_per_epoch, reporter.epochs = loop.steps_per_epoch, loop.config.epochs
         loop.run()
 

@@ -10,26 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from albef.data.schema import Record, known_lists, problems
+from albef.data.schema import known_lists
 from albef.data.tables import RecordTable
 from albef.validation.columns import first_of_equal, keys, lists, messages, numbers
 from albef.validation.facts import Part
 from albef.validation.images import ImageIndex, Rows
 from albef.validation.leakage import HeldOut
 from albef.validation.record_facts import SHARED_IDS, id_of
-
-
-def check_records(records: Sequence[Any], kind: str) -> tuple[list[Record | None], list[str | None]]:
-    """Check the schema of records.
-
-    Returns:
-        The records with None in place of malformed ones, and the first problem of each, None for valid ones.
-    """
-    found = [problems(record, kind) for record in records]
-    return (
-        [None if errors else record for record, errors in zip(records, found, strict=True)],
-        [errors[0] if errors else None for errors in found],
-    )
 
 
 class Features:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from albef.config import ListsConfig, PairsConfig, PrepareConfig, ValidateConfig
 from albef.data.files import new_folder
-from albef.data.schema import images_of, known_lists
+from albef.data.schema import images_of, known_lists, problems
 from albef.data.shards import expand
 from albef.datasets import official_lists, photo_folder, shards
 from albef.datasets.emoji import lexicon
@@ -31,7 +31,6 @@ from albef.progress import Progress
 from albef.validation import page
 from albef.validation.columns import first_of_equal
 from albef.validation.facts import RECORD_ROWS
-from albef.validation.features import check_records
 from albef.validation.gx_runner import Finding, GxRunner, fatal, format_failures
 from albef.validation.parted import PartedList
 
@@ -153,9 +152,10 @@ def _table(
         start: Number of the first row.
         first: First row with the same content, for all rows of the file.
     """
-    valid, malformed = check_records(rows, kind)
+    found = [problems(row, kind) for row in rows]
+    valid = [None if errors else row for row, errors in zip(rows, found, strict=True)]
     columns = {
-        "schema_problem": malformed,
+        "schema_problem": [errors[0] if errors else None for errors in found],
         "image_problem": [None if row is None else _missing_image(images_of(row), root, exists) for row in valid],
         "text_problem": [None if row is None else _damaged_text(row) for row in valid],
         "duplicate_problem": [

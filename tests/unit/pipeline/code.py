@@ -36,9 +36,8 @@ _NEUTRAL = (
 
 # Modules that only the commands of some stages import without an influence on their results.
 _TRAINING = (
-    "albef.training.run",  # starts the loop, in this process
+    "albef.training.run",  # starts the loop, in this process or in several
     "albef.training.job",
-    "albef.training.distributed",  # or in several
     "albef.weights",  # formats on disk; adapt_weights is a dependency where a stage starts from another one's model
     "albef.inference.gradcam",
     "albef.inference.boxes",
