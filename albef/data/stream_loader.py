@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -172,7 +173,7 @@ class StreamLoader:
         if self._batches is None:
             self._batches = iter(
                 DataLoader(
-                    _Parts(self),
+                    _Parts(copy.copy(self)),  # not itself: a cycle would keep loading processes beyond its end
                     batch_size=None,
                     collate_fn=_as_is,  # type: ignore[arg-type]
                     num_workers=self.workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections import Counter
 from dataclasses import asdict, replace
 from itertools import islice
@@ -161,6 +162,8 @@ def test_batches_go_on_where_they_were(spec: StreamSpec, encoder: Encoder, worke
     resumed.load_state(killed.state())
     rest = [*resumed.batches(0, start=3), *resumed.batches(1), *resumed.batches(2)]
     assert len(rest) == 9
+    del killed, resumed, whole
+    assert not multiprocessing.active_children()
     for left, right in zip(batches[3:], rest, strict=True):
         assert all(torch.equal(left[name], right[name]) for name in ("image", "input_ids", "image_id"))
 
