@@ -33,6 +33,10 @@ class BehaviorError(ValueError):
 def run(config: Config, lists: Path, images: Path, tokenizer: Path, models: Path, pretrained: Path, out: Path) -> None:
     """Test the model of each task, and write ``tests.json``, ``metrics.json`` and ``pseudo_targets.json``.
 
+    Args:
+        models: Folder with the models of the tasks, each in a folder named after its task.
+        pretrained: Folder with the pretrained model.
+
     Raises:
         BehaviorError: If there is no model of a task that has tests.
         EvaluationError: If a model or the tokenizer does not fit.

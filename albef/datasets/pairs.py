@@ -15,9 +15,10 @@ from typing import Any
 
 from albef.config import PairsConfig
 from albef.data.images import ImageError, read_bytes
+from albef.data.lists import IMAGE_FOLDER
 from albef.data.schema import SchemaError
 from albef.data.shards import place_of
-from albef.datasets import photo_folder, shards, tables
+from albef.datasets import image_parts, photo_folder, shards, tables
 from albef.progress import Progress
 
 
@@ -59,16 +60,21 @@ def read(config: PairsConfig, raw: Path, content: bool = True) -> Iterator[Pair]
         yield Pair(sample.key or str(number), f"{number:09}{sample.suffix}", sample.image, sample.captions)
 
 
-def _from_folder(config: PairsConfig, folder: Path, content: bool) -> Iterator[Pair]:
+def _captions(config: PairsConfig, folder: Path) -> dict[str, list[str]]:
+    """Return the captions of the images of a folder, by path in ascending order."""
     captions: dict[str, list[str]] = {}
     for row in photo_folder.rows(folder, config.image, config.caption):
         captions.setdefault(row["image"], []).append(row["caption"])
-    for path in sorted(captions):
+    return dict(sorted(captions.items()))
+
+
+def _from_folder(config: PairsConfig, folder: Path, content: bool) -> Iterator[Pair]:
+    for path, captions in _captions(config, folder).items():
         image: bytes | None = None  # `albef inspect` reports it
         if os.path.isfile(folder / path):
             with contextlib.suppress(ImageError):
                 image = read_bytes(folder / path) if content else b""
-        yield Pair(path, path, image, captions[path])
+        yield Pair(path, path, image, captions)
 
 
 def split_of(key: str, val: float, test: float) -> str:
@@ -80,18 +86,38 @@ def split_of(key: str, val: float, test: float) -> str:
     return "test" if place < test else "val" if place < test + val else "train"
 
 
-def write(config: PairsConfig, pairs: Iterable[Pair], out: Path, max_side: int | None) -> dict[str, Any]:
+def convert(config: PairsConfig, raw: Path, out: Path, max_side: int | None, work: Path) -> dict[str, Any]:
     """Write the lists ``pretrain`` and ``retrieval_*``, and the images.
 
+    Images of a folder are written in parts; see `albef.datasets.image_parts`.
+
     Args:
+        raw: Folder that relative paths start from.
+        out: Folder to write.
         max_side: Longer side, in pixels, that larger images are shrunk to.
+        work: Folder for images of a folder until all are written, from which an interrupted run goes on.
 
     Returns:
         The manifest. Rows of the source without an image are left out and counted as ``without_image``.
 
     Raises:
-        SchemaError: If there is no image.
+        SchemaError: If there is no image; see also `read`.
     """
+    if config.path.startswith(shards.HUB) or shards.files(config.path, raw) is not None:
+        return write(config, read(config, raw), out, max_side)
+    folder = raw / config.path
+    captions = _captions(config, folder)
+    found = [path for path in captions if os.path.isfile(folder / path) and os.access(folder / path, os.R_OK)]
+    _check_count(config, len(found), missing := len(captions) - len(found))
+    images = image_parts.write(((path, True) for path in found), folder, max_side, work, out / IMAGE_FOLDER)
+    with tables.ListWriter(out) as writer:
+        for row, path in enumerate(found):
+            _add(config, writer, Pair(path, path, None, captions[path]), row)
+    return {"source": "pairs", **writer.manifest(), "images": images, "without_image": missing}
+
+
+def write(config: PairsConfig, pairs: Iterable[Pair], out: Path, max_side: int | None) -> dict[str, Any]:
+    """Write pairs that are read one after another; see `convert`."""
     missing = 0
 
     def content(pair: Pair) -> bytes | None:
@@ -102,15 +128,23 @@ def write(config: PairsConfig, pairs: Iterable[Pair], out: Path, max_side: int |
             if image is None:
                 missing += 1
                 continue
-            row = writer.image(pair.path, image)
-            split = split_of(pair.key, config.val, config.test)
-            if split != "train":
-                writer.record(f"retrieval_{split}", {"image": pair.path, "caption": pair.captions}, [row])
-                continue
-            caption = pair.captions[0] if len(pair.captions) == 1 else pair.captions
-            writer.record("pretrain", {"image": pair.path, "caption": caption}, [row])
-            for text in pair.captions:
-                writer.record("retrieval_train", {"image": pair.path, "caption": text, "image_id": row}, [row])
-    if not writer.images.rows:
-        raise SchemaError(f"prepare.pairs.path: {config.path}: no image, and {missing} captions of missing images")
+            _add(config, writer, pair, writer.image(pair.path, image))
+    _check_count(config, writer.images.rows, missing)
     return {"source": "pairs", **writer.manifest(), "without_image": missing}
+
+
+def _check_count(config: PairsConfig, images: int, missing: int) -> None:
+    if not images:
+        raise SchemaError(f"prepare.pairs.path: {config.path}: no image, and {missing} captions of missing images")
+
+
+def _add(config: PairsConfig, writer: tables.ListWriter, pair: Pair, row: int) -> None:
+    """Add the records of an image, which is a row of the tables."""
+    split = split_of(pair.key, config.val, config.test)
+    if split != "train":
+        writer.record(f"retrieval_{split}", {"image": pair.path, "caption": pair.captions}, [row])
+        return
+    caption = pair.captions[0] if len(pair.captions) == 1 else pair.captions
+    writer.record("pretrain", {"image": pair.path, "caption": caption}, [row])
+    for text in pair.captions:
+        writer.record("retrieval_train", {"image": pair.path, "caption": text, "image_id": row}, [row])

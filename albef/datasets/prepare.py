@@ -29,8 +29,8 @@ def run(config: PrepareConfig, raw: Path, out: Path, work_dir: Path | None = Non
     Args:
         raw: Raw data: the folder of sprites for the emoji data set, or of official lists and their images.
         out: Folder to write; an existing one is replaced once the new one is complete.
-        work_dir: Folder for images of lists until all are written, from which an interrupted run goes on; by default
-            beside ``out``.
+        work_dir: Folder for images of lists and of folders until all are written, from which an interrupted run goes
+            on; by default beside ``out``.
 
     Raises:
         LexiconError: If a sprite is unreadable or there are too few.
@@ -39,13 +39,13 @@ def run(config: PrepareConfig, raw: Path, out: Path, work_dir: Path | None = Non
     """
     config.check()
     with new_folder(out) as folder:
+        work = (work_dir or out.parent) / f"prepare-{hashlib.sha256(bytes(out.resolve())).hexdigest()[:16]}"
         if config.lists is not None and config.source == "lists":
-            work = (work_dir or out.parent) / f"prepare-{hashlib.sha256(bytes(out.resolve())).hexdigest()[:16]}"
             manifest = official_lists.convert(config.lists, raw, folder, config.max_side, work)
         elif config.pairs is not None and config.stream is not None and config.source == "stream":
             manifest = _stream(config, config.pairs, config.stream, raw, folder)
         elif config.pairs is not None and config.source == "pairs":
-            manifest = pairs.write(config.pairs, pairs.read(config.pairs, raw), folder, config.max_side)
+            manifest = pairs.convert(config.pairs, raw, folder, config.max_side, work)
         else:
             manifest = _emoji(config, raw, folder)
         write_file(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")

@@ -23,7 +23,7 @@ class Call:
     """Request being answered.
 
     Args:
-        draft: Statistics of the request, if it is sampled.
+        draft: Image statistics and texts of the request, if it is sampled.
         probing: Whether the watchdog asks, whose requests are neither counted, sampled nor logged.
         trace: Triton's trace of the request, if it is traced.
     """

@@ -187,7 +187,7 @@ class Gateway:
     timeout: float
 
     def configuration(self, config: GatewayConfig, folder: Path) -> str:
-        """Return the content of ``nginx.conf``."""
+        """Return the content of ``nginx.conf``, whose temporary files are in ``folder``."""
         errors = "".join(
             f"        error_page {status} = @grpc{status};\n        location @grpc{status} {{\n"
             f"            internal;\n            default_type application/grpc;\n"

@@ -93,7 +93,7 @@ class Log:
         self.requests = os.environ.get(LOG_REQUESTS, "") not in ("", "0")
 
     def __call__(self, level: str, event: str, **fields: Any) -> None:
-        """Write a line."""
+        """Write a line; ``level`` is ``info``, ``warning`` or ``error``."""
         record = {"time": utc_now(), "level": level, "event": event, **self._common, **fields}
         # A single write keeps lines of several processes apart.
         sys.stderr.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")

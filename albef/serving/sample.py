@@ -73,7 +73,7 @@ def text_stats(text: str, encoder: Encoder) -> Stats:
 
 
 class Draft:
-    """Input of one request, collected while it is answered; its statistics follow afterwards."""
+    """Image statistics and texts of one request, collected while it is answered."""
 
     def __init__(self) -> None:
         self.images: list[Stats] = []

@@ -58,5 +58,5 @@ def run(
         launch(config.distributed, task_name, job.work_dir, partial(train, config, job))
     except WorkersError as error:
         raise TrainingError(str(error)) from error
-    metrics: dict[str, float] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    metrics: dict[str, float] = json.loads((job.out / "metrics.json").read_text(encoding="utf-8"))
     return metrics

@@ -13,7 +13,7 @@ from albef.validation.gx_runner import Finding
 def write(
     path: Path, title: str, rows: Mapping[str, int], findings: Sequence[Finding], warnings: Collection[str] = ()
 ) -> None:
-    """Write the page."""
+    """Write the page; ``warnings`` are names of expectations that may fail."""
     lists = []
     for name, count in rows.items():
         own = [finding for finding in findings if finding.list == name]

@@ -38,7 +38,7 @@ def memory(pids: Sequence[int]) -> dict[str, float]:
     """Return resident and proportional MiB of some processes; Pss counts shared pages once."""
     totals = {"Rss": 0.0, "Pss": 0.0}
     for pid in pids:
-        with suppress(psutil.Error):
+        with suppress(psutil.NoSuchProcess):
             found = psutil.Process(pid).memory_full_info()
             totals["Rss"] += found.rss / 2**20
             totals["Pss"] += found.pss / 2**20

@@ -82,7 +82,7 @@ def image_path(model) -> Path:
 
 
 class Crowd:
-    """Clients that send a request every few milliseconds without retries and record every answer."""
+    """Clients that send a request many times a second without retries and record every answer."""
 
     def __init__(self, url: str, image: Path, threads: int = 4) -> None:
         self.url, self.image, self.answers, self.errors = url, image.read_bytes(), [], []
@@ -92,7 +92,7 @@ class Crowd:
 
     def run(self, number: int) -> None:
         with Client(self.url, retries=0) as client:
-            while not self.stopping.wait(0.1):  # leaves the release most of the cores
+            while not self.stopping.wait(0.05):  # leaves the release a share of the cores
                 try:
                     if number % 2:
                         answer = ("entailment", round(client.entail(self.image, "red above blue")["neutral"], 4))

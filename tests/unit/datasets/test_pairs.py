@@ -25,7 +25,7 @@ from albef.data import tokenizer
 from albef.data.images import load_image
 from albef.data.lists import Images, Lists
 from albef.data.schema import SchemaError
-from albef.datasets import pairs, prepare
+from albef.datasets import image_parts, pairs, prepare
 from albef.training import run as training
 from albef.validation import gate, raw
 from tests import ROOT
@@ -308,6 +308,39 @@ def test_large_images_are_shrunk(folder: Path, tmp_path: Path) -> None:
     with Image.open(io.BytesIO(images.find("002.jpg").read())) as image:
         assert image.format == "JPEG"
         assert image.getpixel((5, 5)) == pytest.approx((255, 0, 0), abs=3)
+
+
+def test_an_interrupted_run_goes_on_with_a_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = from_source(folder, max_side=16)
+    prepare.run(config, tmp_path, tmp_path / "whole")
+    monkeypatch.setattr(image_parts, "ROWS", 25)
+    read, original = list[str](), image_parts.read_bytes
+
+    def killed_at_30(path: Path) -> bytes:
+        if len(read) == 30:
+            raise KeyboardInterrupt
+        read.append(path.name)
+        return original(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_parts, "read_bytes", killed_at_30)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.run(config, tmp_path, tmp_path / "data", tmp_path / "work")
+    assert not (tmp_path / "data").exists()
+    again = list[str]()
+    monkeypatch.setattr(image_parts, "read_bytes", lambda path: (again.append(path.name), original(path))[1])
+    prepare.run(config, tmp_path, tmp_path / "data", tmp_path / "work")
+    assert sorted(again) == [f"{number:03}.jpg" for number in range(25, 60)]
+    assert not [*(tmp_path / "work").iterdir()]
+    for name in ("pretrain", "retrieval_train", "retrieval_val", "retrieval_test"):
+        whole, parted = (Lists(tmp_path / out, tmp_path / out)[name] for out in ("whole", "data"))
+        assert [*whole] == [*parted]
+        assert len(whole) > 0
+    whole, parted = (Images(tmp_path / out) for out in ("whole", "data"))
+    for number in range(60):
+        assert parted.find(f"{number:03}.jpg").read() == whole.find(f"{number:03}.jpg").read()
 
 
 def test_the_inspection_of_a_folder(folder: Path, tmp_path: Path) -> None:
