@@ -49,7 +49,14 @@ class Page:
         return f"#tab-{tab}"
 
     def run(self, tab: str) -> None:
-        self.all(f"#tab-{tab} button.primary")[0].click()
+        # Clicked by script: notes and images that appear move the button away from the pointer.
+        self.browser.execute_script("arguments[0].click()", self.all(f"#tab-{tab} button.primary")[0])
+
+    def type(self, field: WebElement, text: str, unknown: str) -> None:
+        """Replace the text of a field, and wait for the note on an unknown word."""
+        field.clear()
+        field.send_keys(text)
+        self.wait(lambda: any(unknown in str(each.get_attribute("textContent")) for each in self.all(".unknown mark")))
 
     def labels(self, tab: str) -> list[str]:
         suffix = "-confidence-set"
@@ -107,7 +114,7 @@ def test_a_visitor_gives_an_image_and_texts(page: Page, model: Served) -> None:
     page.open("classify")
     page.all(f"{tab} input[type=file]")[0].send_keys(str(model.folder / "images/3.png"))
     page.wait(lambda: page.all(f"{tab} .image-frame img"))
-    page.all(f"{tab} textarea")[0].send_keys("red, no <b>color</b>")
+    page.type(page.all(f"{tab} textarea")[0], "red, no <b>color</b>", "color")
     page.run("classify")
     page.wait(lambda: {*page.labels("classify")} == {"red", "no <b>color</b>"})
 
@@ -116,9 +123,7 @@ def test_a_refused_text_is_explained(page: Page) -> None:
     tab = page.open("classify")
     page.all(f"{tab} [data-testid='dataset-cell-0-0']")[0].click()
     page.wait(lambda: len(page.labels("classify")) == 4)  # other than those of the test before
-    template = page.all(f"{tab} textarea")[1]
-    template.clear()
-    template.send_keys("<b>no place</b>")
+    page.type(page.all(f"{tab} textarea")[1], "<b>no place</b>", "place")
     page.run("classify")
     page.wait(lambda: "'<b>no place</b>' needs exactly one {}" in page.all("body")[0].text)
 
@@ -141,8 +146,8 @@ def test_a_refused_image_is_explained(page: Page, tmp_path_factory: pytest.TempP
     page.run("answer")
     page.wait(lambda: "Image: empty" in page.all("body")[0].text)
     page.all(f"{tab} input[type=file]")[0].send_keys(str(file))
+    page.wait(lambda: page.all(f"{tab} .image-frame img"))  # text typed before the image is there may be lost
     page.all(f"{tab} input[type=text], {tab} textarea")[0].send_keys("what color is above?")
-    page.wait(lambda: page.all(f"{tab} .image-frame img"))
     page.run("answer")
     page.wait(lambda: "not a readable image" in page.all("body")[0].text)
 
