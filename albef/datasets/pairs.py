@@ -17,7 +17,7 @@ from albef.config import PairsConfig
 from albef.data.images import ImageError, read_bytes
 from albef.data.lists import IMAGE_FOLDER
 from albef.data.schema import SchemaError
-from albef.data.shards import place_of
+from albef.data.shards import ShardSample, place_of
 from albef.datasets import image_parts, photo_folder, shards, tables
 from albef.progress import Progress
 
@@ -40,7 +40,7 @@ class Pair:
 
 
 def read(config: PairsConfig, raw: Path, content: bool = True) -> Iterator[Pair]:
-    """Yield the pairs of a source, with ascending paths.
+    """Return the pairs of a source, with ascending paths.
 
     Args:
         raw: Folder that relative paths start from.
@@ -49,13 +49,19 @@ def read(config: PairsConfig, raw: Path, content: bool = True) -> Iterator[Pair]
     Raises:
         SchemaError: If the source is missing or damaged, or a column is not found.
     """
+    samples = _samples(config, raw, content)
+    return _from_folder(config, raw / config.path, content) if samples is None else _of_samples(samples)
+
+
+def _samples(config: PairsConfig, raw: Path, content: bool) -> Iterator[ShardSample] | None:
+    """Return the samples of a source, None for a folder of images."""
     if config.path.startswith(shards.HUB):
-        samples = shards.from_hub(config)
-    elif (found := shards.files(config.path, raw)) is not None:
-        samples = shards.read(config, found, content)
-    else:
-        yield from _from_folder(config, raw / config.path, content)
-        return
+        return shards.from_hub(config)
+    found = shards.files(config.path, raw)
+    return None if found is None else shards.read(config, found, content)
+
+
+def _of_samples(samples: Iterable[ShardSample]) -> Iterator[Pair]:
     for number, sample in enumerate(samples):
         yield Pair(sample.key or str(number), f"{number:09}{sample.suffix}", sample.image, sample.captions)
 
@@ -103,8 +109,9 @@ def convert(config: PairsConfig, raw: Path, out: Path, max_side: int | None, wor
     Raises:
         SchemaError: If there is no image; see also `read`.
     """
-    if config.path.startswith(shards.HUB) or shards.files(config.path, raw) is not None:
-        return write(config, read(config, raw), out, max_side)
+    samples = _samples(config, raw, content=True)
+    if samples is not None:
+        return write(config, _of_samples(samples), out, max_side)
     folder = raw / config.path
     captions = _captions(config, folder)
     found = [path for path in captions if os.path.isfile(folder / path) and os.access(folder / path, os.R_OK)]
